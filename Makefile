@@ -1,0 +1,53 @@
+# Thin faces of `python -m benchmark` and `python -m analysis`. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+PAIR ?= wrn40_2-wrn16_2
+RUNS ?= runs
+
+comma := ,
+list = $(if $(2),$(1)=[$(2)])
+BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
+	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) runs=$(RUNS) $(ARGS)
+CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
+
+.PHONY: bench plan table plots test sync clean help
+.DEFAULT_GOAL := help
+
+bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= ARGS=
+	@$(BIN)/python -m benchmark bench $(BENCH)
+
+plan: $(BIN)/installed ## say what bench would do, with the same variables
+	@$(BIN)/python -m benchmark plan $(BENCH)
+
+table: $(BIN)/installed ## tables of all finished runs, or of those chosen by PAIR= METHODS= PROFILE= DATASET= RUNS=
+	@$(BIN)/python -m analysis table $(CHOSEN)
+
+plots: $(BIN)/installed ## learning curves and class-correlation heat maps, chosen likewise
+	@$(BIN)/python -m analysis plots $(CHOSEN)
+
+test: $(BIN)/installed ## lint and all tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m pytest
+
+sync: $(BIN)/installed ## upload the W&B runs that were made offline
+	@cd $(RUNS) && $(abspath $(BIN))/wandb sync --yes
+
+clean: ## remove the virtual environment, caches and reports; runs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache reports *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list; PAIRS=1 lists the teacher-student pairs instead
+ifdef PAIRS
+	@$(MAKE) --no-print-directory $(BIN)/installed
+	@$(BIN)/python -m benchmark pairs
+else
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+endif
+
+$(BIN)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=<path>")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
