@@ -1,0 +1,62 @@
+"""Tempered Kullback-Leibler divergence."""
+
+import math
+
+import pytest
+import torch
+
+from methods.kd import kl
+
+
+def softmax(row):
+    e = [math.exp(v) for v in row]
+    return [v / sum(e) for v in e]
+
+
+def naive_kl(student, teacher, temperature):
+    total = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p_s, p_t = softmax([v / temperature for v in s]), softmax([v / temperature for v in t])
+        total += sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True))
+    return temperature**2 * total / len(student)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_terms_equal_naive_loops(make, make_batch, make_outputs, seed, temperature):
+    student, teacher = make_outputs(7, seed), make_outputs(7, seed + 100)
+    terms = make("kd", temperature=temperature).losses(student, teacher, make_batch(7, seed))
+    assert list(terms) == ["ce", "kd"]
+    expected = naive_kl(student.logits, teacher.logits, temperature)
+    assert terms["kd"].value.item() == pytest.approx(expected, rel=1e-10)
+    assert [t.weight for t in terms.values()] == [0.1, 0.9]
+
+
+def test_a_value_by_hand():
+    # p_t = (3/4, 1/4), p_s = (1/2, 1/2) at T = 2
+    student, teacher = torch.zeros(1, 2).double(), torch.tensor([[2 * math.log(3), 0.0]], dtype=torch.float64)
+    by_hand = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert kl(student, teacher, 2.0).item() == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_gradient_is_t_times_the_difference_of_probabilities(make_outputs):
+    # d/dz_s of T² KL is T (p_s − p_t) / N
+    student, teacher = make_outputs(4, 1, grad=True).logits, make_outputs(4, 2).logits
+    kl(student, teacher, 3.0).backward()
+    expected = 3.0 * ((student / 3).softmax(1) - (teacher / 3).softmax(1)) / 4
+    torch.testing.assert_close(student.grad, expected.detach())
+
+
+def test_invariances(make_outputs):
+    student, teacher = make_outputs(6, 1).logits, make_outputs(6, 2).logits
+    value = kl(student, teacher, 2.0)
+    shift = torch.arange(6.0).double()[:, None]
+    torch.testing.assert_close(kl(student + shift, teacher - 3 * shift, 2.0), value)
+    torch.testing.assert_close(kl(5 * student, 5 * teacher, 10.0), 25 * value)
+    assert kl(student + shift, student, 2.0).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_needs_only_the_teachers_logits(make):
+    needs = make("kd").teacher_needs
+    assert needs.logits
+    assert not (needs.pooled or needs.maps or needs.preact)
