@@ -1,0 +1,86 @@
+"""The form all networks share: a stem, block groups, pooling, a linear classifier; and what of it is read.
+
+Layer names follow the code bases of the field (RepDistiller, mdistiller), so that their checkpoints load as they are.
+Pooling is the global average, which for 32 px equals the fixed windows used there and admits other image sizes.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+from methods.contract import Needs, Outputs, Shapes
+
+LOGITS = Needs(logits=True)
+SMALLEST_IMAGE = 8  # px; below it the three poolings of VGG leave nothing
+
+
+class Network(nn.Module):
+    """An image classifier that hands out what is needed of it, and runs no further than that.
+
+    A subclass sets `stages`, the number of stages with the stem, and defines `stage`, `pool` and `classify`.
+    """
+
+    stages: int
+
+    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+        """Stage `k`, 0 being the stem, on the map before it: the map after, and, where `preact`, the map before its
+        last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
+        raise NotImplementedError
+
+    def pool(self, x: Tensor) -> Tensor:
+        """The last stage's map [N, C, H, W] to the pooled features [N, D]."""
+        raise NotImplementedError
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """The pooled features [N, D] to the logits [N, C]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, needs: Needs = LOGITS) -> Outputs:
+        """What `needs` names, for the images `x` [N, 3, H, W]; the other fields stay None or absent.
+
+        Raises ValueError where `needs` names a stage that the network does not have.
+        """
+        unknown = [k for k in sorted(needs.maps | needs.preact) if not 0 <= k < self.stages]
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has the stages 0 to {self.stages - 1}, not {unknown}")
+        out = Outputs()
+        last = self.stages - 1 if needs.last_stage is None else needs.last_stage
+        for k in range(last + 1):
+            x, before = self.stage(k, x, k in needs.preact)
+            if k in needs.maps:
+                out.maps[k] = x
+            if before is not None:
+                out.preact[k] = before
+        if needs.last_stage is None:
+            pooled = self.pool(x)
+            if needs.pooled:
+                out.pooled = pooled
+            if needs.logits:
+                out.logits = self.classify(pooled)
+        return out
+
+
+def global_average(x: Tensor) -> Tensor:
+    """Mean over the positions of a map: [N, C, H, W] to [N, C]."""
+    return x.mean((2, 3))
+
+
+def shapes(network: Network, image_size: int) -> Shapes:
+    """The shapes of the network's outputs for one image of `image_size` × `image_size` px.
+
+    Computed on a twin without data (device "meta", evaluation mode): the network, its batch-norm statistics, its mode
+    and every random generator stay as they are. Raises UserError for an image below 8 px.
+    """
+    if image_size < SMALLEST_IMAGE:
+        raise UserError(
+            f"images of {image_size} px are too small for the networks; resize them to {SMALLEST_IMAGE} px or more"
+        )
+    # deepcopy takes what its memo already holds, so no weight is copied
+    memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
+    memo |= {id(b): b.to("meta") for b in network.buffers()}
+    twin = copy.deepcopy(network, memo).eval()
+    everything = Needs.of(pooled=True, maps=range(network.stages))
+    out = twin(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
+    return Shapes(tuple(tuple(out.maps[k].shape[1:]) for k in range(network.stages)), out.pooled.shape[1])
