@@ -1,0 +1,57 @@
+"""Random crop and horizontal flip of image batches as tensor operations, on whichever device the images are.
+
+The augmentation has finitely many outcomes. Outcome, or view, `id` of an image padded by `p` zeros shows the window at
+row `dy` and column `dx` of the padded image, mirrored where `flip` is 1:
+
+    id = (dy · (2p + 1) + dx) · F + flip        0 ≤ dy, dx ≤ 2p;  F = 2 with flips, else 1 (and flip = 0)
+
+The un-augmented image is dy = dx = p, flip = 0.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def count_views(padding: int, flip: bool) -> int:
+    """Number of outcomes per image: (2 · padding + 1)² · (2 with flips, else 1); 162 for padding 4 with flips."""
+    return (2 * padding + 1) ** 2 * (2 if flip else 1)
+
+
+def pad(images: Tensor, padding: int) -> Tensor:
+    """uint8 [N, 3, H, W] with `padding` zeros on all four sides, as [N, H + 2p, W + 2p, 3] in NHWC memory."""
+    return functional.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding)).contiguous()
+
+
+def augment(padded: Tensor, indices: Tensor, views: Tensor, padding: int, flip: bool) -> Tensor:
+    """The views `views` [B] of the images `indices` [B]: uint8 [B, 3, H, W] in channels_last memory.
+
+    padded: what `pad` made with the same `padding`.
+    """
+    height, width = padded.shape[1] - 2 * padding, padded.shape[2] - 2 * padding
+    flips = 2 if flip else 1
+    corner, side = views // flips, 2 * padding + 1
+    # every window of every image, [N, dy, dx, H, W, 3], without a copy: a crop then copies whole rows
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+    images = windows[indices, corner // side, corner % side]
+    if flip:
+        images = torch.where((views % flips).bool()[:, None, None, None], images.flip(2), images)
+    return images.permute(0, 3, 1, 2)
+
+
+def affine(
+    mean: Sequence[float], std: Sequence[float], width: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift [width · 3] that take an NHWC row of bytes to (byte / 255 − mean) / std, channel by channel."""
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float64)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64)
+    return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
+
+
+def standardise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """uint8 [N, 3, H, W] as float32 in channels_last memory, scaled and shifted with what `affine` gave for W."""
+    rows = images.permute(0, 2, 3, 1).flatten(2).float()  # [N, H, W · 3]: long rows are quicker than rows of 3
+    rows.mul_(scale).add_(shift)
+    return rows.unflatten(2, (images.shape[3], 3)).permute(0, 3, 1, 2)
