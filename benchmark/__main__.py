@@ -1,0 +1,111 @@
+"""python -m benchmark [bench|plan|pairs] [key=value …]
+
+bench    train what is missing of the grid, then the table and the plots (the default)
+plan     say what bench would do
+pairs    list the known pairs and the learning rate of their students
+"""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import UserError, nearest
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status: 0, 1 where cells did not finish, 2 for bad input, 130 when stopped."""
+    commands = {"bench": bench, "plan": show_plan, "pairs": pairs}
+    words = [a for a in arguments if "=" not in a]
+    try:
+        if any(w in ("-h", "--help", "help") for w in words):
+            print(__doc__.strip())
+            return 0
+        if len(words) > 1:
+            raise UserError(f"one command at a time, not {' '.join(words)}")
+        for word in words:
+            if word not in commands:
+                raise UserError(f"unknown command {word!r}{nearest(word, commands)}")
+        return commands[words[0] if words else "bench"]([a for a in arguments if "=" in a])
+    except UserError as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+
+
+def bench(overrides: list[str]) -> int:
+    """Plan, train, tabulate."""
+    from benchmark import config as configs
+    from benchmark import grid
+    from benchmark.tracking import Tracking
+
+    config = configs.load(overrides)
+    plan = grid.plan(config, overrides)
+    tracking = Tracking(config.tracker, plan.settings.runs)
+    print(plan.text(), flush=True)
+    outcomes = grid.run(plan, tracking)
+    unfinished = [o for o in outcomes if o.status != "done"]
+    drawn = True
+    if any(c.run.done for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n)):
+        drawn = _report(config, [f"{t}-{s}" for t, s in plan.pairs], plots=bool(outcomes))
+        if outcomes:
+            stem = f"{plan.dataset.name}-{config.profile}"
+            files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(stem))
+            tracking.publish(
+                files, f"report {stem}", [plan.dataset.name, config.profile], {"overrides": list(overrides)}
+            )
+    for o in unfinished:
+        print(f"not finished: {o.name}: {o.status}{': ' + o.reason if o.reason else ''}", file=sys.stderr)
+    if config.profile == "quick":
+        print(f"The paper's protocol: make bench PAIR={','.join(config.pair)} PROFILE=paper")
+    return 0 if drawn and not unfinished else 1
+
+
+def _report(config: Any, pairs: list[str], *, plots: bool) -> bool:
+    """The table, and the plots, by a process of their own, so that training never depends on what draws; true where
+    it went well."""
+    what = ["table", "plots"] if plots else ["table"]
+    chosen = [
+        f"runs={config.runs}", f"reports={config.reports}", f"dataset={config.dataset.name}",
+        f"profile={config.profile}", f"pair=[{','.join(pairs)}]", f"method=[{','.join(config.methods)}]",
+    ]  # fmt: skip
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, "-m", "analysis", *what, *chosen], check=False).returncode == 0
+
+
+def show_plan(overrides: list[str]) -> int:
+    """Print the plan."""
+    from benchmark import config as configs
+    from benchmark import grid
+
+    print(grid.plan(configs.load(overrides), overrides).text())
+    return 0
+
+
+def pairs(overrides: list[str]) -> int:
+    """Print the named lists of pairs."""
+    from benchmark import config as configs
+    from benchmark import networks
+
+    recipe = configs.load(overrides).recipe
+    for name, members in configs.pair_lists().items():
+        print(f"{name} (PAIR={name} runs them all)")
+        for pair in members:
+            student = networks.split_pair(pair)[1]
+            rate = recipe.lr or (recipe.lr_light if networks.is_light(student) else recipe.lr_default)
+            print(f"  {pair:<24} student's learning rate {rate:g}")
+    print(f"networks (any two make a pair)\n  {' '.join(networks.names())}")
+    return 0
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,320 @@
+"""One cell: a network trained by one method with one seed, from a resolved config to a finished run folder."""
+
+import dataclasses
+import statistics
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import methods
+from benchmark import data, networks, store
+from benchmark.checkpoints import content_hash
+from benchmark.data import Dataset, DatasetConfig, Loader
+from benchmark.machine import Machine, versions
+from benchmark.networks import Network
+from benchmark.progress import Progress
+from benchmark.seeding import seeded
+from benchmark.store import Busy, Run
+from benchmark.tracking import Tracked, Tracking
+from benchmark.train import Diverged, Evaluator, Schedule, Trainer, count
+from methods.contract import Context, Method, Shapes
+
+CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and on what a cell runs: nothing that its numbers are meant to depend on, so not part of its identity."""
+
+    runs: Path
+    data: Path
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picklable value that says all about a run.
+
+    config: resolved; `role` is student or teacher. Hashed without the seed it is the run's identity.
+    dataset: the data set's config with its paths, to load it by.
+    about: what is said of the method in tables. teacher_run: the teacher's folder below `runs`.
+    """
+
+    config: Mapping[str, Any]
+    dataset: DatasetConfig
+    about: Mapping[str, Any]
+    settings: Settings
+    teacher_run: str | None = None
+
+    @property
+    def identity(self) -> str:
+        return store.identity(self.config)
+
+    @property
+    def pair(self) -> str:
+        """`<teacher>-<student>`; for a teacher `teachers`, the folder it is kept in."""
+        if self.config["role"] == "teacher":
+            return "teachers"
+        return f"{self.config['teacher']['network']}-{self.config['student']}"
+
+    @property
+    def method(self) -> str:
+        """The method's name; for a teacher the network's, the folder it is kept in."""
+        return self.network if self.config["role"] == "teacher" else self.config["method"]["name"]
+
+    @property
+    def network(self) -> str:
+        """The network that is trained."""
+        return self.config["student" if self.config["role"] == "student" else "network"]
+
+    @property
+    def relative(self) -> str:
+        """The run's folder below the root of all runs."""
+        leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
+        return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
+
+    @property
+    def run(self) -> Run:
+        return Run(self.settings.runs / self.relative)
+
+    @property
+    def name(self) -> str:
+        """How the cell is called in messages."""
+        if self.config["role"] == "teacher":
+            return f"teacher {self.network}"
+        return f"{self.pair} {self.method} seed {self.config['seed']}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended: done, failed, diverged or busy, and why."""
+
+    name: str
+    status: str
+    reason: str = ""
+
+
+def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
+    """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
+    torch.set_num_threads(cell.settings.machine.threads)
+    run = cell.run
+    try:
+        with run.lock():
+            if run.done:
+                return Outcome(cell.name, "done")
+            try:
+                _train(cell, run, tracking, progress)
+                return Outcome(cell.name, "done")
+            except Diverged as e:
+                run.set_status("diverged", str(e))
+                return Outcome(cell.name, "diverged", str(e))
+            except Exception as e:
+                reason = f"{type(e).__name__}: {e}".splitlines()[0]
+                store.write_text(run.folder / "error.txt", traceback.format_exc())
+                run.set_status("failed", reason)
+                return Outcome(cell.name, "failed", f"{reason} (traceback in {run.folder / 'error.txt'})")
+    except Busy as e:
+        return Outcome(cell.name, "busy", str(e))
+
+
+def load_data(cell: Cell) -> Dataset:
+    """The cell's data set; raises ValueError where it is not the one that the cell was planned with."""
+    dataset = data.load(cell.dataset, cell.settings.data)
+    if dataset.fingerprint != cell.config["dataset"]["fingerprint"]:
+        raise ValueError(f"the data set {dataset.name} has changed since the run was planned")
+    return dataset
+
+
+def load_teacher(runs: Path, folder: str, network: str, classes: int, sha256: str) -> tuple[Network, torch.Tensor]:
+    """The frozen teacher from its run folder, in eval mode, and its test logits [N, C].
+
+    Raises ValueError where the weights are not those with the content hash that the cell was planned with.
+    """
+    run = Run(runs / folder)
+    teacher = networks.build(network, classes)
+    teacher.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
+    if content_hash(teacher.state_dict()) != sha256:
+        raise ValueError(f"the teacher in {run.folder} has changed since the run was planned")
+    with np.load(run.test_outputs) as saved:
+        logits = torch.from_numpy(saved["logits"])
+    return teacher.eval().requires_grad_(False), logits
+
+
+def build_method(
+    config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str
+) -> Method:
+    """A cell's method with its layers, initialised by the seed. Raises ValueError where its options do not fit."""
+    options = {k: v for k, v in config.items() if k not in ("name", "implementation")}
+    kind = methods.load(config["implementation"])
+    context = Context(
+        dataset.classes,
+        _shapes(student, dataset),
+        _shapes(teacher, dataset),
+        dataset.train.labels.to(device),
+        epochs,
+    )
+    with seeded("method", seed):
+        return kind(kind.Options(**options), context).to(device)
+
+
+def _shapes(network: str, dataset: Dataset) -> Shapes:
+    with torch.device("meta"):
+        return networks.shapes(networks.build(network, dataset.classes), dataset.config.size)
+
+
+def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
+    config, device = cell.config, cell.settings.machine.device
+    recipe, seed = config["recipe"], config["seed"]
+    with seeded("network", seed):
+        network = networks.build(cell.network, dataset.classes)
+    teacher, teacher_logits = None, None
+    if cell.teacher_run:
+        teacher, teacher_logits = load_teacher(
+            cell.settings.runs, cell.teacher_run, config["teacher"]["network"], dataset.classes,
+            config["teacher"]["sha256"],
+        )  # fmt: skip
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+    of = config["teacher"]["network"] if cell.teacher_run else cell.network
+    method = build_method(config["method"], cell.network, of, dataset, recipe["epochs"], seed, device)
+    schedule = Schedule(**{f.name: recipe[f.name] for f in dataclasses.fields(Schedule)})
+    trainer = Trainer(
+        network.to(device, memory_format=torch.channels_last), method, teacher,
+        Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device),
+        schedule, device=device, precision=config["precision"],
+    )  # fmt: skip
+    return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
+
+
+def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:
+    dataset = load_data(cell)
+    trainer, evaluator = _build(cell, dataset)
+    done, wall = _resume(run, trainer, cell)
+    epochs = cell.config["recipe"]["epochs"]
+    progress.start(cell.name, epochs, done)
+    tags = [cell.config["dataset"]["name"], cell.config["profile"], cell.pair, cell.method]
+    try:
+        with tracking.run(
+            ids=run.folder / "wandb.json", name=cell.name, group=f"{cell.pair}/{cell.method}/{cell.identity}",
+            job_type=cell.config["role"], tags=tags, config=cell.config,
+        ) as tracked:  # fmt: skip
+            logits, wall = _epochs(run, trainer, evaluator, tracked, progress, done, epochs, wall)
+            _finish(cell, run, trainer, dataset, logits, wall, tracked)
+    finally:
+        progress.stop()
+
+
+def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
+    """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
+    done, wall = 0, 0.0
+    if run.checkpoint.is_file():
+        saved = torch.load(run.checkpoint, map_location=cell.settings.machine.device, weights_only=True)
+        trainer.load_state(saved["trainer"])
+        done, wall = saved["epoch"], saved["wall_s"]
+    else:
+        run.write_config(cell.config)
+    run.rewind(done)
+    run.set_status("running")
+    return done, wall
+
+
+def _epochs(
+    run: Run, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
+    done: int, epochs: int, wall: float,
+) -> tuple[torch.Tensor, float]:  # fmt: skip
+    """Train the epochs that are left. Returns the final test logits, and the seconds of the whole training."""
+    logits, saved_at, saving = None, time.perf_counter(), 0.0
+    for epoch in range(done + 1, epochs + 1):
+        began = time.perf_counter()
+        line = {"epoch": epoch, **trainer.epoch(epoch, progress.tick)}
+        with trainer.watch("eval"):
+            measured, logits = evaluator(trainer.network, epoch)
+        line |= measured | {f"{k}_s": v for k, v in trainer.watch.read().items()}
+        run.append_metrics(line)
+        tracked.log(line)
+        progress.epoch(line)
+        now = time.perf_counter()
+        wall += now - began
+        if epoch == epochs or saving <= CHECKPOINT_SHARE * (now - saved_at):
+            with store.atomic(run.checkpoint) as f:
+                torch.save({"trainer": trainer.state(), "epoch": epoch, "wall_s": wall}, f)
+            saved_at = time.perf_counter()
+            saving = saved_at - now
+    if logits is None:  # killed between the last checkpoint and the result
+        logits = evaluator(trainer.network, epochs)[1]
+    return logits, wall
+
+
+def _finish(
+    cell: Cell, run: Run, trainer: Trainer, dataset: Dataset, logits: torch.Tensor, wall: float, tracked: Tracked
+) -> None:
+    config, lines = cell.config, run.metrics()
+    if trainer.teacher is not None and content_hash(trainer.teacher.state_dict()) != config["teacher"]["sha256"]:
+        raise RuntimeError(f"{cell.method} changed its teacher")
+    last = lines[-1]
+    extra_parameters, extra_buffers = count(trainer.method)
+    steps = len(trainer.loader)
+    weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
+    result: dict[str, Any] = {
+        "status": "done",
+        "role": config["role"],
+        "dataset": config["dataset"]["name"],
+        "network": cell.network,
+        **about_pair(cell),
+        "seed": config["seed"],
+        "profile": config["profile"],
+        "identity": cell.identity,
+        "epochs": config["recipe"]["epochs"],
+        "top1_last": last["test_top1"],
+        "top1_best": max(line["test_top1"] for line in lines),
+        "top5_last": last.get("test_top5"),
+        "val_top1_last": last.get("val_top1"),
+        "agreement": last.get("agreement"),
+        "correlation_distance": last.get("correlation_distance"),
+        "wall_s": wall,
+        "step_ms": 1000 * statistics.median(line["data_s"] + line["step_s"] for line in lines) / steps,
+        "parameters": count(trainer.network)[0],
+        "extra_parameters": extra_parameters,
+        "extra_buffers": extra_buffers,
+        "precision": config["precision"],
+        "sha256": content_hash(weights),
+        "versions": versions(),
+        "hardware": cell.settings.machine.describe(),
+    }
+    save_outputs(run, weights, logits, dataset)
+    store.write_json(run.folder / "result.json", result)
+    tracked.summary({k: result[k] for k in ("top1_last", "top1_best", "teacher_top1", "step_ms") if k in result})
+    run.set_status("done")
+    run.checkpoint.unlink(missing_ok=True)
+
+
+def about_pair(cell: Cell) -> dict[str, Any]:
+    """What a student's result says of its pair and method; nothing for a teacher."""
+    if cell.teacher_run is None:
+        return {}
+    teacher = Run(cell.settings.runs / cell.teacher_run).result or {}
+    return {
+        "pair": cell.pair,
+        "teacher": cell.config["teacher"]["network"],
+        "student": cell.network,
+        "method": cell.method,
+        **{k: cell.about[k] for k in ("title", "year", "family")},
+        "teacher_top1": teacher.get("top1_last"),
+        "teacher_sha256": cell.config["teacher"]["sha256"],
+        "teacher_run": cell.teacher_run,
+    }
+
+
+def save_outputs(run: Run, weights: Mapping[str, torch.Tensor], logits: torch.Tensor, dataset: Dataset) -> None:
+    """Write a trained network's weights, and its test logits with the labels."""
+    with store.atomic(run.weights) as f:
+        torch.save(dict(weights), f)
+    with store.atomic(run.test_outputs) as f:
+        np.savez_compressed(
+            f, logits=logits.numpy(), labels=dataset.test.labels.numpy(), class_names=np.array(dataset.class_names)
+        )

@@ -1,0 +1,263 @@
+"""From `conf/` and the command line's overrides to typed, checked, fully resolved configs.
+
+Hydra composes the tree in `conf/`; the dataclasses below are its schema. Everything a user can get wrong ends in a
+`UserError` of one line with the nearest valid names.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import methods
+from benchmark.data import DatasetConfig
+from benchmark.errors import UserError, nearest
+from methods.contract import choice, count, positive, weight
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+FULL_EPOCHS = 240  # length of the field's CIFAR recipe; `${scaled:n}` scales n of its epochs to `recipe.epochs`
+
+
+@dataclass
+class Recipe:
+    """How a network is trained; the same for teacher, student alone and every method."""
+
+    epochs: int = count(1)
+    batch_size: int = count(2)
+    lr: float | None = positive()  # null: lr_default, or lr_light for the light networks
+    lr_default: float = positive()
+    lr_light: float = positive()
+    momentum: float = weight()
+    nesterov: bool = field()
+    weight_decay: float = weight()
+    milestones: list[float] = field()  # the rate falls when the epoch, counted from 1, is greater
+    gamma: float = positive()  # factor of each fall
+
+
+@dataclass
+class TeacherConfig:
+    """Where the teacher comes from."""
+
+    checkpoint: str | None = field()  # a file to import; null: train it
+    seed: int = count(0)
+    method: str = field()  # what a teacher is trained with
+    min_top1: float | None = weight()  # refuse a teacher below this test accuracy, per cent; null: twice chance
+
+
+@dataclass
+class TrackerConfig:
+    """Weights & Biases."""
+
+    mode: str = choice("auto", "online", "offline", "off")
+    project: str = field()
+    entity: str | None = field()
+    init_timeout: float = positive()  # seconds to wait for the server before going on offline
+
+
+@dataclass
+class Config:
+    """The whole command."""
+
+    pair: list[str] = field()
+    methods: list[str] = field()
+    seeds: list[int] = count(0)
+    profile: str = field()
+    dataset: DatasetConfig = field()
+    recipe: Recipe = field()
+    method: dict[str, Any] = field()
+    teacher: TeacherConfig = field()
+    tracker: TrackerConfig = field()
+    precision: str = choice("auto", "fp32", "bf16")
+    device: str = choice("auto", "cpu", "cuda")
+    threads: int = count(0)  # CPU threads; 0: all cores
+    runs: str = field()
+    reports: str = field()
+    data: str = field()
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A method's YAML, resolved for one pair."""
+
+    name: str
+    implementation: str
+    about: dict[str, Any]
+    options: Any  # an instance of the implementation's Options
+
+    def resolved(self) -> dict[str, Any]:
+        """What of it belongs to a run's identity."""
+        return {"name": self.name, "implementation": self.implementation, **dataclasses.asdict(self.options)}
+
+
+def group(name: str) -> list[str]:
+    """The names in one group of `conf/`, such as the methods or the data sets."""
+    return sorted(p.stem for p in (CONF / name).glob("*.yaml"))
+
+
+def pair_lists() -> dict[str, list[str]]:
+    """The named lists of pairs in `conf/pairs/`."""
+    return {n: list(OmegaConf.load(CONF / "pairs" / f"{n}.yaml").pairs) for n in group("pairs")}
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """The config of a whole command. Options of methods, given as `<method>.<option>=…`, are checked in `method`."""
+    known = group("method")
+    for override in overrides:
+        if _key(override) == "method":
+            raise UserError(f"{override} is not understood: the methods are chosen by methods=kd,clkd")
+    shared = [o for o in map(_lists, overrides) if is_shared(o)]
+    config = cast(Config, _typed(Config, _compose(shared)))
+    lists = pair_lists()
+    config.pair = [p for name in config.pair for p in lists.get(name, [name])]
+    config.methods = known if config.methods == ["all"] else config.methods
+    for name in config.methods:
+        if name not in known:
+            raise UserError(f"unknown method {name!r}{nearest(name, known)}")
+    for what, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):
+        if not values:
+            raise UserError(f"{what} is empty: give at least one, as in {what}=[…]")
+        if len(set(values)) < len(values):
+            raise UserError(f"{what} names something twice: {', '.join(map(str, values))}")
+    for name in {_key(o).split(".")[0] for o in overrides} & set(known) - set(config.methods):
+        raise UserError(f"an option of {name} is given, but {name} is not among the methods {','.join(config.methods)}")
+    return config
+
+
+def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
+    """A method's options on a pair: its YAML, then what that has for the data set and the pair, then the overrides."""
+    shared = [f"method={name}", *(o for o in map(_lists, overrides) if is_shared(o))]
+    composed = _compose(shared)
+    found = composed.method
+    options = methods.load(found.implementation).Options
+    names = [f.name for f in dataclasses.fields(options)]
+    own = [re.sub(rf"^{name}\.", "method.", o) for o in overrides if _key(o).split(".")[0] in (name, "method")]
+    for key in (_key(o).removeprefix("method.") for o in own):
+        if key not in names:
+            raise UserError(f"{name} has no option {key!r}{nearest(key, names)}")
+    special = {**found.get("datasets", {}).get(composed.dataset.name, {}), **found.get("pairs", {}).get(pair, {})}
+    if special or own:
+        found = _compose([*shared, *(f"method.{k}={v}" for k, v in special.items()), *own]).method
+    tree = cast(dict[str, Any], OmegaConf.to_container(found, resolve=True))
+    implementation, about = tree["implementation"], tree["about"]
+    tree = {k: v for k, v in tree.items() if k in names}
+    return MethodConfig(name, implementation, about, _typed(options, OmegaConf.create(tree), f"{name}."))
+
+
+def is_shared(override: str) -> bool:
+    """True for an override that is not about a method."""
+    return _key(override).split(".")[0] not in ("method", *group("method"))
+
+
+def _lists(override: str) -> str:
+    """`seeds=0,1` as the list that is meant, not Hydra's sweep."""
+    return re.sub(r"^(pair|methods|seeds)=([^\[].*)$", r"\1=[\2]", override)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def _scaled(epochs: float, *, _root_: DictConfig) -> float:
+    return float(epochs) * _root_.recipe.epochs / FULL_EPOCHS
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    """Hydra's composition, its errors put into one line."""
+    ConfigStore.instance().store("schema", Config)
+    OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+    for override in overrides:
+        _check_override(override)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("config", overrides)
+    except HydraException as e:
+        raise UserError(_explain(e, overrides)) from e
+    except OmegaConfBaseException as e:
+        raise UserError(_one_line(e)) from e
+
+
+def _check_override(override: str) -> None:
+    if "=" not in override:
+        raise UserError(f"{override!r} is not an override: write key=value, as in recipe.epochs=20")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as e:
+        raise UserError(f"cannot read {override!r}: write key=value, and lists as key=[a,b]") from e
+    key, value = parsed.key_or_group, parsed.value()
+    if parsed.is_sweep_override():
+        raise UserError(f"{key} takes one value, not {override.split('=', 1)[1]}")
+    if (CONF / key).is_dir() and value not in group(key):
+        raise UserError(f"unknown {key} {value!r}{nearest(str(value), group(key))}")
+
+
+def _explain(e: HydraException, overrides: Sequence[str]) -> str:
+    """Hydra's complaint as one line, with the nearest keys where a key is not known."""
+    if isinstance(e, MissingConfigException):
+        return _one_line(e)
+    known = {k for t in (Config,) for k in _keys(t)}
+    for override in overrides:
+        if (key := _key(override)) not in known and not key.startswith("method.") and not (CONF / key).is_dir():
+            return f"unknown key {key!r}{nearest(key, known)}"
+    return _one_line(e.__cause__ or e)
+
+
+def _keys(schema: type, prefix: str = "") -> list[str]:
+    """All dotted keys of a config dataclass."""
+    found = []
+    for f in dataclasses.fields(schema):
+        found.append(prefix + f.name)
+        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            found += _keys(f.type, f"{prefix}{f.name}.")
+    return found
+
+
+def _one_line(e: BaseException) -> str:
+    lines = [s.strip() for s in str(e).splitlines() if s.strip() and "object_type=" not in s]
+    return "; ".join(lines).replace("full_key: ", "key ")
+
+
+def _typed(schema: type, tree: DictConfig, prefix: str = "") -> Any:
+    """An instance of a config dataclass: types by OmegaConf, limits by the fields' metadata."""
+    try:
+        OmegaConf.set_struct(tree, False)
+        instance = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), tree))
+    except OmegaConfBaseException as e:
+        raise UserError(_one_line(e).replace("key ", f"key {prefix}", 1)) from e
+    check_limits(instance, prefix)
+    return instance
+
+
+def check_limits(instance: Any, prefix: str = "") -> None:
+    """Raise UserError where a field, or an element of a list field, is outside the limits in its metadata."""
+    for f in dataclasses.fields(instance):
+        value, name = getattr(instance, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            check_limits(value, f"{name}.")
+        else:
+            for v in value if isinstance(value, list) else [value]:
+                _check_value(v, name, f.metadata)
+
+
+def _check_value(value: Any, name: str, limits: Any) -> None:
+    if "choices" in limits and value not in limits["choices"]:
+        raise UserError(f"{name} cannot be {value!r}{nearest(str(value), limits['choices'])}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} is {value}: it must be a finite number")
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    if "at_least" in limits and value < limits["at_least"]:
+        raise UserError(f"{name} is {value}: it must be at least {limits['at_least']:g}")
+    if "above" in limits and not value > limits["above"]:
+        raise UserError(f"{name} is {value}: it must be above {limits['above']:g}")
+    if "below" in limits and not value < limits["below"]:
+        raise UserError(f"{name} is {value}: it must be below {limits['below']:g}")

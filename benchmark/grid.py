@@ -1,0 +1,203 @@
+"""The grid of cells: planned from a config, handed to an executor, teachers first."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmark import config as configs
+from benchmark import data, networks, teachers
+from benchmark.cell import Cell, Outcome, Settings, build_method, execute
+from benchmark.config import Config, MethodConfig
+from benchmark.data import Dataset
+from benchmark.errors import UserError
+from benchmark.machine import Machine
+from benchmark.progress import Progress
+from benchmark.tracking import Tracking
+
+
+class Executor(Protocol):
+    """Anything that runs a function somewhere: a process pool, Slurm through submitit, Ray."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
+        """Run `function(*args)` and give its future."""
+
+
+class Serial:
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
+        future: Future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+@dataclass
+class Plan:
+    """All cells of one command. A student's identity holds its teacher's content hash, so the cells of a teacher
+    that is not trained yet are made only when it is."""
+
+    config: Config
+    dataset: Dataset
+    settings: Settings
+    pairs: list[tuple[str, str]]
+    methods: dict[tuple[str, str, str], MethodConfig]  # by teacher, student, method
+    teachers: dict[str, Cell]  # by network
+
+    def refusal(self, teacher: str) -> str | None:
+        """Why a finished teacher must not be used; None where it may."""
+        return teachers.check(
+            self.teachers[teacher].run, teacher, self.dataset.classes, self.config.teacher.min_top1
+        )  # fmt: skip
+
+    def students(self, teacher: str) -> list[Cell]:
+        """The cells of a finished teacher."""
+        cell = self.teachers[teacher]
+        sha256 = (cell.run.result or {})["sha256"]
+        return [
+            Cell(
+                {
+                    "role": "student",
+                    "dataset": _dataset(self.dataset),
+                    "teacher": {"network": teacher, "sha256": sha256},
+                    "student": student,
+                    "method": (chosen := self.methods[teacher, student, name]).resolved(),
+                    "recipe": _recipe(self.config, student),
+                    "precision": self.teachers[teacher].config["precision"],
+                    "profile": self.config.profile,
+                    "seed": seed,
+                },
+                self.config.dataset, chosen.about, self.settings, cell.relative,
+            )
+            for seed in self.config.seeds
+            for t, student in self.pairs
+            if t == teacher
+            for name in self.config.methods
+        ]  # fmt: skip
+
+    def count(self, teacher: str) -> int:
+        """How many cells a teacher has."""
+        return sum(t == teacher for t, _ in self.pairs) * len(self.config.methods) * len(self.config.seeds)
+
+    def text(self) -> str:
+        """The plan as a user reads it before anything is trained."""
+        c, machine = self.config, self.settings.machine
+        lines = [
+            f"{c.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
+            f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
+            f"{c.recipe.epochs} epochs at batch {c.recipe.batch_size}",
+            f"on {machine.name} ({machine.device}, {machine.threads} threads), "
+            f"precision {machine.precision(c.precision)}",
+        ]
+        to_run = done = ended = 0
+        for network, cell in self.teachers.items():
+            if cell.run.done:
+                result = cell.run.result or {}
+                how = "imported" if "imported" in cell.config else "trained"
+                lines.append(f"teacher {network}: {how}, {result['top1_last']:.2f} % ({result['sha256'][:12]})")
+                cells = self.students(network)
+                done += sum(s.run.done for s in cells)
+                ended += sum(s.run.status == "diverged" for s in cells)
+                to_run += sum(not ended_before(s) for s in cells)
+            else:
+                lines.append(f"teacher {network}: to be trained")
+                to_run += self.count(network)
+        diverged = f", {ended} diverged before" if ended else ""
+        lines.append(f"cells: {to_run} to run, {done} done{diverged}")
+        return "\n".join(lines)
+
+
+def ended_before(cell: Cell) -> bool:
+    """True where nothing is left to do: the run is done, or it diverged and would again."""
+    return cell.run.done or cell.run.status == "diverged"
+
+
+def plan(config: Config, overrides: Sequence[str]) -> Plan:
+    """Check everything and plan the cells; nothing is trained. Raises UserError for anything that cannot work."""
+    machine = Machine.find(config.device, config.threads)
+    pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
+    dataset = data.load(config.dataset, Path(config.data))
+    if config.recipe.batch_size > len(dataset.train.labels):
+        raise UserError(
+            f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only "
+            f"{len(dataset.train.labels)} training images"
+        )
+    settings = Settings(Path(config.runs), Path(config.data), machine)
+    found = {}
+    for teacher, student in pairs:
+        for name in config.methods:
+            chosen = configs.method(name, f"{teacher}-{student}", overrides)
+            try:
+                build_method(chosen.resolved(), student, teacher, dataset, config.recipe.epochs, 0, "cpu")
+            except ValueError as e:
+                raise UserError(f"{name} on {teacher}-{student}: {e}") from e
+            found[teacher, student, name] = chosen
+    shared = [o for o in overrides if configs.is_shared(o)]
+    made = Plan(config, dataset, settings, pairs, found, {})
+    alone = configs.method(config.teacher.method, "", shared)
+    for network in dict.fromkeys(t for t, _ in pairs):
+        made.teachers[network] = Cell(
+            {
+                "role": "teacher",
+                "dataset": _dataset(dataset),
+                "network": network,
+                "method": alone.resolved(),
+                "recipe": _recipe(config, network),
+                "precision": machine.precision(config.precision),
+                "profile": config.profile,
+                "seed": config.teacher.seed,
+            },
+            config.dataset, alone.about, settings,
+        )  # fmt: skip
+    if config.teacher.checkpoint is not None:
+        if len(made.teachers) > 1:
+            raise UserError(f"teacher.checkpoint is one file, but the pairs have teachers {', '.join(made.teachers)}")
+        network, cell = next(iter(made.teachers.items()))
+        made.teachers[network] = teachers.import_checkpoint(Path(config.teacher.checkpoint), network, cell, dataset)
+    for network, cell in made.teachers.items():
+        if cell.run.done and (why := made.refusal(network)):
+            raise UserError(why)
+    return made
+
+
+def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> list[Outcome]:
+    """Train what is missing, teachers first; returns how every cell that was not done before ended."""
+    executor = executor or Serial()
+    untrained = {n: c for n, c in plan.teachers.items() if not c.run.done}
+    waiting = sum(plan.count(n) for n in untrained)
+    ready = [s for n in plan.teachers if n not in untrained for s in plan.students(n)]
+    outcomes = [Outcome(s.name, "diverged", "in an earlier run") for s in ready if s.run.status == "diverged"]
+    ready = [s for s in ready if not ended_before(s)]
+    progress = Progress(len(untrained) + waiting + len(ready))
+    futures = {n: executor.submit(execute, c, tracking, progress) for n, c in untrained.items()}
+    for network, future in futures.items():
+        outcome = future.result()
+        why = plan.refusal(network) if outcome.status == "done" else f"its teacher {outcome.status}: {outcome.reason}"
+        if why:
+            outcomes.append(outcome if outcome.status != "done" else Outcome(outcome.name, "failed", why))
+            outcomes += [Outcome(f"{plan.count(network)} cells of {network}", "failed", why)]
+        else:
+            ready += [s for s in plan.students(network) if not ended_before(s)]
+    outcomes += [f.result() for f in [executor.submit(execute, s, tracking, progress) for s in ready]]
+    return outcomes
+
+
+def _dataset(dataset: Dataset) -> dict[str, Any]:
+    """What of a data set belongs to a run's identity: its options and content, not where it lies."""
+    options = {
+        f.name: getattr(dataset.config, f.name)
+        for f in dataclasses.fields(dataset.config)
+        if not f.metadata.get("location")
+    }
+    return {**options, "fingerprint": dataset.fingerprint}
+
+
+def _recipe(config: Config, network: str) -> dict[str, Any]:
+    """The recipe as one network is trained by it, with its learning rate."""
+    recipe = dataclasses.asdict(config.recipe)
+    default, light = recipe.pop("lr_default"), recipe.pop("lr_light")
+    if recipe["lr"] is None:
+        recipe["lr"] = light if networks.is_light(network) else default
+    return recipe

@@ -1,0 +1,56 @@
+"""The machine a run uses: device, threads, precision, and what is recorded of them."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from benchmark.errors import UserError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes; not part of its identity."""
+
+    device: str  # cpu or cuda
+    threads: int
+
+    @staticmethod
+    def find(device: str, threads: int) -> "Machine":
+        """Resolve `auto` and 0; raises UserError where a GPU is asked for and there is none."""
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda: no GPU is usable here; use device=cpu or device=auto")
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Machine(device, threads or torch.get_num_threads())
+
+    @property
+    def name(self) -> str:
+        return torch.cuda.get_device_name() if self.device == "cuda" else _cpu_name()
+
+    def precision(self, wanted: str) -> str:
+        """`auto` resolved: bf16 where the hardware multiplies matrices faster in it, otherwise fp32."""
+        if wanted != "auto":
+            return wanted
+        if self.device == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+    def describe(self) -> dict[str, Any]:
+        """Hardware as recorded in a result."""
+        return {"device": self.device, "name": self.name, "threads": self.threads}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": metadata.version("numpy")}
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,27 @@
+"""What is measured of a network's outputs on a test set. All tensors on the CPU, all shares in per cent."""
+
+from torch import Tensor
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of samples whose label is among the k largest of `logits` [N, C], in per cent."""
+    hits = (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1)
+    return 100.0 * hits.float().mean().item()
+
+
+def agreement(student: Tensor, teacher: Tensor) -> float:
+    """Share of samples on which both logits [N, C] predict the same class, in per cent."""
+    return 100.0 * (student.argmax(1) == teacher.argmax(1)).float().mean().item()
+
+
+def class_correlation(logits: Tensor) -> Tensor:
+    """Pearson correlation [C, C] of the class columns of `logits` [N, C] over the samples; 0 with a constant column."""
+    centred = logits.double() - logits.double().mean(0)
+    unit = centred / centred.norm(dim=0).clamp_min(1e-12)
+    return unit.T @ unit
+
+
+def correlation_distance(student: Tensor, teacher: Tensor) -> float:
+    """Distance of two networks' class correlation matrices R: ||R_t - R_s||_F / C, for logits [N, C]."""
+    difference = class_correlation(teacher) - class_correlation(student)
+    return (difference.norm() / difference.shape[0]).item()

@@ -1,0 +1,67 @@
+"""What a user sees while networks train: a bar on a terminal, one line an epoch elsewhere, with the time left."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a short text: 48 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Progress:
+    """Progress over the cells of a command. The time left assumes that cells to come last as long as those done."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells, self.index = cells, 0
+        self._spent: list[float] = []
+        self._bar: tqdm | None = None
+
+    def start(self, name: str, epochs: int, done: int) -> None:
+        """A cell begins; `done` of its epochs were trained before."""
+        self.index += 1
+        self.name, self.epochs, self.first = name, epochs, done
+        self._began = time.monotonic()
+        head = f"[{self.index}/{self.cells}] {name}"
+        if sys.stderr.isatty():
+            form = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
+            self._bar = tqdm(total=epochs, initial=done, desc=head, bar_format=form, dynamic_ncols=True)
+        elif done:
+            print(f"{head}: resumed after epoch {done}", flush=True)
+
+    def tick(self, step: int, steps: int) -> None:
+        """One training step is done."""
+        if self._bar is not None:
+            self._bar.update(1 / steps)
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """One epoch is done and measured."""
+        text = (
+            f"epoch {line['epoch']}/{self.epochs}  loss {line['loss']:.3f}  train {line['train_top1']:.2f}  "
+            f"test {line['test_top1']:.2f}  left: {self._left(line['epoch'])}"
+        )
+        if self._bar is not None:
+            self._bar.n = line["epoch"]
+            self._bar.set_postfix_str(text)
+        else:
+            print(f"[{self.index}/{self.cells}] {self.name}  {text}", flush=True)
+
+    def stop(self) -> None:
+        """The cell has ended, well or not."""
+        self._spent.append(time.monotonic() - self._began)
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _left(self, epoch: int) -> str:
+        spent = time.monotonic() - self._began
+        whole = spent / max(epoch - self.first, 1) * (self.epochs - self.first)
+        later = sum(self._spent) / len(self._spent) if self._spent else whole
+        return duration(max(whole - spent, 0) + later * (self.cells - self.index))

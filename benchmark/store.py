@@ -1,0 +1,161 @@
+"""The run store: one folder per run, written atomically, read by `analysis`. No torch here.
+
+    <runs>/<dataset>/<pair>/<method>/<identity>/seed=<n>/     a student
+    <runs>/<dataset>/teachers/<network>/<identity>/seed=<n>/  a teacher trained here; `imported/` for a checkpoint given
+
+A run folder holds
+
+    config.yaml        the fully resolved config; the identity is the hash of all of it but the seed
+    status.json        {"status": "running" | "done" | "failed" | "diverged", "reason": "…"}
+    metrics.jsonl      one line an epoch: epoch, lr, loss, loss/<term> (raw), weighted/<term>, train_top1, test_top1,
+                       test_top5 (over 5 classes), val_top1 (with a validation split), agreement,
+                       correlation_distance, data_s, step_s, eval_s
+    result.json        written last: dataset, teacher, student, pair, method, seed, profile, identity, epochs,
+                       top1_last, top1_best, teacher_top1, wall_s, step_ms, extra_parameters, versions, hardware,
+                       status, teacher_run (folder relative to <runs>), …
+    test_outputs.npz   logits [N, C] float32, labels [N] int64 and class_names [C] of the test set at the last epoch
+    checkpoint.pt      everything needed to go on; removed when done
+    weights.pt         the final weights of the trained network
+    lock               held (flock) by the process that writes the run
+
+Accuracies are per cent. A run with status "running" whose lock is free was interrupted; the same command resumes it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+STATUSES = ("running", "done", "failed", "diverged")
+
+
+class Busy(Exception):
+    """Another process holds the run."""
+
+
+def identity(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits of the SHA-256 of a resolved config without its seed (as JSON with sorted keys)."""
+    rest = {k: v for k, v in config.items() if k != "seed"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write in place of `path`: the old content stays until the new one is complete on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic(path) as f:
+        f.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; a NaN or an infinity becomes null, so that any reader can read it."""
+    write_text(path, json.dumps(_finite(value), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where the file is missing, broken, or holds something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Run:
+    """One run folder. Reading needs nothing; writing needs the lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.pt"
+
+    @property
+    def test_outputs(self) -> Path:
+        return self.folder / "test_outputs.npz"
+
+    @property
+    def status(self) -> str | None:
+        """One of STATUSES; None where the run was never begun (or its status cannot be read)."""
+        status = (read_json(self.folder / "status.json") or {}).get("status")
+        return status if status in STATUSES else None
+
+    def set_status(self, status: str, reason: str = "") -> None:
+        write_json(self.folder / "status.json", {"status": status, "reason": reason})
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return read_json(self.folder / "result.json")
+
+    @property
+    def done(self) -> bool:
+        """True where the run is complete: status, result and weights are all there."""
+        return self.status == "done" and self.result is not None and self.weights.is_file()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run; the kernel lets go when the process ends, however it ends. Raises Busy where it is held."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "a") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise Busy(f"another process is writing {self.folder}") from e
+            yield
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one epoch to metrics.jsonl."""
+        with open(self.folder / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(_finite(line)) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The epochs recorded so far; a half-written last line is left out."""
+        lines = []
+        with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as f:
+            for text in f:
+                with contextlib.suppress(ValueError):
+                    lines.append(json.loads(text))
+        return lines
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the metrics of all epochs after `epoch`."""
+        kept = [line for line in self.metrics() if line["epoch"] <= epoch]
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))

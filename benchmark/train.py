@@ -1,0 +1,185 @@
+"""The training loop, one for teachers, students alone and every method. It knows no method by name."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark import metrics
+from benchmark.data import Dataset, Loader, Split, normalise
+from benchmark.networks import Network
+from benchmark.stopwatch import Stopwatch
+from methods.contract import Batch, Method, Needs, Outputs
+
+EVALUATION_BATCH = 500
+
+
+class Diverged(Exception):
+    """A loss term or the network's output became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """SGD with a stepwise falling learning rate."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    milestones: Sequence[float]
+    gamma: float
+
+    def rate(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 1: it falls when the epoch is greater than a milestone."""
+        return self.lr * self.gamma ** sum(epoch > m for m in self.milestones)
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Mixed precision for the networks' forward passes; losses are computed in float32 outside it."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.no_grad()
+def predict(network: Network, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
+    """Logits [N, C] float32 on the CPU of `network`, in eval mode, for the un-augmented images of a split."""
+    network.eval()
+    found = []
+    for images in split.images.split(EVALUATION_BATCH):
+        with autocast(device, precision):
+            found.append(network(normalise(images.to(device), dataset.config)).logits.float())
+    return torch.cat(found).cpu()
+
+
+class Trainer:
+    """A network in training by one method.
+
+    network: the student (or a teacher in the making); method: its loss; teacher: frozen, or None where the method
+    needs nothing of one. Parameters of network and method are trained by one SGD.
+    """
+
+    def __init__(
+        self, network: Network, method: Method, teacher: Network | None, loader: Loader, schedule: Schedule, *,
+        device: str, precision: str,
+    ) -> None:  # fmt: skip
+        if teacher is None and not method.teacher_needs.nothing:
+            raise ValueError(f"{type(method).__name__} needs a teacher")
+        self.network, self.method, self.teacher = network, method, teacher
+        self.loader, self.schedule = loader, schedule
+        self.device, self.precision = device, precision
+        self.needs = method.student_needs | Needs(logits=True)
+        parameters = [*network.parameters(), *method.parameters()]
+        self.optimiser = torch.optim.SGD(
+            parameters, schedule.lr, schedule.momentum,
+            weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
+        )  # fmt: skip
+        self.watch = Stopwatch(device)
+
+    def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
+        with autocast(self.device, self.precision):
+            known = Outputs()
+            if not self.method.teacher_needs.nothing:
+                with torch.no_grad():
+                    known = self.teacher(batch.images, self.method.teacher_needs)
+            given = self.network(batch.images, self.needs)
+        terms = self.method.losses(
+            given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
+        )  # fmt: skip
+        loss = sum(t.weight * t.value for t in terms.values())
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            self.method.after_step()
+        record = {"loss": loss.detach()}
+        for name, term in terms.items():
+            record[f"loss/{name}"] = term.value.detach()
+            record[f"weighted/{name}"] = term.weight * term.value.detach()
+        return record, given.logits.detach()
+
+    def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
+        """Train for one epoch, counted from 1; `tick(step, steps)` is called after each step.
+
+        Returns lr, the mean over samples of the loss and of each term, and train_top1 (on the augmented images, in
+        training mode). Raises Diverged with the first bad step and term. The device is read once, at the end.
+        """
+        rate = self.schedule.rate(epoch)
+        for params in self.optimiser.param_groups:
+            params["lr"] = rate
+        self.network.train()
+        self.method.train()
+        rows, sizes, hits = [], [], []
+        batches = iter(self.loader.epoch(epoch))
+        for step in range(1, len(self.loader) + 1):
+            with self.watch("data"):
+                batch = next(batches)
+            with self.watch("step"):
+                record, logits = self.step(batch)
+                rows.append(torch.stack([v.float() for v in record.values()]))
+                hits.append((logits.argmax(1) == batch.labels).sum())
+            sizes.append(len(batch.labels))
+            tick(step, len(self.loader))
+        table = torch.stack(rows).cpu()  # [steps, terms]
+        names = list(record)
+        self._check_finite(table, names, epoch)
+        weights = torch.tensor(sizes, dtype=table.dtype)[:, None] / sum(sizes)
+        means = dict(zip(names, (table * weights).sum(0).tolist(), strict=True))
+        return {"lr": rate, **means, "train_top1": 100.0 * torch.stack(hits).sum().item() / sum(sizes)}
+
+    def _check_finite(self, table: Tensor, names: list[str], epoch: int) -> None:
+        bad = ~table.isfinite()
+        if bad.any():
+            step = int(bad.any(1).nonzero()[0])
+            # the sum is bad whenever a term is: name the term
+            column = [i for i, n in enumerate(names) if n.startswith("loss/") and bad[step, i]] or [0]
+            total = (epoch - 1) * len(self.loader) + step + 1
+            name = names[column[0]].removeprefix("loss/")
+            raise Diverged(f"term {name} is {table[step, column[0]].item()} at step {total} (epoch {epoch})")
+
+    def state(self) -> dict[str, Any]:
+        """All that training goes on from at the end of an epoch; random streams are derived from seed and epoch."""
+        return {
+            "network": self.network.state_dict(),
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.method.load_state_dict(state["method"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class Evaluator:
+    """Measures a network on the test set, and on the validation split where there is one, against its teacher."""
+
+    def __init__(self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str) -> None:
+        self.dataset, self.teacher_logits = dataset, teacher_logits
+        self.device, self.precision = device, precision
+
+    def __call__(self, network: Network, epoch: int) -> tuple[dict[str, float], Tensor]:
+        """The measures of one epoch, and the test logits [N, C]. Raises Diverged where a logit is not finite."""
+        labels = self.dataset.test.labels
+        logits = self._logits(network, self.dataset.test, epoch)
+        found = {"test_top1": metrics.top_k(logits, labels)}
+        if self.dataset.classes > 5:
+            found["test_top5"] = metrics.top_k(logits, labels, 5)
+        if self.dataset.val is not None:
+            found["val_top1"] = metrics.top_k(self._logits(network, self.dataset.val, epoch), self.dataset.val.labels)
+        if self.teacher_logits is not None:
+            found["agreement"] = metrics.agreement(logits, self.teacher_logits)
+            found["correlation_distance"] = metrics.correlation_distance(logits, self.teacher_logits)
+        return found, logits
+
+    def _logits(self, network: Network, split: Split, epoch: int) -> Tensor:
+        logits = predict(network, split, self.dataset, self.device, self.precision)
+        if not logits.isfinite().all():
+            raise Diverged(f"the network's logits are not finite in the evaluation after epoch {epoch}")
+        return logits
+
+
+def count(module: nn.Module) -> tuple[int, int]:
+    """Numbers of trainable parameters and of buffer entries of a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad), sum(b.numel() for b in module.buffers())

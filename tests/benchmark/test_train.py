@@ -1,0 +1,201 @@
+"""What holds for every method: two steps on unlike pairs, the three invariants, bf16, overfitting, divergence."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from benchmark import config as configs
+from benchmark import data, networks
+from benchmark.cell import build_method
+from benchmark.data import Loader
+from benchmark.seeding import seeded
+from benchmark.train import Diverged, Evaluator, Schedule, Trainer
+from methods.contract import Needs, Outputs, Term
+from tests.conftest import write_tiny
+
+METHODS = configs.group("method")
+PAIRS = ["resnet14-resnet8", "vgg13-MobileNetV2", "wrn16_2-ShuffleV1"]
+SCHEDULE = Schedule(lr=0.05, momentum=0.9, nesterov=False, weight_decay=5e-4, milestones=[], gamma=0.1)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_tiny(folder / "tiny.npz", train=24)
+    config = configs.load(["dataset=npz", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2"]).dataset
+    return data.load(config, folder)
+
+
+def build(dataset, name: str, pair: str, *, precision: str = "fp32", batch: int = 8, schedule=SCHEDULE, seed: int = 0):
+    """A trainer of one method on one pair, as a cell builds it."""
+    teacher_name, student_name = networks.split_pair(pair)
+    chosen = configs.method(name, pair, ["crd.negatives=16"] if name == "crd" else [])
+    with seeded("teacher", 0):
+        teacher = networks.build(teacher_name, dataset.classes).eval().requires_grad_(False)
+    with seeded("network", seed):
+        student = networks.build(student_name, dataset.classes)
+    method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, "cpu")
+    loader = Loader(dataset.train, dataset.config, batch, seed, "cpu")
+    return Trainer(student, method, teacher, loader, schedule, device="cpu", precision=precision)
+
+
+def batches(trainer):
+    trainer.network.train()
+    trainer.method.train()
+    return iter(trainer.loader.epoch(1))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("name", METHODS)
+def test_two_steps_keep_the_teacher_and_train_everything_else(dataset, name, pair):
+    trainer = build(dataset, name, pair)
+    teacher = copy.deepcopy(trainer.teacher.state_dict())
+    trained = dict(trainer.network.named_parameters(prefix="network"))
+    trained |= dict(trainer.method.named_parameters(prefix="method"))
+    before = {k: p.detach().clone() for k, p in trained.items()}
+    steps = batches(trainer)
+    for _ in range(2):
+        record, logits = trainer.step(next(steps))
+        assert all(math.isfinite(v) for v in record.values())
+        assert logits.shape == (8, dataset.classes)
+    # what the sum is made of is in the record, raw and weighted
+    weighted = [v for k, v in record.items() if k.startswith("weighted/")]
+    assert record["loss"].item() == pytest.approx(sum(v.item() for v in weighted), rel=1e-5)
+    assert len(weighted) == sum(k.startswith("loss/") for k in record)
+    # 1. every parameter that can be reached is optimised, or it is the frozen teacher's
+    optimised = {id(p) for group in trainer.optimiser.param_groups for p in group["params"]}
+    assert {id(p) for p in trained.values()} == optimised
+    assert all(p.requires_grad for p in trained.values())
+    assert not [k for k, p in trained.items() if torch.equal(before[k], p)], "not trained"
+    # 2. the teacher is bit for bit what it was, and still in eval mode
+    assert all(torch.equal(teacher[k], v) for k, v in trainer.teacher.state_dict().items())
+    assert not any(m.training for m in trainer.teacher.modules())
+    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_building_leaves_the_networks_and_the_global_random_state_alone(dataset, name):
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    trainer = build(dataset, name, "wrn16_2-resnet8")
+    next(batches(trainer))
+    assert torch.equal(state, torch.get_rng_state())
+    with seeded("teacher", 0):
+        fresh = networks.build("wrn16_2", dataset.classes)
+    assert all(torch.equal(v, trainer.teacher.state_dict()[k]) for k, v in fresh.state_dict().items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_draws_from_the_batch_generator_alone(dataset, name):
+    trainer = build(dataset, name, "resnet14-resnet8")
+    steps = batches(trainer)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    trainer.step(next(steps))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_students_of_one_seed_start_alike_and_see_the_same_batches_under_every_method(dataset, name):
+    trainer, alone = build(dataset, name, PAIRS[0], seed=3), build(dataset, "ce", PAIRS[0], seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(trainer.network.parameters(), alone.network.parameters(), strict=True))
+    for a, b in zip(batches(trainer), batches(alone), strict=True):
+        assert torch.equal(a.indices, b.indices) and torch.equal(a.images, b.images)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_handed_what_it_asked_for_and_nothing_else(dataset, name):
+    trainer = build(dataset, name, "resnet14-resnet8")
+    seen = {}
+    losses = trainer.method.losses
+
+    def spy(student, teacher, batch):
+        seen["student"], seen["teacher"] = student, teacher
+        return losses(student, teacher, batch)
+
+    trainer.method.losses = spy
+    trainer.step(next(batches(trainer)))
+    for outputs, needs in (
+        (seen["student"], trainer.method.student_needs),
+        (seen["teacher"], trainer.method.teacher_needs),
+    ):
+        assert (outputs.logits is not None) == needs.logits
+        assert (outputs.pooled is not None) == needs.pooled
+        assert set(outputs.maps) == needs.maps and set(outputs.preact) == needs.preact
+    assert not any(t.requires_grad for t in _tensors(seen["teacher"]))
+
+
+def _tensors(outputs: Outputs):
+    return [t for t in (outputs.logits, outputs.pooled, *outputs.maps.values()) if t is not None]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_are_finite_under_bf16(dataset, name):
+    trainer = build(dataset, name, "resnet14-resnet8", precision="bf16")
+    for batch in batches(trainer):
+        trainer.step(batch)
+        for p in [*trainer.network.parameters(), *trainer.method.parameters()]:
+            assert p.grad is not None and p.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_batch_is_overfitted(dataset, name):
+    # a teacher that knows the labels, so that what is taught and the labels agree
+    trainer = build(dataset, name, "resnet14-resnet8", batch=24, schedule=Schedule(0.02, 0.9, False, 0.0, [], 0.1))
+    batch = next(batches(trainer))
+
+    def knows(images, needs):
+        with torch.no_grad():
+            out = networks.Network.forward(trainer.teacher, images, needs)
+        if needs.logits:
+            out.logits = 8.0 * torch.nn.functional.one_hot(batch.labels, dataset.classes).float()
+        return out
+
+    trainer.teacher.forward = knows
+    for _ in range(60):
+        _, logits = trainer.step(batch)
+    assert (logits.argmax(1) == batch.labels).float().mean() > 0.95
+
+
+class Exploding(torch.nn.Module):
+    """A method whose second term is infinite from the third step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.student_needs, self.teacher_needs, self.steps = Needs(logits=True), Needs(), 0
+
+    def losses(self, student, teacher, batch):
+        self.steps += 1
+        ce = torch.nn.functional.cross_entropy(student.logits, batch.labels)
+        return {"ce": Term(ce, 1.0), "big": Term(ce * (math.inf if self.steps >= 3 else 1.0), 0.5)}
+
+    def after_step(self):
+        pass
+
+
+def test_divergence_names_the_first_bad_step_and_term(dataset):
+    trainer = build(dataset, "ce", "resnet14-resnet8")
+    trainer.method = Exploding()
+    with pytest.raises(Diverged, match=r"term big is inf at step 3 \(epoch 1\)"):
+        trainer.epoch(1, lambda step, steps: None)
+
+
+def test_logits_that_are_not_finite_end_the_evaluation(dataset):
+    network = networks.build("resnet8", dataset.classes)
+    network.fc.weight.data[0, 0] = math.nan
+    with pytest.raises(Diverged, match="logits are not finite in the evaluation after epoch 7"):
+        Evaluator(dataset, None, "cpu", "fp32")(network, 7)
+
+
+def test_the_rate_falls_after_the_milestones():
+    rate = Schedule(0.05, 0.9, False, 5e-4, [150, 180, 210], 0.1).rate
+    epochs = (1, 150, 151, 180, 181, 210, 211, 240)
+    assert [rate(e) for e in epochs] == pytest.approx([0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+def test_a_method_that_needs_a_teacher_is_not_trained_without_one(dataset):
+    t = build(dataset, "kd", "resnet14-resnet8")
+    with pytest.raises(ValueError, match="KD needs a teacher"):
+        Trainer(t.network, t.method, None, t.loader, SCHEDULE, device="cpu", precision="fp32")
