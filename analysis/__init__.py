@@ -1,0 +1,1 @@
+"""Tables and plots from run folders. It trains nothing and never imports torch."""

@@ -1,0 +1,166 @@
+"""`python -m analysis table|plots [key=value …]`: tables and plots of finished runs, under `reports`."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from analysis import runs, tables
+from analysis.groups import Group, groups
+from analysis.published import STUDENT
+from analysis.runs import TEACHERS, Runs, Unfinished
+from benchmark.errors import UserError, nearest
+
+COMMANDS = ("table", "plots")
+USAGE = """usage: python -m analysis table [plots] [key=value …]
+
+  table   tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
+  plots   learning curves and class correlations: .png and .pdf in <reports>/plots
+
+  runs=runs         folder of all runs
+  reports=reports   folder to write to
+  dataset=a,b       only these data sets; likewise
+  profile=a,b       only these profiles
+  pair=a,b          only these pairs, in this order
+  method=a,b        only these methods (teacher and student alone always stay)"""
+
+
+@dataclass
+class Options:
+    """The keys of the command line. An empty list takes all."""
+
+    runs: str = "runs"
+    reports: str = "reports"
+    dataset: list[str] = field(default_factory=list)
+    profile: list[str] = field(default_factory=list)
+    pair: list[str] = field(default_factory=list)
+    method: list[str] = field(default_factory=list)
+
+
+REMEDY = "make some with `make bench PAIR=wrn40_2-wrn16_2`, or give their folder as runs=…"
+FILTERS = ("dataset", "profile", "pair", "method")
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[str], Options]:
+    """Commands and options. Raises UserError for what is not known."""
+    commands = [a for a in arguments if "=" not in a]
+    for command in commands:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
+    if not commands:
+        raise UserError("no command given: python -m analysis table, plots, or both")
+    known = [f.name for f in fields(Options)]
+    options = Options()
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            continue
+        if key not in known:
+            raise UserError(f"unknown key {key!r}{nearest(key, known)}")
+        names = [name.strip() for name in re.sub(r"^\[(.*)\]$", r"\1", value.strip()).split(",")]
+        if not all(names):
+            raise UserError(f"{argument!r} has an empty value: write {key}=…")
+        setattr(options, key, names if key in FILTERS else value)
+    return commands, options
+
+
+def select(found: Runs, options: Options) -> Runs:
+    """The runs asked for. Raises UserError for a name that no run has, or where no finished one is left."""
+    done = found.done
+    for key in FILTERS:
+        names: list[str] = getattr(options, key)
+        known = set(found.done[key]) | {getattr(u, key) for u in found.unfinished if u.pair != TEACHERS}
+        for name in names:
+            if name not in known:
+                raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, known - {None})}")
+        if names:
+            done = done[done[key].isin([*names, STUDENT] if key == "method" else names)]
+    if done.empty:
+        asked = " ".join(f"{k}={','.join(getattr(options, k))}" for k in FILTERS if getattr(options, k))
+        raise UserError(f"no finished runs in {options.runs} have all of {asked}")
+    return Runs(done, [u for u in found.unfinished if _asked(u, options)])
+
+
+def _asked(run: Unfinished, options: Options) -> bool:
+    """True where the filters leave an unfinished run in. A teacher's belongs to all pairs with it."""
+    asked = not options.dataset or run.dataset in options.dataset
+    asked &= not options.profile or run.profile is None or run.profile in options.profile
+    if run.pair == TEACHERS:
+        return asked and (not options.pair or any(p.startswith(f"{run.method}-") for p in options.pair))
+    asked &= not options.pair or run.pair in options.pair
+    return asked and (not options.method or run.method in (*options.method, STUDENT))
+
+
+def load(root: Path) -> Runs:
+    """All runs below a folder. Raises UserError where none is finished."""
+    if not root.is_dir():
+        raise UserError(f"no runs: there is no folder {root} ({REMEDY})")
+    found = runs.load(root)
+    if not found.done.empty:
+        return found
+    if not found.unfinished:
+        raise UserError(f"no runs in {root} ({REMEDY})")
+    first = found.unfinished[0].text
+    raise UserError(f"no finished runs in {root}, {len(found.unfinished)} unfinished, such as {first} ({REMEDY})")
+
+
+def unfinished_of(group: Group, found: Iterable[Unfinished]) -> list[Unfinished]:
+    """The unfinished runs that would have been in a group."""
+    return [u for u in found if u.dataset == group.dataset and u.profile in (group.profile, None)]
+
+
+def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options: Options) -> list[Path]:
+    """Print and write the tables of all groups; returns the files."""
+    written = []
+    named: set[Unfinished] = set()
+    for i, group in enumerate(made):
+        beside = unfinished_of(group, unfinished)
+        named |= set(beside)
+        table = tables.build(group, beside)
+        written += tables.write(table, Path(options.reports))
+        print(("\n" if i else "") + tables.markdown(table), end="")
+    if rest := [u for u in unfinished if u not in named]:
+        print(f"\n{tables.missing(rest)}")
+    return written
+
+
+def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) -> list[Path]:
+    """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
+    from analysis import plots  # matplotlib takes longer to import than a table to make
+
+    palette = plots.colours(methods)
+    written = []
+    for group in made:
+        files, problems = plots.write(group, Path(options.runs), Path(options.reports), palette)
+        written += files
+        for problem in problems:
+            print(problem, file=sys.stderr)
+    return written
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the commands; returns the exit status."""
+    if not arguments or set(arguments) & {"-h", "--help"}:
+        print(USAGE)
+        return 0
+    try:
+        commands, options = parse(arguments)
+        everything = load(Path(options.runs))
+        found = select(everything, options)
+        made = groups(found.done, options.pair)
+        written = []
+        if "table" in commands:
+            written += make_tables(made, found.unfinished, options)
+        if "plots" in commands:
+            written += make_plots(made, everything.done.method, options)
+    except (UserError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(f"written: {path}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,484 @@
+"""Tables of one group of runs: Markdown for the terminal, and .md, .tex and .csv files. Same runs, same bytes.
+
+The headline is the last epoch: mean ± sample standard deviation (n) over seeds. Best-on-test is in the .csv only, under
+its own name. Marks go to the distillation methods, by the mean as it is printed; methods that tie share a mark.
+"""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from analysis import published
+from analysis.groups import Cell, Group
+from analysis.published import Published
+from analysis.runs import Unfinished
+from benchmark.store import write_text
+
+NOTHING = "–"
+BEST, SECOND = "best", "second"
+LISTED = 20  # runs named under a table, before "and … more"
+MARKDOWN_PAIRS = 3  # pairs side by side; further ones follow in blocks below
+LATEX_PAIRS = {True: 2, False: 3}  # likewise, with and without published values, for a text 345pt wide
+LATEX_BLOCKS = 3  # blocks on a page
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a table says of one method on one pair; NaN stands for what is not known."""
+
+    mean: float
+    std: float
+    n: int
+    delta: float = math.nan
+    mark: str = ""
+    published: Published | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row. kind: teacher, student or method."""
+
+    kind: str
+    label: str
+    entries: dict[str, Entry]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's content, before it is laid out."""
+
+    group: Group
+    lines: list[Line]
+    unfinished: list[Unfinished]
+    sources: dict[str, int] = field(default_factory=dict)  # reference -> number, from 1
+
+    @property
+    def name(self) -> str:
+        """Stem of the table's files."""
+        return file_name(self.group.dataset, self.group.profile)
+
+    def has_published(self, pair: str) -> bool:
+        return any(pair in line.entries and line.entries[pair].published for line in self.lines)
+
+    @property
+    def any_published(self) -> bool:
+        return bool(self.sources)
+
+    def sections(self) -> Iterator[list[Line]]:
+        """The baselines, then the methods; the empty ones left out."""
+        for kinds in (("teacher", "student"), ("method",)):
+            if lines := [line for line in self.lines if line.kind in kinds]:
+                yield lines
+
+
+def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
+    """The content of a group's table."""
+    lines = []
+    for teacher in group.teachers:
+        known = {p: _published(group, p, published.TEACHER) for p in teacher.top1}
+        entries = {p: Entry(v, math.nan, 1, published=known[p]) for p, v in teacher.top1.items()}
+        lines.append(Line("teacher", teacher.label, entries))
+    marks = _marks({(i, p): c for i, r in enumerate(group.methods) for p, c in r.cells.items()})
+    for row in group.students:
+        lines.append(Line("student", row.label, {p: _entry(group, p, row.method, c) for p, c in row.cells.items()}))
+    for i, row in enumerate(group.methods):
+        entries = {p: _entry(group, p, row.method, c, marks.get((i, p), "")) for p, c in row.cells.items()}
+        lines.append(Line("method", row.label, entries))
+    sources: dict[str, int] = {}
+    for line in lines:
+        for pair in group.pairs:
+            if pair in line.entries and (known := line.entries[pair].published):
+                sources.setdefault(known.reference, len(sources) + 1)
+    return Table(group, lines, list(unfinished), sources)
+
+
+def write(table: Table, reports: Path) -> list[Path]:
+    """Write all files of a table to `<reports>/tables`; returns their paths."""
+    folder = reports / "tables"
+    texts = {
+        f"{table.name}.md": markdown(table),
+        f"{table.name}.tex": latex(table),
+        f"{table.name}.csv": long_csv(table),
+        f"{table.name}-cost.csv": cost_csv(table),
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def file_name(*parts: str) -> str:
+    """Parts joined to the stem of a file's name, without characters that a file system or LaTeX may not like."""
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+
+
+def _published(group: Group, pair: str, method: str) -> Published | None:
+    return published.find(group.dataset, *group.networks[pair], method)
+
+
+def _entry(group: Group, pair: str, method: str, cell: Cell, mark: str = "") -> Entry:
+    mean, delta = cell.mean("top1_last"), math.nan
+    if method != published.STUDENT and (baseline := group.baseline(cell, pair)):
+        delta = mean - baseline.mean("top1_last")
+    return Entry(mean, cell.std("top1_last"), cell.n, delta, mark, _published(group, pair, method))
+
+
+def _marks(cells: Mapping[tuple[int, str], Cell]) -> dict[tuple[int, str], str]:
+    """Best and second per pair, by the printed mean."""
+    marks = {}
+    for pair in {p for _, p in cells}:
+        printed = {key: _fixed(c.mean("top1_last")) for key, c in cells.items() if key[1] == pair}
+        ranked = sorted(set(printed.values()), key=float, reverse=True)
+        for key, text in printed.items():
+            if text in ranked[:2]:
+                marks[key] = (BEST, SECOND)[ranked.index(text)]
+    return marks
+
+
+# ---------------------------------------------------------------- text shared by Markdown and LaTeX
+
+
+def _fixed(value: float, digits: int = 2) -> str:
+    return NOTHING if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _signed(value: float) -> str:
+    """A difference with its sign and a true minus."""
+    text = _fixed(abs(value))
+    if math.isnan(value) or float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else '−'}{text}"
+
+
+def _spread(std: float, n: int) -> str:
+    return f"({n})" if math.isnan(std) else f"± {_fixed(std)} ({n})"
+
+
+def setting(table: Table) -> str:
+    """Epochs, precision, hardware and versions of all runs in a table."""
+    found = table.group.runs
+    epochs = sorted(set(found.epochs))
+    precisions = sorted(set(found.precision.dropna()))
+    parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    parts += [f"precision {', '.join(precisions)}"] if precisions else []
+    parts += [", ".join(sorted({h for h in map(_hardware, found.hardware) if h}))]
+    parts += [" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in found.versions if vs}))]
+    return "; ".join(p for p in parts if p)
+
+
+def _hardware(of: Mapping[str, Any]) -> str:
+    name, device, threads = (of.get(k) for k in ("name", "device", "threads"))
+    details = [str(device)] if device else []
+    details += [f"{threads} thread{'' if threads == 1 else 's'}"] if device == "cpu" and threads else []
+    return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
+
+
+def comparable(table: Table) -> bool:
+    """True where the runs follow the recipe that the published values are from."""
+    return table.group.profile == "paper" and set(table.group.runs.epochs) == {published.EPOCHS}
+
+
+def published_note(table: Table) -> str:
+    recipe = f"Published values are from the {published.EPOCHS}-epoch recipe"
+    if comparable(table):
+        return (
+            f"{recipe}, which these runs follow, with teachers of their own; mind the epoch that each source reports."
+        )
+    return f"{recipe}: they are not comparable with this table."
+
+
+def _notes(table: Table) -> list[str]:
+    """What a reader must know beside the numbers."""
+    notes = []
+    if table.group.differing:
+        keys = ", ".join(table.group.differing)
+        notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ is taken between runs alike.")
+    epochs = {p: tuple(sorted(set(of))) for p, of in table.group.runs.groupby("pair").epochs}
+    if len(set(epochs.values())) > 1:
+        by_pair = "; ".join(f"{p} {', '.join(map(str, epochs[p]))}" for p in table.group.pairs)
+        notes.append(f"The pairs were not trained alike. Epochs: {by_pair}.")
+    return notes
+
+
+def _blocks(pairs: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def markdown(table: Table) -> str:
+    """The table with all that belongs to it, as Markdown."""
+    group = table.group
+    parts = [
+        f"## {group.dataset}, profile {group.profile}",
+        "Top-1 accuracy on the test set in per cent at the last epoch: mean ± sample standard deviation (number of "
+        "seeds). Δ: difference to the student alone. Per pair, the **best** distillation method is bold and the "
+        "<u>second</u> underlined.",
+        f"Runs: {setting(table)}.",
+    ]
+    parts += [published_note(table)] if table.any_published else []
+    parts += [_markdown_block(table, pairs) for pairs in _blocks(group.pairs, MARKDOWN_PAIRS)]
+    parts += _notes(table)
+    if table.sources:
+        parts.append("Published:\n\n" + "\n".join(f"- [{n}] {s}" for s, n in table.sources.items()))
+    parts += [missing(table.unfinished)] if table.unfinished else []
+    parts += ["### Cost", _cost_note(table), _grid(COST_HEADER, [_cost_cells(c) for c in _costs(table)], left=2)]
+    return "\n\n".join(parts) + "\n"
+
+
+def missing(unfinished: Sequence[Unfinished]) -> str:
+    """Names the runs that are not in a table."""
+    lines = [f"- {u.text}" for u in unfinished[:LISTED]]
+    lines += [f"- and {len(unfinished) - LISTED} more"] if len(unfinished) > LISTED else []
+    count = f"{len(unfinished)} run{'' if len(unfinished) == 1 else 's'}"
+    return f"Not in the table, {count}:\n\n" + "\n".join(lines)
+
+
+def _markdown_block(table: Table, pairs: Sequence[str]) -> str:
+    header = ["Method"]
+    for pair in pairs:
+        header += [pair, "Δ", *(["published"] if table.has_published(pair) else [])]
+    rows = []
+    for line in table.lines:
+        row = [line.label]
+        for pair in pairs:
+            row += _markdown_cells(table, pair, line.entries.get(pair))
+        rows.append(row)
+    return _grid(header, rows, left=1)
+
+
+def _markdown_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
+    if entry is None:
+        return [NOTHING] * (3 if table.has_published(pair) else 2)
+    value = f"{_fixed(entry.mean)} {_spread(entry.std, entry.n)}"
+    value = {BEST: f"**{value}**", SECOND: f"<u>{value}</u>"}.get(entry.mark, value)
+    cells = [value, _signed(entry.delta)]
+    if known := entry.published:
+        cells.append(f"{_fixed(known.value)} [{table.sources[known.reference]}]")
+    elif table.has_published(pair):
+        cells.append(NOTHING)
+    return cells
+
+
+def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """A Markdown table whose columns line up in a terminal too; the first `left` columns aligned left."""
+    cells = [[c.replace("|", "\\|") for c in row] for row in [header, *rows]]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+    aligned = [
+        [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))] for r in cells
+    ]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]])
+
+
+# ---------------------------------------------------------------- LaTeX
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": "$<$", ">": "$>$",
+    "|": "$|$", '"': "''",
+    "±": r"$\pm$", "−": "$-$", "–": "--", "Δ": r"$\Delta$", "→": r"$\rightarrow$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it unchanged."""
+    return "".join(_LATEX.get(c, c) for c in text)
+
+
+def latex(table: Table) -> str:
+    """The table as one LaTeX table environment, or several where it is too long for a page; needs booktabs."""
+    size = LATEX_PAIRS[table.any_published]
+    floats = _blocks(_blocks(table.group.pairs, size), LATEX_BLOCKS)
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(_float(table, f, i) for i, f in enumerate(floats))
+
+
+def _float(table: Table, blocks: Sequence[Sequence[str]], number: int) -> str:
+    group = table.group
+    caption = escape(
+        f"Top-1 accuracy (%) on the test set of {group.dataset} at the last epoch, profile {group.profile}: "
+        "mean ± sample standard deviation (number of seeds). Δ: difference to the student alone. "
+    )
+    caption += r"Per pair, the best distillation method is \textbf{bold}, the second \underline{underlined}. "
+    caption += escape(f"{setting(table)}.")
+    if table.any_published:
+        caption += " " + escape(published_note(table))
+    lines = [r"\begin{table}[t]", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
+    lines += [rf"\caption{{{caption}{' (Continued.)' if number else ''}}}"]
+    lines += [rf"\label{{tab:{table.name.replace('_', '-')}{f'-{number + 1}' if number else ''}}}"]
+    for i, pairs in enumerate(blocks):
+        lines += [r"\par\medskip"] if i else []
+        lines += _tabular(table, pairs)
+    notes = [escape(n) for n in _notes(table)]
+    shown = [line.entries[p].published for line in table.lines for b in blocks for p in b if p in line.entries]
+    used = {known.reference for known in shown if known}
+    notes += [escape(f"[{n}] {s}") for s, n in table.sources.items() if s in used]
+    if table.unfinished:
+        notes.append(f"Not in the table: {len(table.unfinished)} unfinished run{'s' * (len(table.unfinished) > 1)}.")
+    if notes:
+        lines += [r"\par\smallskip", r"\parbox{\linewidth}{\raggedright\scriptsize", "\n\\par ".join(notes) + "}"]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _tabular(table: Table, pairs: Sequence[str]) -> list[str]:
+    widths = [3 if table.has_published(p) else 2 for p in pairs]
+    top, rules, below, column = [""], [], ["Method"], 2
+    for pair, width in zip(pairs, widths, strict=True):
+        teacher, student = table.group.networks[pair]
+        top.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(f'{teacher} → {student}')}}}")
+        rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
+        below += ["top-1", r"$\Delta$", "published"][:width]
+        column += width
+    layout = r"@{\hspace{12pt}}".join("r" * w for w in widths)
+    lines = [rf"\begin{{tabular}}{{l{layout}}}", r"\toprule", _row(top), " ".join(rules), _row(below)]
+    for section in table.sections():
+        lines.append(r"\midrule")
+        for line in section:
+            cells = [c for p in pairs for c in _latex_cells(table, p, line.entries.get(p))]
+            lines.append(_row([escape(line.label), *cells]))
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells).strip() + r" \\"
+
+
+def _latex_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
+    if entry is None:
+        return [escape(NOTHING)] * (3 if table.has_published(pair) else 2)
+    value = _fixed(entry.mean)
+    value = {BEST: rf"\textbf{{{value}}}", SECOND: rf"\underline{{{value}}}"}.get(entry.mark, value)
+    cells = [f"{value} {_small(_spread(entry.std, entry.n))}", escape(_signed(entry.delta))]
+    if known := entry.published:
+        cells.append(f"{_fixed(known.value)} {_small(f'[{table.sources[known.reference]}]')}")
+    elif table.has_published(pair):
+        cells.append(escape(NOTHING))
+    return cells
+
+
+def _small(text: str) -> str:
+    return rf"{{\scriptsize {escape(text)}}}"
+
+
+# ---------------------------------------------------------------- cost, and CSV
+
+COST_HEADER = (
+    "Pair", "Method", "time per run", "ms/step", "extra parameters", "extra buffers", "agreement",
+    "correlation distance",
+)  # fmt: skip
+COST_COLUMNS = ("wall_s", "step_ms", "extra_parameters", "extra_buffers", "agreement", "correlation_distance")
+
+
+def _costs(table: Table) -> Iterator[tuple[str, str, str, Cell]]:
+    """Pair, method, label and cell, in the table's order."""
+    for pair in table.group.pairs:
+        for row in table.group.rows:
+            if pair in row.cells:
+                yield pair, row.method, row.label, row.cells[pair]
+
+
+def _cost_note(table: Table) -> str:
+    note = (
+        "Means over seeds. Extra parameters are trained with the method and not used afterwards; buffers are its "
+        "memory. Agreement with the teacher's predictions in per cent; distance of the class correlation matrices to "
+        "the teacher's."
+    )
+    machines = {h for h in map(_hardware, table.group.runs.hardware) if h}
+    return f"{note} The times were taken on unlike machines." if len(machines) > 1 else note
+
+
+def _cost_cells(cost: tuple[str, str, str, Cell]) -> list[str]:
+    pair, _, label, cell = cost
+    mean = {k: cell.mean(k) for k in COST_COLUMNS}
+    counts = [NOTHING if math.isnan(mean[k]) else f"{mean[k]:,.0f}" for k in ("extra_parameters", "extra_buffers")]
+    rest = [_fixed(mean["agreement"]), _fixed(mean["correlation_distance"], 4)]
+    return [pair, label, _duration(mean["wall_s"]), _fixed(mean["step_ms"], 1), *counts, *rest]
+
+
+def _duration(seconds: float) -> str:
+    """h:mm:ss"""
+    if math.isnan(seconds):
+        return NOTHING
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def long_csv(table: Table) -> str:
+    """One line a pair, method and identity, with everything that the table is made of; unrounded to four digits."""
+    group, rows = table.group, []
+    place = {"dataset": group.dataset, "profile": group.profile}
+    for teacher in group.teachers:
+        for pair, top1 in teacher.top1.items():
+            about = {"pair": pair, "method": published.TEACHER, "label": teacher.label, "n": 1, "mean": top1}
+            identity = (teacher.sha256[pair] or "")[:12]
+            rows.append(place | about | {"identity": identity} | _published_columns(group, pair, published.TEACHER))
+    for row in group.rows:
+        for pair, cell in row.cells.items():
+            entry = _entry(group, pair, row.method, cell)
+            rows.append(
+                place
+                | {"pair": pair, "method": row.method, "label": row.label, "identity": cell.identity}
+                | {"epochs": int(cell.runs.epochs.iloc[0]), "seeds": " ".join(map(str, cell.runs.seed))}
+                | {"n": cell.n, "mean": entry.mean, "std": entry.std, "delta_student": entry.delta}
+                | {"best_mean": cell.mean("top1_best"), "teacher_top1": cell.mean("teacher_top1")}
+                | _published_columns(group, pair, row.method)
+                | {k: cell.mean(k) for k in COST_COLUMNS}
+            )
+    rows.sort(key=lambda r: group.pairs.index(r["pair"]))
+    columns = [
+        "dataset", "profile", "pair", "method", "label", "identity", "epochs", "seeds", "n", "mean", "std",
+        "delta_student", "best_mean", "published", "published_std", "published_rule", "published_source",
+        "teacher_top1", *COST_COLUMNS,
+    ]  # fmt: skip
+    return _csv(columns, rows)
+
+
+def cost_csv(table: Table) -> str:
+    """The cost columns by pair and method: means over seeds; times in seconds and milliseconds."""
+    rows = [
+        {
+            "pair": p,
+            "method": m,
+            "label": label,
+            "identity": c.identity,
+            "n": c.n,
+            **{k: c.mean(k) for k in COST_COLUMNS},
+        }
+        for p, m, label, c in _costs(table)
+    ]
+    place = {"dataset": table.group.dataset, "profile": table.group.profile}
+    columns = ["dataset", "profile", "pair", "method", "label", "identity", "n", *COST_COLUMNS]
+    return _csv(columns, [place | r for r in rows])
+
+
+def _published_columns(group: Group, pair: str, method: str) -> dict[str, Any]:
+    known = _published(group, pair, method)
+    if known is None:
+        return {}
+    return {
+        "published": known.value,
+        "published_std": known.std,
+        "published_rule": known.rule,
+        "published_source": known.source,
+    }
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _plain(v) for k, v in row.items()})
+    return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A number to four digits without trailing zeros; nothing for what is not known."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}".rstrip("0").rstrip(".")
+    return value

@@ -1,0 +1,81 @@
+"""The published accuracies that come with the project, and which of them is shown."""
+
+import pytest
+
+from analysis import published
+
+# Top-1 on CIFAR-100 as the field's two code bases print it: teacher, student alone, KD, FitNet, CRD (RepDistiller) and
+# DKD (mdistiller; other sources where it has none).
+ANCHORS = {
+    "wrn40_2-wrn16_2": (75.61, 73.26, 74.92, 73.58, 75.48, 76.23),
+    "wrn40_2-wrn40_1": (75.61, 71.98, 73.54, 72.24, 74.14, 74.81),
+    "resnet56-resnet20": (72.34, 69.06, 70.66, 69.21, 71.16, 71.97),
+    "resnet110-resnet20": (74.31, 69.06, 70.67, 68.99, 71.46, 71.06),
+    "resnet110-resnet32": (74.31, 71.14, 73.08, 71.06, 73.48, 74.11),
+    "resnet32x4-resnet8x4": (79.42, 72.50, 73.33, 73.50, 75.51, 76.32),
+    "vgg13-vgg8": (74.64, 70.36, 72.98, 71.02, 73.94, 74.68),
+    "vgg13-MobileNetV2": (74.64, 64.60, 67.37, 64.14, 69.73, 69.71),
+    "ResNet50-MobileNetV2": (79.34, 64.60, 67.35, 63.16, 69.11, 70.35),
+    "ResNet50-vgg8": (79.34, 70.36, 73.81, 70.69, 74.30, 75.34),
+    "resnet32x4-ShuffleV1": (79.42, 70.50, 74.07, 73.59, 75.11, 76.45),
+    "resnet32x4-ShuffleV2": (79.42, 71.82, 74.45, 73.54, 75.65, 77.07),
+    "wrn40_2-ShuffleV1": (75.61, 70.50, 74.83, 73.73, 76.05, 76.70),
+}
+
+
+@pytest.mark.parametrize("pair", ANCHORS)
+def test_anchors(pair):
+    teacher, student = pair.split("-")
+    for method, value in zip(("teacher", "ce", "kd", "fitnet", "crd", "dkd"), ANCHORS[pair], strict=True):
+        found = published.find("cifar100", teacher, student, method)
+        assert found is not None
+        assert found.value == value, method
+        if method != "dkd":
+            assert found.source.startswith("HobbitLong/RepDistiller")
+            assert found.rule == "last"
+
+
+def test_rules_by_source():
+    rows = published.load()
+    assert set(rows.rule) == {"last", "best", "unknown"}
+    assert set(rows.rule[rows.source.str.startswith("HobbitLong/RepDistiller")]) == {"last"}
+    assert set(rows.rule[rows.source.str.startswith("megvii-research/mdistiller")]) == {"best"}
+    dkd = published.find("cifar100", "wrn40_2", "wrn16_2", "dkd")
+    assert dkd is not None
+    assert dkd.reference.endswith("(best epoch on the test set)")
+
+
+def test_the_file_holds_everything_under_our_names():
+    rows = published.load()
+    assert len(rows) == 1050
+    assert not rows.drop(columns="std").isna().any().any()
+    assert not rows.teacher.str.contains("wrn_").any()
+    assert not rows.student.str.contains("wrn_").any()
+    assert rows.value.between(0, 100).all()
+    assert set(rows.metric) == {"top1", "top5"}
+    assert set(rows.label[rows.method == "ce"]) == {"Student(vanilla)"}
+
+
+def test_third_party_and_ablation_rows_are_kept_but_never_shown():
+    rows = published.load()
+    apart = rows[rows.label.str.contains("[", regex=False)]
+    assert len(apart) == 20  # 6 of third parties, 14 of an ablation
+    assert not set(apart.method) & {"teacher", "ce", "kd", "dkd", "crd", "fitnet", "clkd"}
+    assert published.find("cifar100", "resnet32x4", "resnet8x4", "clkd") is None
+    assert published.find("cifar100", "resnet32", "resnet8", "kd") is None
+
+
+def test_baselines_come_from_any_pair_with_the_same_network():
+    """No source prints these two beside each other, but each is RepDistiller's number for the network alone."""
+    student = published.find("cifar100", "resnet56", "wrn16_2", "ce")
+    teacher = published.find("cifar100", "vgg13", "wrn40_1", "teacher")
+    assert student is not None and student.value == 73.26
+    assert teacher is not None and teacher.value == 74.64
+    assert published.find("cifar100", "resnet56", "wrn16_2", "kd") is None
+
+
+def test_what_is_not_published_is_none():
+    assert published.find("digits", "wrn40_2", "wrn16_2", "kd") is None
+    assert published.find("cifar100", "wrn40_2", "nothing", "ce") is None
+    assert published.pair_order("digits") == {}
+    assert list(published.pair_order("cifar100"))[:2] == ["wrn40_2-wrn16_2", "wrn40_2-wrn40_1"]
