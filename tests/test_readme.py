@@ -1,0 +1,95 @@
+"""What the README says is true: its commands run, its example of a method works."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import methods
+from benchmark import config as configs
+from benchmark import grid, networks
+from benchmark.tracking import Tracking
+from methods.contract import Batch, Outputs
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("make ")
+]
+BIN = Path(sys.executable).parent
+
+
+def make(*words: str) -> str:
+    """What a make command prints; it must succeed."""
+    done = subprocess.run(["make", f"BIN={BIN}", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_s_overrides_are_accepted(command):
+    last = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1]
+    words = shlex.split(last.split("-m benchmark ")[-1])
+    if words[0] not in ("bench", "plan"):
+        return
+    config = configs.load(words[1:])
+    for pair in config.pair:
+        teacher, student = networks.split_pair(pair)
+        for name in config.methods:
+            configs.method(name, f"{teacher}-{student}", words[1:])
+
+
+@pytest.mark.skipif(not (BIN / "installed").exists(), reason="the environment was not made by make")
+def test_the_targets_run(tiny, tmp_path):
+    listed = make("help")
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert all(f"make {t} " in listed for t in targets)
+    assert all(f"  {p} " in make("help", "PAIRS=1") for p in configs.pair_lists()["classic"])
+    runs = f"RUNS={tmp_path / 'runs'}"
+    more = " ".join(o for o in tiny if not o.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
+    chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]
+    printed = make("bench", *chosen, f"ARGS={more}")
+    assert "cells: 4 to run, 0 done" in printed and "| KD " in printed
+    again = make("bench", *chosen, f"ARGS={more}")
+    assert "cells: 0 to run, 4 done" in again and "epoch" not in again.split("## npz")[0].split("cells:")[1]
+    assert printed[printed.index("## npz") :] == again[again.index("## npz") :]
+    reports = f"ARGS=reports={tmp_path / 'more'}"
+    assert "| KD " in make("table", runs, reports)
+    make("plots", runs, reports)
+    assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 2
+
+
+def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):
+    section = README[README.index("## Add a method") :]
+    code, text = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "yaml"))
+    assert len((code + text).splitlines()) < 40
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "methods" / "logit_mse.py").write_text(code)
+    shutil.copytree(configs.CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "method" / "logit_mse.yaml").write_text(text)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.setattr(configs, "CONF", tmp_path / "conf")
+
+    overrides = [*tiny, "methods=logit_mse", "logit_mse.mse_weight=0.5"]
+    config = configs.load(overrides)
+    plan = grid.plan(config, overrides)
+    assert [o.status for o in grid.run(plan, Tracking(config.tracker, plan.settings.runs))] == ["done"]
+    (cell,) = plan.students("resnet14")
+    line = cell.run.metrics()[-1]
+    assert line["weighted/mse"] == pytest.approx(0.5 * line["loss/mse"])
+    method = methods.load("logit_mse")(methods.load("logit_mse").Options(1.0, 0.5), None)
+    batch = Batch(None, torch.tensor([0]), None, None, 1, None)
+    terms = method.losses(Outputs(torch.tensor([[1.0, 3.0]])), Outputs(torch.tensor([[0.0, 0.0]])), batch)
+    assert terms["mse"].value.item() == 5.0
