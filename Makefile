@@ -32,6 +32,7 @@ test: $(BIN)/installed ## lint and all tests
 	@$(BIN)/python -m pytest
 
 sync: $(BIN)/installed ## upload the W&B runs that were made offline
+	@test -d $(RUNS)/wandb || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
 	@cd $(RUNS) && $(abspath $(BIN))/wandb sync --yes
 
 clean: ## remove the virtual environment, caches and reports; runs and data stay

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, nearest
+from benchmark.store import Busy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
+    except Busy as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
@@ -50,8 +54,9 @@ def bench(overrides: list[str]) -> int:
     outcomes = grid.run(plan, tracking)
     unfinished = [o for o in outcomes if o.status != "done"]
     drawn = True
-    if any(c.run.done for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n)):
-        drawn = _report(config, [f"{t}-{s}" for t, s in plan.pairs], plots=bool(outcomes))
+    begun = [c for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n) if c.run.status]
+    if any(c.run.done for c in begun):
+        drawn = _report(config, [c.pair for c in begun], [c.method for c in begun], plots=bool(outcomes))
         if outcomes:
             stem = f"{plan.dataset.name}-{config.profile}"
             files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(stem))
@@ -65,14 +70,13 @@ def bench(overrides: list[str]) -> int:
     return 0 if drawn and not unfinished else 1
 
 
-def _report(config: Any, pairs: list[str], *, plots: bool) -> bool:
+def _report(config: Any, pairs: list[str], methods: list[str], *, plots: bool) -> bool:
     """The table, and the plots, by a process of their own, so that training never depends on what draws; true where
     it went well."""
     what = ["table", "plots"] if plots else ["table"]
-    chosen = [
-        f"runs={config.runs}", f"reports={config.reports}", f"dataset={config.dataset.name}",
-        f"profile={config.profile}", f"pair=[{','.join(pairs)}]", f"method=[{','.join(config.methods)}]",
-    ]  # fmt: skip
+    chosen = [f"runs={config.runs}", f"reports={config.reports}"]
+    chosen += [f"dataset={config.dataset.name}", f"profile={config.profile}"]
+    chosen += [f"pair={','.join(dict.fromkeys(pairs))}", f"method={','.join(dict.fromkeys(methods))}"]
     sys.stdout.flush()
     return subprocess.run([sys.executable, "-m", "analysis", *what, *chosen], check=False).returncode == 0
 

@@ -1,7 +1,9 @@
 """One cell: a network trained by one method with one seed, from a resolved config to a finished run folder."""
 
 import dataclasses
+import pickle
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -212,12 +214,17 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
 def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
     """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
     done, wall = 0, 0.0
+    for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
+        part.unlink()
     if run.checkpoint.is_file():
-        saved = torch.load(run.checkpoint, map_location=cell.settings.machine.device, weights_only=True)
-        trainer.load_state(saved["trainer"])
-        done, wall = saved["epoch"], saved["wall_s"]
-    else:
-        run.write_config(cell.config)
+        try:
+            saved = torch.load(run.checkpoint, map_location=cell.settings.machine.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            print(f"{cell.name}: {run.checkpoint} is damaged; it begins anew", file=sys.stderr)
+        else:
+            trainer.load_state(saved["trainer"])
+            done, wall = saved["epoch"], saved["wall_s"]
+    run.write_config(cell.config)
     run.rewind(done)
     run.set_status("running")
     return done, wall

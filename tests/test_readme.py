@@ -23,7 +23,7 @@ COMMANDS = [
     for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
     if line.startswith("make ")
-]
+] + re.findall(r"`(python -m [^`]*=[^`]*)`", README)
 BIN = Path(sys.executable).parent
 
 
@@ -40,15 +40,15 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_s_overrides_are_accepted(command):
-    last = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1]
-    words = shlex.split(last.split("-m benchmark ")[-1])
-    if words[0] not in ("bench", "plan"):
+    line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1] if command.startswith("make") else command
+    if "-m benchmark " not in line or line.endswith(" pairs"):
         return
-    config = configs.load(words[1:])
+    words = [w for w in shlex.split(line.split("-m benchmark ")[1]) if "=" in w]
+    config = configs.load(words)
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)
         for name in config.methods:
-            configs.method(name, f"{teacher}-{student}", words[1:])
+            configs.method(name, f"{teacher}-{student}", words)
 
 
 @pytest.mark.skipif(not (BIN / "installed").exists(), reason="the environment was not made by make")

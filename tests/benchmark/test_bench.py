@@ -182,17 +182,39 @@ def test_a_stopped_command_goes_on_where_it_was(tiny, tmp_path, command, how, st
     assert same(trained(Run(folder)), whole)
 
 
-def test_two_processes_never_write_one_run(tiny, tmp_path, command):
-    overrides = [*tiny, "methods=ce", "recipe.epochs=60"]
-    process = _start(overrides)
-    _wait_for(tmp_path / "runs", "npz/teachers/*/*/seed=0/metrics.jsonl")
-    second = command("benchmark", *overrides)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
-    assert second.returncode == 1
-    assert "another process is writing" in second.stderr and "Traceback" not in second.stderr
-    for path in (tmp_path / "runs").glob("npz/*/*/*/seed=0/metrics.jsonl"):
-        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 61))
+def test_a_run_that_another_process_holds_is_left_alone(tiny, command):
+    bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    overrides = [*tiny, "methods=ce,kd", "recipe.epochs=1"]
+    kd = cells(grid.plan(configs.load(overrides), overrides))["kd"].run
+    with kd.lock():
+        second = command("benchmark", *overrides)
+    assert second.returncode == 1 and "Traceback" not in second.stderr
+    assert f"not finished: resnet14-resnet8 kd seed 0: busy: another process is writing {kd.folder}" in second.stderr
+    assert "| Student " in second.stdout and [p.name for p in kd.folder.iterdir()] == ["lock"]
+
+
+def test_two_processes_at_once_never_mix_their_lines(tiny, tmp_path):
+    overrides = [*tiny, "methods=ce,kd", "recipe.epochs=20"]
+    processes = [_start(overrides) for _ in range(2)]
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode in (0, 1) and "Traceback" not in err
+    found = list((tmp_path / "runs").glob("npz/*/*/*/seed=0/metrics.jsonl"))
+    assert len(found) == 3
+    for path in found:
+        assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 21))
+
+
+def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(tiny, capsys):
+    plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    (cell,) = plan.students("resnet14")
+    whole = trained(cell.run)
+    (cell.run.folder / "result.json").unlink()
+    cell.run.checkpoint.write_bytes(b"PK\x03\x04 half a file")
+    (cell.run.folder / "weights.pt.77.part").write_bytes(b"left over")
+    assert execute(cell, Tracking(plan.config.tracker, plan.settings.runs), Progress(1)).status == "done"
+    assert "is damaged; it begins anew" in capsys.readouterr().err
+    assert same(trained(cell.run), whole) and not list(cell.run.folder.glob("*.part"))
 
 
 def test_a_diverged_cell_does_not_stop_the_others(tiny, capsys):
