@@ -16,6 +16,7 @@ import torch
 
 import methods
 from benchmark import data, networks, store
+from benchmark.cache import Header, TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
 from benchmark.checkpoints import content_hash
 from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, versions
@@ -24,8 +25,8 @@ from benchmark.progress import Progress
 from benchmark.seeding import seeded
 from benchmark.store import Busy, Run
 from benchmark.tracking import Tracked, Tracking
-from benchmark.train import Diverged, Evaluator, Schedule, Trainer, count
-from methods.contract import Context, Method, Shapes
+from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count
+from methods.contract import Context, Method, Needs, Outputs, Shapes
 
 CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
 
@@ -37,6 +38,8 @@ class Settings:
     runs: Path
     data: Path
     machine: Machine
+    cache_gb: float  # the largest teacher cache; 0: none
+    seeds: int  # how many the command has: how often a teacher's cache will be used
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,53 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
     return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
 
 
+def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
+    """Give the trainer the teacher's cache where one can serve its method; says in one line how it is filled."""
+    config, settings, loader, needs = cell.config, cell.settings, trainer.loader, trainer.method.teacher_needs
+    if cell.teacher_run is None:
+        return
+    header = Header(
+        config["teacher"]["sha256"], dataset.fingerprint, config["precision"], loader.padding, loader.flip,
+        loader.size, loader.views, dataset.classes, trainer.method.context.teacher.pooled,
+    )  # fmt: skip
+
+    def compute(indices: torch.Tensor, views: torch.Tensor, needs: Needs) -> Outputs:
+        return trainer.taught(loader.view(indices, views), needs)
+
+    root = settings.runs / cell.teacher_run / "cache"
+    trainer.cache, line = opened(root, header, needs, settings.cache_gb, compute)
+    if trainer.cache is not None:
+        share = trainer.cache.share_filled()
+        visits = config["recipe"]["epochs"] * settings.seeds
+        line += f", {100 * share:.0f} % filled, the rest " + _fill(trainer.cache, trainer, visits, share)
+    if line:
+        print(f"{cell.name}: {line}", flush=True)
+
+
+def _fill(cache: TeacherCache, trainer: Trainer, visits: int, share: float) -> str:
+    """Fill the cache ahead where that is cheaper for `visits` draws of a view; returns how it is filled, and why."""
+    views, rows = cache.header.views, cache.header.samples * cache.header.views
+    seen = f"{visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
+    if rows * (1 - share) < 100 * EVALUATION_BATCH:
+        return "on first use (it is small)"
+    loader, device = trainer.loader, trainer.device
+
+    def seconds(batch: int) -> float:
+        indices = torch.arange(min(batch, loader.size), device=device)
+        images = loader.view(indices, indices % views)
+        wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+        return seconds_a_row(lambda: trainer.taught(images, cache.needs), len(indices), wait)
+
+    if cheaper_ahead(views, visits, seconds(EVALUATION_BATCH), seconds(loader.batch_size)):
+        cache.fill(EVALUATION_BATCH, device)
+        return f"ahead: {seen}"
+    return f"on first use: {seen}"
+
+
 def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:
     dataset = load_data(cell)
     trainer, evaluator = _build(cell, dataset)
+    _attach_cache(cell, trainer, dataset)
     done, wall = _resume(run, trainer, cell)
     epochs = cell.config["recipe"]["epochs"]
     progress.start(cell.name, epochs, done)

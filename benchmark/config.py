@@ -51,6 +51,7 @@ class TeacherConfig:
     checkpoint: str | None = field()  # a file to import; null: train it
     seed: int = count(0)
     method: str = field()  # what a teacher is trained with
+    cache_gb: float = weight()  # the largest cache of its outputs; 0: none, it runs live
     min_top1: float | None = weight()  # refuse a teacher below this test accuracy, per cent; null: twice chance
 
 

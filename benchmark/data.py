@@ -141,6 +141,10 @@ class Loader:
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest > 1) if self.batch_size > 1 else 0
 
+    def view(self, indices: Tensor, views: Tensor) -> Tensor:
+        """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W]."""
+        return augment.standardise(augment.augment(self.images, indices, views, self.padding, self.flip), *self.affine)
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, counted from 1. Indices are positions in the split."""
         # drawn on the CPU, so that all devices see the same batches
@@ -148,8 +152,7 @@ class Loader:
         views = torch.randint(self.views, (self.size,), generator=generator("views", self.seed, epoch)).to(self.device)
         method = generator("method", self.seed, epoch, device=self.device)
         for i, v in list(zip(order.split(self.batch_size), views.split(self.batch_size), strict=True))[: len(self)]:
-            images = augment.augment(self.images, i, v, self.padding, self.flip)
-            yield Batch(augment.standardise(images, *self.affine), self.labels[i], i, v, epoch, method)
+            yield Batch(self.view(i, v), self.labels[i], i, v, epoch, method)
 
 
 def stratified(labels: Tensor, size: int, random: torch.Generator, what: str) -> Tensor:

@@ -124,7 +124,9 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
             f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only "
             f"{len(dataset.train.labels)} training images"
         )
-    settings = Settings(Path(config.runs), Path(config.data), machine)
+    settings = Settings(
+        Path(config.runs), Path(config.data), machine, config.teacher.cache_gb, len(config.seeds)
+    )  # fmt: skip
     found = {}
     for teacher, student in pairs:
         for name in config.methods:

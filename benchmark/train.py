@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import metrics
+from benchmark.cache import TeacherCache
 from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
 from benchmark.stopwatch import Stopwatch
@@ -75,14 +76,12 @@ class Trainer:
             weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
         )  # fmt: skip
         self.watch = Stopwatch(device)
+        self.cache: TeacherCache | None = None  # in place of the teacher's network, where it is set
 
     def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
+        known = self._taught(batch)
         with autocast(self.device, self.precision):
-            known = Outputs()
-            if not self.method.teacher_needs.nothing:
-                with torch.no_grad():
-                    known = self.teacher(batch.images, self.method.teacher_needs)
             given = self.network(batch.images, self.needs)
         terms = self.method.losses(
             given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
@@ -98,6 +97,17 @@ class Trainer:
             record[f"loss/{name}"] = term.value.detach()
             record[f"weighted/{name}"] = term.weight * term.value.detach()
         return record, given.logits.detach()
+
+    def _taught(self, batch: Batch) -> Outputs:
+        if self.cache is not None:
+            return self.cache(batch.indices, batch.views)
+        return Outputs() if self.method.teacher_needs.nothing else self.taught(batch.images, self.method.teacher_needs)
+
+    @torch.no_grad()
+    def taught(self, images: Tensor, needs: Needs) -> Outputs:
+        """What the teacher's network gives for images [B, 3, H, W]."""
+        with autocast(self.device, self.precision):
+            return self.teacher(images, needs)
 
     def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
         """Train for one epoch, counted from 1; `tick(step, steps)` is called after each step.
