@@ -7,14 +7,14 @@ RUNS ?= runs
 comma := ,
 list = $(if $(2),$(1)=[$(2)])
 BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
-	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) runs=$(RUNS) $(ARGS)
+	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) runs=$(RUNS) $(ARGS)
 CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 
 .PHONY: bench plan table plots test sync clean help
 .DEFAULT_GOAL := help
 
-bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= ARGS=
+bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
 	@$(BIN)/python -m benchmark bench $(BENCH)
 
 plan: $(BIN)/installed ## say what bench would do, with the same variables

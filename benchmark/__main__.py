@@ -45,13 +45,18 @@ def bench(overrides: list[str]) -> int:
     """Plan, train, tabulate."""
     from benchmark import config as configs
     from benchmark import grid
+    from benchmark.executors import Processes
     from benchmark.tracking import Tracking
 
     config = configs.load(overrides)
     plan = grid.plan(config, overrides)
     tracking = Tracking(config.tracker, plan.settings.runs)
     print(plan.text(), flush=True)
-    outcomes = grid.run(plan, tracking)
+    if config.jobs == 1:
+        outcomes = grid.run(plan, tracking)
+    else:
+        with Processes(config.jobs) as executor:
+            outcomes = grid.run(plan, tracking, executor)
     unfinished = [o for o in outcomes if o.status != "done"]
     drawn = True
     begun = [c for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n) if c.run.status]

@@ -103,11 +103,17 @@ class Outcome:
     name: str
     status: str
     reason: str = ""
+    tracking: str = "off"  # the mode it was tracked in at last
 
 
 def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
     torch.set_num_threads(cell.settings.machine.threads)
+    outcome = _execute(cell, tracking, progress)
+    return dataclasses.replace(outcome, tracking=tracking.mode)
+
+
+def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     run = cell.run
     try:
         with run.lock():

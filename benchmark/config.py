@@ -80,7 +80,8 @@ class Config:
     tracker: TrackerConfig = field()
     precision: str = choice("auto", "fp32", "bf16")
     device: str = choice("auto", "cpu", "cuda")
-    threads: int = count(0)  # CPU threads; 0: all cores
+    threads: int = count(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
+    jobs: int = count(1)  # cells trained side by side
     runs: str = field()
     reports: str = field()
     data: str = field()

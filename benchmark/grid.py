@@ -1,11 +1,11 @@
 """The grid of cells: planned from a config, handed to an executor, teachers first."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmark import config as configs
 from benchmark import data, networks, teachers
@@ -13,25 +13,10 @@ from benchmark.cell import Cell, Outcome, Settings, build_method, execute
 from benchmark.config import Config, MethodConfig
 from benchmark.data import Dataset
 from benchmark.errors import UserError
+from benchmark.executors import Executor, Serial
 from benchmark.machine import Machine
 from benchmark.progress import Progress
 from benchmark.tracking import Tracking
-
-
-class Executor(Protocol):
-    """Anything that runs a function somewhere: a process pool, Slurm through submitit, Ray."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
-        """Run `function(*args)` and give its future."""
-
-
-class Serial:
-    """Runs what is submitted at once, in this process."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
-        future: Future = Future()
-        future.set_result(function(*args))
-        return future
 
 
 @dataclass
@@ -89,7 +74,7 @@ class Plan:
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
             f"{c.recipe.epochs} epochs at batch {c.recipe.batch_size}",
             f"on {machine.name} ({machine.device}, {machine.threads} threads), "
-            f"precision {machine.precision(c.precision)}",
+            f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
         to_run = done = ended = 0
         for network, cell in self.teachers.items():
@@ -116,7 +101,7 @@ def ended_before(cell: Cell) -> bool:
 
 def plan(config: Config, overrides: Sequence[str]) -> Plan:
     """Check everything and plan the cells; nothing is trained. Raises UserError for anything that cannot work."""
-    machine = Machine.find(config.device, config.threads)
+    machine = Machine.find(config.device, config.threads, config.jobs)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = data.load(config.dataset, Path(config.data))
     if config.recipe.batch_size > len(dataset.train.labels):
@@ -165,25 +150,60 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
 
 
 def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> list[Outcome]:
-    """Train what is missing, teachers first; returns how every cell that was not done before ended."""
-    executor = executor or Serial()
+    """Train what is missing, teachers first; returns how every cell that was not done before ended.
+
+    With an executor the longest cells go first, so that none is left running alone at the end.
+    """
     untrained = {n: c for n, c in plan.teachers.items() if not c.run.done}
     waiting = sum(plan.count(n) for n in untrained)
     ready = [s for n in plan.teachers if n not in untrained for s in plan.students(n)]
     outcomes = [Outcome(s.name, "diverged", "in an earlier run") for s in ready if s.run.status == "diverged"]
     ready = [s for s in ready if not ended_before(s)]
     progress = Progress(len(untrained) + waiting + len(ready))
-    futures = {n: executor.submit(execute, c, tracking, progress) for n, c in untrained.items()}
-    for network, future in futures.items():
-        outcome = future.result()
+
+    def submit(cells: list[Cell]) -> list[Future]:
+        if executor is None:
+            return [Serial().submit(execute, c, tracking, progress) for c in cells]
+        futures = {}
+        for cell in sorted(cells, key=lambda c: cost(c, plan.dataset), reverse=True):
+            futures[cell.relative] = executor.submit(execute, cell, tracking, progress.take())
+            futures[cell.relative].add_done_callback(lambda f: _learn(tracking, f))
+        return [futures[c.relative] for c in cells]
+
+    for (network, cell), future in zip(untrained.items(), submit(list(untrained.values())), strict=True):
+        outcome = _outcome(cell, future)
         why = plan.refusal(network) if outcome.status == "done" else f"its teacher {outcome.status}: {outcome.reason}"
         if why:
             outcomes.append(outcome if outcome.status != "done" else Outcome(outcome.name, "failed", why))
             outcomes += [Outcome(f"{plan.count(network)} cells of {network}", "failed", why)]
         else:
             ready += [s for s in plan.students(network) if not ended_before(s)]
-    outcomes += [f.result() for f in [executor.submit(execute, s, tracking, progress) for s in ready]]
-    return outcomes
+    return outcomes + [_outcome(s, f) for s, f in zip(ready, submit(ready), strict=True)]
+
+
+def cost(cell: Cell, dataset: Dataset) -> float:
+    """Multiplications of a cell's training, relative to others: three forward passes of the network for each image and
+    epoch, and one of the teacher where there is one."""
+    passes = 3 * networks.multiplications(cell.network, dataset.classes, dataset.config.size)
+    if cell.config["role"] == "student":
+        passes += networks.multiplications(
+            cell.config["teacher"]["network"], dataset.classes, dataset.config.size
+        )  # fmt: skip
+    return passes * cell.config["recipe"]["epochs"]
+
+
+def _learn(tracking: Tracking, future: Future) -> None:
+    """What a cell's process found out about the W&B server counts for the cells to come."""
+    if future.exception() is None and tracking.mode == "online":
+        tracking.mode = future.result().tracking
+
+
+def _outcome(cell: Cell, future: Future) -> Outcome:
+    """How a cell ended; failed where its process died."""
+    try:
+        return future.result()
+    except Exception as e:
+        return Outcome(cell.name, "failed", f"{type(e).__name__}: {e}")
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:

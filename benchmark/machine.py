@@ -18,13 +18,13 @@ class Machine:
     threads: int
 
     @staticmethod
-    def find(device: str, threads: int) -> "Machine":
-        """Resolve `auto` and 0; raises UserError where a GPU is asked for and there is none."""
+    def find(device: str, threads: int, jobs: int) -> "Machine":
+        """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda: no GPU is usable here; use device=cpu or device=auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Machine(device, threads or torch.get_num_threads())
+        return Machine(device, threads or max(1, torch.get_num_threads() // jobs))
 
     @property
     def name(self) -> str:

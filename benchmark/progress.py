@@ -20,9 +20,16 @@ class Progress:
     """Progress over the cells of a command. The time left assumes that cells to come last as long as those done."""
 
     def __init__(self, cells: int) -> None:
-        self.cells, self.index = cells, 0
+        self.cells, self.index, self.alone = cells, 0, True
         self._spent: list[float] = []
         self._bar: tqdm | None = None
+
+    def take(self) -> "Progress":
+        """The progress of the next cell, to be shown by another process: no bar, and the time left of that cell."""
+        taken = Progress(self.cells)
+        taken.index, taken.alone = self.index, False
+        self.index += 1
+        return taken
 
     def start(self, name: str, epochs: int, done: int) -> None:
         """A cell begins; `done` of its epochs were trained before."""
@@ -30,7 +37,7 @@ class Progress:
         self.name, self.epochs, self.first = name, epochs, done
         self._began = time.monotonic()
         head = f"[{self.index}/{self.cells}] {name}"
-        if sys.stderr.isatty():
+        if self.alone and sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
             self._bar = tqdm(total=epochs, initial=done, desc=head, bar_format=form, dynamic_ncols=True)
         elif done:
@@ -63,5 +70,7 @@ class Progress:
     def _left(self, epoch: int) -> str:
         spent = time.monotonic() - self._began
         whole = spent / max(epoch - self.first, 1) * (self.epochs - self.first)
+        if not self.alone:
+            return duration(max(whole - spent, 0))
         later = sum(self._spent) / len(self._spent) if self._spent else whole
         return duration(max(whole - spent, 0) + later * (self.cells - self.index))

@@ -5,6 +5,7 @@ wandb is imported only when tracking is on. metrics.jsonl is written beside it i
 
 import contextlib
 import csv
+import importlib.util
 import netrc
 import os
 import sys
@@ -61,11 +62,8 @@ class Tracking:
         self.mode = config.mode
         if self.mode == "off":
             return
-        try:
-            import wandb
-        except ImportError as e:
-            raise UserError("wandb is not installed: pip install wandb, or set tracker.mode=off") from e
-        self._wandb = wandb
+        if importlib.util.find_spec("wandb") is None:
+            raise UserError("wandb is not installed: pip install wandb, or set tracker.mode=off")
         if self.mode == "auto":
             self.mode = os.environ.get("WANDB_MODE") or ("online" if self._logged_in() else "offline")
         elif self.mode == "online" and not self._logged_in():
@@ -73,7 +71,9 @@ class Tracking:
 
     def _logged_in(self) -> bool:
         """True where W&B would find an API key without asking for one."""
-        settings = self._wandb.setup().settings
+        import wandb
+
+        settings = wandb.setup().settings
         if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or settings.api_key:
             return True
         hosts = [urlsplit(settings.base_url).netloc]
@@ -112,33 +112,37 @@ class Tracking:
         run.finish()
 
     def _open(self, arguments: dict[str, Any]) -> Any:
+        import wandb
+
         self.folder.mkdir(parents=True, exist_ok=True)
         # W&B's own console output would break up the progress; finish_timeout keeps a lost server from holding it up
-        settings = self._wandb.Settings(
+        settings = wandb.Settings(
             silent=True, console="off", init_timeout=self.config.init_timeout, finish_timeout=60, x_disable_viewer=True
         )
         if self.mode == "online":
             try:
-                return self._wandb.init(**arguments, mode="online", settings=settings)
-            except self._wandb.errors.Error as e:
+                return wandb.init(**arguments, mode="online", settings=settings)
+            except wandb.errors.Error as e:
                 self.mode = "offline"
-                self._wandb.teardown()  # its service still holds the run's id
+                wandb.teardown()  # its service still holds the run's id
                 reason = str(e).splitlines()[0]
                 print(f"W&B cannot be reached ({reason}): going on offline; `make sync` uploads later", file=sys.stderr)
         arguments.pop("resume")  # means nothing offline: the id alone joins the parts when they are synced
-        return self._wandb.init(**arguments, mode=self.mode, settings=settings)
+        return wandb.init(**arguments, mode=self.mode, settings=settings)
 
     def publish(self, files: Sequence[Path], name: str, tags: Sequence[str], config: Mapping[str, Any]) -> None:
         """Log tables (.csv) and plots (.png) as a W&B run of their own."""
         if self.mode == "off":
             return
+        import wandb
+
         media: dict[str, Any] = {"epoch": 0}
         for path in files:
             if path.suffix == ".csv":
                 with open(path, newline="") as f:
                     head, *rows = csv.reader(f)
-                media[f"tables/{path.stem}"] = self._wandb.Table(columns=head, data=rows)
+                media[f"tables/{path.stem}"] = wandb.Table(columns=head, data=rows)
             elif path.suffix == ".png":
-                media[f"plots/{path.stem}"] = self._wandb.Image(str(path))
+                media[f"plots/{path.stem}"] = wandb.Image(str(path))
         with self.run(name=name, group="reports", job_type="report", tags=tags, config=config) as tracked:
             tracked.log(media)

@@ -7,8 +7,12 @@ Upper and lower case are alike and underscores may be left out or added (wrn_40_
 ResNet50, as in the field, though 50 is also 6n+2.
 """
 
+import functools
 import re
 from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError, nearest
 from benchmark.networks.base import Network, shapes
@@ -18,7 +22,7 @@ from benchmark.networks.shufflenet import ShuffleV1, ShuffleV2
 from benchmark.networks.vgg import CONVOLUTIONS, VGG
 from benchmark.networks.wrn import WideResNet
 
-__all__ = ["Network", "build", "canonical", "is_light", "names", "shapes", "split_pair"]
+__all__ = ["Network", "build", "canonical", "is_light", "multiplications", "names", "shapes", "split_pair"]
 
 _LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 _FIXED: dict[str, Callable[[int], Network]] = {
@@ -84,6 +88,16 @@ def build(name: str, classes: int) -> Network:
     if m := _WRN.fullmatch(name):
         return WideResNet(int(m[1]), int(m[2]), classes)
     return VGG(CONVOLUTIONS[int(name.removeprefix("vgg"))], classes)
+
+
+@functools.cache
+def multiplications(name: str, classes: int, image_size: int) -> int:
+    """Multiplications of one image's forward pass through a network, counted on the meta device."""
+    with torch.device("meta"):
+        network = build(name, classes).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, 3, image_size, image_size))
+    return counter.get_total_flops() // 2
 
 
 def is_light(name: str) -> bool:
