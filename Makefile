@@ -11,7 +11,7 @@ BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,se
 CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 
-.PHONY: bench plan table plots test sync clean help
+.PHONY: bench plan speed table plots test sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -19,6 +19,9 @@ bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METH
 
 plan: $(BIN)/installed ## say what bench would do, with the same variables
 	@$(BIN)/python -m benchmark plan $(BENCH)
+
+speed: $(BIN)/installed ## time a step of every method against the student alone and the field's usual loop: PAIR= METHODS= ARGS=
+	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) profile=speed runs=$(RUNS) $(ARGS)
 
 table: $(BIN)/installed ## tables of all finished runs, or of those chosen by PAIR= METHODS= PROFILE= DATASET= RUNS=
 	@$(BIN)/python -m analysis table $(CHOSEN)

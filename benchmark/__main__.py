@@ -1,7 +1,8 @@
-"""python -m benchmark [bench|plan|pairs] [key=value …]
+"""python -m benchmark [bench|plan|speed|pairs] [key=value …]
 
 bench    train what is missing of the grid, then the table and the plots (the default)
 plan     say what bench would do
+speed    time a step of every method, against the student alone and against the field's usual loop
 pairs    list the known pairs and the learning rate of their students
 """
 
@@ -18,7 +19,7 @@ from benchmark.store import Busy
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status: 0, 1 where cells did not finish, 2 for bad input, 130 when stopped."""
-    commands = {"bench": bench, "plan": show_plan, "pairs": pairs}
+    commands = {"bench": bench, "plan": show_plan, "speed": speed, "pairs": pairs}
     words = [a for a in arguments if "=" not in a]
     try:
         if any(w in ("-h", "--help", "help") for w in words):
@@ -92,6 +93,16 @@ def show_plan(overrides: list[str]) -> int:
     from benchmark import grid
 
     print(grid.plan(configs.load(overrides), overrides).text())
+    return 0
+
+
+def speed(overrides: list[str]) -> int:
+    """Time the methods' steps."""
+    from benchmark import config as configs
+    from benchmark import speed
+
+    for path in speed.run(configs.load(overrides), overrides):
+        print(f"written: {path}", file=sys.stderr)
     return 0
 
 

@@ -49,7 +49,7 @@ class Plan:
                     "teacher": {"network": teacher, "sha256": sha256},
                     "student": student,
                     "method": (chosen := self.methods[teacher, student, name]).resolved(),
-                    "recipe": _recipe(self.config, student),
+                    "recipe": recipe(self.config, student),
                     "precision": self.teachers[teacher].config["precision"],
                     "profile": self.config.profile,
                     "seed": seed,
@@ -131,7 +131,7 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
                 "dataset": _dataset(dataset),
                 "network": network,
                 "method": alone.resolved(),
-                "recipe": _recipe(config, network),
+                "recipe": recipe(config, network),
                 "precision": machine.precision(config.precision),
                 "profile": config.profile,
                 "seed": config.teacher.seed,
@@ -216,7 +216,7 @@ def _dataset(dataset: Dataset) -> dict[str, Any]:
     return {**options, "fingerprint": dataset.fingerprint}
 
 
-def _recipe(config: Config, network: str) -> dict[str, Any]:
+def recipe(config: Config, network: str) -> dict[str, Any]:
     """The recipe as one network is trained by it, with its learning rate."""
     recipe = dataclasses.asdict(config.recipe)
     default, light = recipe.pop("lr_default"), recipe.pop("lr_light")

@@ -24,6 +24,7 @@ def load(name: str) -> type[Method]:
         for v in vars(module).values()
         if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__
     ]
+    found = [c for c in found if c not in [other.published for other in found]]
     if len(found) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(found)}")
     return found[0]

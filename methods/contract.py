@@ -116,6 +116,7 @@ class Method(nn.Module):
     """
 
     Options: type
+    published: "type[Method] | None" = None  # the method as the field's code computes it, where that is slower
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__()

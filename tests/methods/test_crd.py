@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from methods.contract import Batch, Context, Outputs, Shapes
-from methods.crd import Sampler
+from methods.crd import CRD, Sampler
 
 
 def generator(seed=0):
@@ -270,3 +270,26 @@ def test_refuses_a_training_set_of_one_class_and_a_momentum_above_one(make):
         make("crd", context(torch.zeros(10).long()))
     with pytest.raises(ValueError, match=r"momentum is 1\.5"):
         make("crd", momentum=1.5)
+
+
+def test_the_published_form_gives_the_same_loss_and_gradients(crd):
+    """GatheringCRD is what `make speed` compares with: it must compute the same, but for its draws."""
+    gathering = copy.deepcopy(crd)
+    gathering.__class__ = CRD.published
+    labels = torch.arange(40) % 5
+    indices = torch.tensor([3, 11, 29])
+    batch = Batch(None, labels[indices], indices, None, 1, generator())
+    drawn = gathering.negatives(batch)
+    assert (labels[drawn] != batch.labels[:, None]).all() and drawn.shape == (3, 12)
+    assert all(len(set(row.tolist())) == 12 for row in drawn)
+    random = generator(1)
+    pooled = [torch.randn(3, 6, generator=random, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    logits = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    found = []
+    for method in (crd, gathering):
+        method.negatives = lambda _: drawn
+        terms = method.losses(Outputs(logits, pooled[0]), Outputs(None, pooled[1]), batch)
+        loss = sum(t.weight * t.value for t in terms.values())
+        found.append([loss, *torch.autograd.grad(loss, [*pooled, *method.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

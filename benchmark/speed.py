@@ -1,0 +1,352 @@
+"""`make speed`: what a training step costs, method by method, in one run.
+
+Three loops are timed for every method: ours with a filled teacher cache, ours with a live teacher, and the field's
+usual loop (`benchmark.plain`). They take turns, a few steps each, so that a drift of the machine falls on all alike.
+Images are random, in CIFAR-100's number and shape: no speed depends on what they show.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark import cache, grid, networks, store
+from benchmark import config as configs
+from benchmark.cell import build_method
+from benchmark.config import Config
+from benchmark.data import Dataset, DatasetConfig, Loader, Split
+from benchmark.executors import Processes
+from benchmark.machine import Machine, versions
+from benchmark.plain import PlainTrainer
+from benchmark.seeding import seeded
+from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
+from methods.contract import Needs
+
+IMAGES, CLASSES = 50_000, 100
+ROUNDS, STEPS, WARM = 8, 3, 2  # rounds of every loop, steps of a loop in a round, and steps before the first
+EPOCHS = 240  # of the runs whose whole cost is told
+LOOPS = ("cached", "live", "plain")
+
+
+@dataclass
+class Lane:
+    """One loop of one method, and the seconds of its steps."""
+
+    step: Callable[[], object]
+    seconds: list[float] = field(default_factory=list)
+
+    def run(self, steps: int, wait: Callable[[], object]) -> list[float]:
+        """Take steps; the seconds of each."""
+        taken = []
+        for _ in range(steps):
+            wait()
+            began = time.perf_counter()
+            self.step()
+            wait()
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    @property
+    def ms(self) -> float:
+        return 1000 * statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range in ms."""
+        low, _, high = statistics.quantiles(self.seconds, n=4)
+        return 1000 * (high - low)
+
+    @property
+    def drift(self) -> float:
+        """Median of the last quarter of the steps over that of the first."""
+        quarter = max(1, len(self.seconds) // 4)
+        return statistics.median(self.seconds[-quarter:]) / statistics.median(self.seconds[:quarter])
+
+
+def stand_in(config: DatasetConfig) -> Dataset:
+    """Random images in the shape of CIFAR-100's training set."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (IMAGES, 3, config.size, config.size), dtype=torch.uint8, generator=random)
+    split = Split(images.contiguous(memory_format=torch.channels_last), torch.arange(IMAGES) % CLASSES)
+    return Dataset("random", split, split, None, tuple(map(str, range(CLASSES))), "0" * 64, config)
+
+
+class Bench:
+    """All that is timed for one pair."""
+
+    def __init__(self, config: Config, overrides: list[str], teacher: str, student: str) -> None:
+        self.config, self.overrides = config, overrides
+        self.teacher, self.student = teacher, student
+        self.machine = Machine.find(config.device, config.threads, 1)
+        self.precision = self.machine.precision(config.precision)
+        self.dataset = stand_in(config.dataset)
+        recipe = grid.recipe(config, student)
+        self.batch = recipe["batch_size"]
+        self.schedule = Schedule(
+            recipe["lr"], recipe["momentum"], recipe["nesterov"], recipe["weight_decay"], recipe["milestones"],
+            recipe["gamma"],
+        )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.machine.device == "cuda":
+            torch.cuda.synchronize()
+
+    def network(self, name: str, *, plain: bool) -> networks.Network:
+        with seeded(name, 0):
+            network = networks.build(name, CLASSES)
+        return network.to(self.machine.device) if plain else network.to(
+            self.machine.device, memory_format=torch.channels_last
+        )  # fmt: skip
+
+    def method(self, name: str):
+        options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
+        return build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
+
+    def trainer(self, name: str) -> Trainer:
+        """Our loop for a method, with a live teacher."""
+        teacher = self.network(self.teacher, plain=False).eval().requires_grad_(False)
+        loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
+        return Trainer(
+            self.network(self.student, plain=False), self.method(name), teacher, loader, self.schedule,
+            device=self.machine.device, precision=self.precision,
+        )  # fmt: skip
+
+    def ours(self, name: str, root: Path | None) -> tuple[Lane, Trainer]:
+        """Our loop; with a cache under `root`, filled for the batches to come, where that is given."""
+        trainer = self.trainer(name)
+        trainer.network.train()
+        batches = list(zip(range(WARM + ROUNDS * STEPS), trainer.loader.epoch(1), strict=False))
+        if root is not None:
+            attach(trainer, root, self)
+            if trainer.cache is not None:
+                for _, batch in batches:
+                    trainer.cache(batch.indices, batch.views)
+        stream = trainer.loader.epoch(1)
+
+        def step() -> object:
+            return trainer.step(next(stream))
+
+        return Lane(step), trainer
+
+    def plain(self, name: str) -> Lane:
+        teacher = self.network(self.teacher, plain=True).eval().requires_grad_(False)
+        return Lane(
+            PlainTrainer(
+                self.network(self.student, plain=True), self.method(name), teacher, self.dataset.train,
+                self.dataset.config, self.batch, self.schedule, self.machine.device,
+            ).step
+        )  # fmt: skip
+
+
+def attach(trainer: Trainer, root: Path, bench: Bench) -> None:
+    """Give the trainer a cache of the teacher's outputs, where one can serve its method."""
+    kinds = cache.wanted(trainer.method.teacher_needs)
+    if kinds is not None:
+        loader = trainer.loader
+        trainer.cache = cache.TeacherCache(
+            root, header(bench, trainer), kinds,
+            lambda i, v, needs: trainer.taught(loader.view(i, v), needs),
+        )  # fmt: skip
+
+
+def header(bench: Bench, trainer: Trainer) -> cache.Header:
+    loader = trainer.loader
+    return cache.Header(
+        bench.teacher, "random", bench.precision, loader.padding, loader.flip, loader.size, loader.views, CLASSES,
+        trainer.method.context.teacher.pooled,
+    )  # fmt: skip
+
+
+def measure(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, Any]:
+    """Time everything for one pair; the content of `reports/speed/<pair>.json`."""
+    bench = Bench(config, overrides, teacher, student)
+    torch.set_num_threads(bench.machine.threads)
+    lanes: dict[tuple[str, str], Lane] = {}
+    trainers: dict[str, Trainer] = {}
+    # on the disk that runs are kept on
+    Path(config.runs).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.runs) as folder:
+        for name in config.methods:
+            lanes[name, "cached"], trainers[name] = bench.ours(name, Path(folder))
+            lanes[name, "live"] = bench.ours(name, None)[0]
+            lanes[name, "plain"] = bench.plain(name)
+        for lane in lanes.values():
+            lane.run(WARM, bench.wait)
+        for _ in range(ROUNDS):
+            for lane in lanes.values():
+                lane.seconds += lane.run(STEPS, bench.wait)
+        rate = _matmul_rate(bench)
+        fill = _seconds_to_fill_a_row(bench, trainers[config.methods[0]])
+        pipeline = _pipeline_rate(bench)
+        peaks = _peaks(config, overrides, teacher, student)
+        rows = [_row(bench, name, lanes, trainers[name], rate, fill, peaks[name]) for name in config.methods]
+    alone = next((r["step_ms"] for r in rows if r["family"] == "baseline"), None)
+    for row in rows:
+        row["ratio_to_student"] = row["step_ms"] / alone if alone else None
+    return {
+        "pair": f"{teacher}-{student}",
+        "batch_size": bench.batch,
+        "image_size": config.dataset.size,
+        "precision": bench.precision,
+        "rows": rows,
+        "pipeline_images_per_s": pipeline,
+        "matmul_gflops": rate / 1e9,
+        "whole_pair": _whole_pair(bench, rows),
+        "hardware": bench.machine.describe(),
+        "versions": versions(),
+    }
+
+
+def _row(
+    bench: Bench, name: str, lanes: dict[tuple[str, str], Lane], trainer: Trainer,
+    rate: float, fill: float, peak: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    cached, live, plain = (lanes[name, loop] for loop in LOOPS)
+    kinds = cache.wanted(trainer.method.teacher_needs)
+    size = bench.dataset.config.size
+    work = 3 * networks.multiplications(bench.student, CLASSES, size)
+    if kinds is None and not trainer.method.teacher_needs.nothing:
+        work += networks.multiplications(bench.teacher, CLASSES, size)
+    described = configs.method(name, f"{bench.teacher}-{bench.student}", bench.overrides).about
+    return {
+        "method": name,
+        "family": described["family"],
+        "step_ms": cached.ms,
+        "step_ms_iqr": cached.spread,
+        "step_drift": cached.drift,
+        "images_per_s": 1000 * bench.batch / cached.ms,
+        "live_step_ms": live.ms,
+        "plain_step_ms": plain.ms,
+        "speedup_over_plain": plain.ms / cached.ms,
+        "share_of_matmul_rate": 2 * work * bench.batch / (cached.ms / 1000) / rate,
+        "peak_mb": peak,
+        "extra_parameters": count(trainer.method)[0],
+        "extra_buffers": count(trainer.method)[1],
+        "cache_gb": header(bench, trainer).gigabytes(kinds) if kinds else 0.0,
+        "cache_fill_s": fill * IMAGES * trainer.loader.views if kinds else 0.0,
+    }
+
+
+def _matmul_rate(bench: Bench) -> float:
+    """Floating-point operations a second of the device's own matrix product, in the precision of the runs."""
+    n = 8192 if bench.machine.device == "cuda" else 2048
+    dtype = torch.bfloat16 if bench.precision == "bf16" else torch.float32
+    a = torch.randn(n, n, device=bench.machine.device).to(dtype)
+    seconds = Lane(lambda: a @ a).run(6, bench.wait)
+    return 2 * n**3 / min(seconds)
+
+
+def _seconds_to_fill_a_row(bench: Bench, trainer: Trainer) -> float:
+    indices = torch.arange(EVALUATION_BATCH, device=bench.machine.device)
+    images = trainer.loader.view(indices, indices % trainer.loader.views)
+    needs = Needs(logits=True, pooled=True)
+    return cache.seconds_a_row(lambda: trainer.taught(images, needs), EVALUATION_BATCH, bench.wait)
+
+
+def _pipeline_rate(bench: Bench) -> float:
+    """Images a second of the input pipeline alone: the median of single batches of one pass."""
+    loader = Loader(bench.dataset.train, bench.dataset.config, bench.batch, 0, bench.machine.device)
+    stream = loader.epoch(1)
+    next(stream)
+    seconds = Lane(lambda: next(stream)).run(min(300, len(loader) - 2), bench.wait)
+    return bench.batch / statistics.median(seconds)
+
+
+def _peaks(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, float | None]:
+    """Peak memory of a few cached steps of each method in MB: the device's, or on a CPU that of a fresh process."""
+    with Processes(1) as pool:
+        return {n: pool.submit(peak, config, overrides, teacher, student, n).result() for n in config.methods}
+
+
+def peak(config: Config, overrides: list[str], teacher: str, student: str, name: str) -> float | None:
+    """Peak memory in MB of a method's steps, in the process that calls it; None where the system does not tell."""
+    bench = Bench(config, overrides, teacher, student)
+    with tempfile.TemporaryDirectory(dir=config.runs) as folder:
+        lane, _ = bench.ours(name, Path(folder))
+        if bench.machine.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        lane.run(WARM, bench.wait)
+    if bench.machine.device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    # not getrusage: its peak is handed down by the process that this one was forked from
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+
+
+def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hours of the steps of all methods so far over all seeds, for 240 epochs, with the cache, live, and plain."""
+    steps, seeds = EPOCHS * (IMAGES // bench.batch + 1), len(bench.config.seeds)
+    told, hours, filled = [], dict.fromkeys(LOOPS, 0.0), 0.0
+    for n, row in enumerate(rows, start=1):
+        filled = max(filled, row["cache_fill_s"])  # once for all methods
+        for loop, key in zip(LOOPS, ("step_ms", "live_step_ms", "plain_step_ms"), strict=True):
+            hours[loop] += seeds * steps * row[key] / 3.6e6
+        told.append({"methods": n, "up_to": row["method"], **hours, "cached": hours["cached"] + filled / 3600})
+    return told
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The measurement as a table to read."""
+    hardware, made = found["hardware"], found["versions"]
+    lines = [
+        f"## Speed of {found['pair']}",
+        "",
+        f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']} (the plain loop: fp32), random "
+        f"images in CIFAR-100's number. {hardware['name']} ({hardware['device']}, {hardware['threads']} threads), "
+        f"torch {made['torch']}. Median of {ROUNDS * STEPS} steps in {ROUNDS} interleaved rounds; IQR: interquartile "
+        "range; drift: last quarter of the steps over the first; peak MB: of a process with data and libraries.",
+        "",
+        "| method | ms/step | IQR | drift | images/s | × student | live teacher, ms | plain loop, ms "
+        "| × faster than plain | share of matmul rate | peak MB | extra parameters | cache GB | fill, s |",
+        "|---|" + "---:|" * 13,
+    ]
+    for r in found["rows"]:
+        ratio = f"{r['ratio_to_student']:.2f}" if r["ratio_to_student"] else "–"
+        lines.append(
+            f"| {r['method']} | {r['step_ms']:.1f} | {r['step_ms_iqr']:.1f} | {r['step_drift']:.2f} | "
+            f"{r['images_per_s']:,.0f} | {ratio} | {r['live_step_ms']:.1f} | {r['plain_step_ms']:.1f} | "
+            f"{r['speedup_over_plain']:.2f} | {100 * r['share_of_matmul_rate']:.0f} % | {_number(r['peak_mb'])} | "
+            f"{r['extra_parameters']:,} | {r['cache_gb']:.2f} | {r['cache_fill_s']:,.0f} |"
+        )
+    lines += [
+        "",
+        f"Input pipeline alone: {found['pipeline_images_per_s']:,.0f} images/s. "
+        f"Matrix product: {found['matmul_gflops']:,.0f} GFLOP/s.",
+        "",
+        "Hours of all steps of 240 epochs for the methods up to this row and all seeds; the cache's filling included:",
+        "",
+        "| methods | with the cache | live teacher | plain loop |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {w['methods']}, up to {w['up_to']} | {w['cached']:.1f} | {w['live']:.1f} | {w['plain']:.1f} |"
+        for w in found["whole_pair"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def run(config: Config, overrides: list[str]) -> list[Path]:
+    """Measure each pair, print its table, write `reports/speed/<pair>.json` and `.md`; the files."""
+    written = []
+    for pair in config.pair:
+        teacher, student = networks.split_pair(pair)
+        found = measure(config, overrides, teacher, student)
+        text = markdown(found)
+        print(text, flush=True)
+        path = Path(config.reports) / "speed" / f"{teacher}-{student}.json"
+        store.write_json(path, found)
+        store.write_text(path.with_suffix(".md"), text)
+        written += [path, path.with_suffix(".md")]
+    return written

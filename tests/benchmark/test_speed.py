@@ -1,0 +1,109 @@
+"""The speed command: what it reports, and that the plain loop trains. Nothing here depends on how fast anything is."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from benchmark import config as configs
+from benchmark import speed
+from benchmark.__main__ import main
+from benchmark.plain import PlainTrainer
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A few steps on a few images."""
+    for name, value in {"ROUNDS": 2, "STEPS": 1, "WARM": 1, "IMAGES": 600}.items():
+        monkeypatch.setattr(speed, name, value)
+
+
+OVERRIDES = [
+    "profile=speed", "pair=resnet14-resnet8", "device=cpu", "threads=1", "dataset.size=16", "recipe.batch_size=16",
+    "crd.negatives=32",
+]  # fmt: skip
+
+
+def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "_peaks", lambda config, *_: dict.fromkeys(config.methods, 123.0))
+    overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd", f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    assert main(["speed", *overrides]) == 0
+    found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
+    assert found["hardware"]["device"] == "cpu" and found["versions"]["torch"] == torch.__version__
+    rows = {r["method"]: r for r in found["rows"]}
+    assert list(rows) == ["ce", "kd", "fitnet", "crd"]
+    for row in rows.values():
+        for key in ("step_ms", "images_per_s", "ratio_to_student", "speedup_over_plain", "peak_mb", "plain_step_ms"):
+            assert row[key] > 0
+        assert row["ratio_to_student"] == pytest.approx(row["step_ms"] / rows["ce"]["step_ms"])
+        assert row["speedup_over_plain"] == pytest.approx(row["plain_step_ms"] / row["step_ms"])
+        assert row["images_per_s"] == pytest.approx(16 / row["step_ms"] * 1000)
+    # a cache where logits or pooled features suffice, its size by hand: 600 images, 162 views, rows and checksums
+    width = 2 if found["precision"] == "bf16" else 4
+    assert rows["kd"]["cache_gb"] == pytest.approx(600 * 162 * (100 * width + 8) / 1e9)
+    assert rows["crd"]["cache_gb"] == pytest.approx(600 * 162 * (64 * width + 8) / 1e9)
+    assert rows["ce"]["cache_gb"] == rows["fitnet"]["cache_gb"] == 0
+    assert [w["methods"] for w in found["whole_pair"]] == [1, 2, 3, 4]
+    assert found["pipeline_images_per_s"] > 0
+    printed = capsys.readouterr().out
+    assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
+    assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
+
+
+def test_a_filled_cache_runs_no_teacher(small, tmp_path):
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    lane, trainer = bench.ours("kd", tmp_path)
+
+    def never(*_):
+        raise AssertionError("the teacher was run")
+
+    trainer.teacher.forward = never
+    assert len(lane.run(3, bench.wait)) == 3
+
+
+def test_peak_memory_is_that_of_the_process(small, tmp_path):
+    config = configs.load([*OVERRIDES, f"runs={tmp_path}"])
+    first = speed.peak(config, OVERRIDES, "resnet14", "resnet8", "ce")
+    block = torch.ones(50_000_000)  # 200 MB
+    assert speed.peak(config, OVERRIDES, "resnet14", "resnet8", "ce") > first + 100
+    del block
+
+
+@pytest.mark.parametrize("name", ["ce", "kd", "fitnet", "crd", "clkd"])
+def test_the_plain_loop_trains_the_student_and_leaves_the_teacher(small, name):
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    teacher = bench.network("resnet14", plain=True).eval().requires_grad_(False)
+    before = copy.deepcopy(teacher.state_dict())
+    method = bench.method(name)
+    trainer = PlainTrainer(
+        bench.network("resnet8", plain=True), method, teacher, bench.dataset.train, bench.dataset.config, 16,
+        bench.schedule, "cpu",
+    )  # fmt: skip
+    assert type(trainer.method) is (type(method).published or type(method))
+    batch = trainer.batch()
+    assert batch.images.shape == (16, 3, 16, 16) and batch.images.is_contiguous()
+    assert torch.equal(bench.dataset.train.labels[batch.indices], batch.labels)
+    trainer.batch = lambda: batch
+    losses = [trainer.step().item() for _ in range(12)]
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+
+def test_the_plain_augmentation_is_ours(small):
+    """Every image of the plain loop is one of the views of our own augmentation."""
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    trainer = bench.trainer("ce")
+    plain = PlainTrainer(
+        bench.network("resnet8", plain=True), bench.method("ce"), trainer.teacher, bench.dataset.train,
+        bench.dataset.config, 4, bench.schedule, "cpu",
+    )  # fmt: skip
+    batch = plain.batch()
+    for image, index in zip(batch.images, batch.indices, strict=True):
+        views = trainer.loader.view(index.expand(162), torch.arange(162))
+        assert (views - image).abs().amax((1, 2, 3)).min() < 1e-5
+
+
+def test_drift_and_spread_by_hand():
+    lane = speed.Lane(lambda: None, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0])
+    assert lane.ms == 2500 and lane.drift == 4.0
