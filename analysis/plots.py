@@ -1,4 +1,5 @@
-"""Figures of one pair: learning curves, and heat maps of class correlations, teacher minus student.
+"""Figures of one pair: learning curves, accuracy against training time, and heat maps of class correlations, teacher
+minus student.
 
 Made with Figure objects on Agg, without pyplot's global state; PNG and PDF are the same bytes from the same runs.
 """
@@ -61,6 +62,9 @@ def write(group: Group, root: Path, reports: Path, palette: Mapping[str, str]) -
             lines, missing = curves(group, pair)
             if lines:
                 written += _save(draw_curves(group, pair, lines, palette), reports / "plots", f"{stem}-curves")
+            timed = [line for line in lines if line.seconds is not None]
+            if timed:
+                written += _save(draw_times(group, pair, timed, palette), reports / "plots", f"{stem}-time")
             differences, missing_outputs = correlation_differences(group, pair, root)
             if differences:
                 figure = draw_correlations(group, pair, differences)
@@ -86,12 +90,16 @@ def _save(figure: Figure, folder: Path, stem: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Curve:
-    """Test top-1 in per cent against the epoch: mean and sample standard deviation over n seeds (NaN for one seed)."""
+    """Test top-1 in per cent against the epoch: mean and sample standard deviation over n seeds (NaN for one seed).
+
+    seconds: mean training time up to the end of each epoch; None where a run has none.
+    """
 
     row: Row
     mean: pd.Series
     std: pd.Series
     n: int
+    seconds: pd.Series | None
 
 
 def curves(group: Group, pair: str) -> tuple[list[Curve], list[str]]:
@@ -100,15 +108,19 @@ def curves(group: Group, pair: str) -> tuple[list[Curve], list[str]]:
     for row in group.rows:
         if pair not in row.cells:
             continue
-        seeds = []
+        seeds, spent = [], []
         for folder in row.cells[pair].runs.folder:
-            top1 = runs.metrics(folder).test_top1.dropna()
+            metrics = runs.metrics(folder)
+            top1 = metrics.test_top1.dropna()
             seeds.append(top1)
+            spent.append(metrics.seconds)
             if top1.empty:
                 problems.append(f"no curve for {folder}: its metrics.jsonl has no test accuracies")
         frame = pd.concat(seeds, axis=1).dropna()  # epochs that every seed has
         if not frame.empty:
-            found.append(Curve(row, frame.mean(axis=1), frame.std(axis=1, ddof=1), frame.shape[1]))
+            seconds = pd.concat(spent, axis=1).loc[frame.index].mean(axis=1, skipna=False)
+            timed = seconds if seconds.notna().all() else None
+            found.append(Curve(row, frame.mean(axis=1), frame.std(axis=1, ddof=1), frame.shape[1], timed))
     return found, problems
 
 
@@ -144,6 +156,32 @@ def draw_curves(group: Group, pair: str, lines: Sequence[Curve], palette: Mappin
     handles, labels = axes[0].get_legend_handles_labels()
     columns = min(len(labels), 2 if max(map(len, labels)) > 25 else 4 if from_epoch else 3)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4)
+    return figure
+
+
+def draw_times(group: Group, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
+    """Test top-1 against the time of training: thin lines through the epochs, the last epoch as a dot ± one std."""
+    longest = max(line.seconds.iloc[-1] for line in lines)
+    unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    ax = figure.subplots()
+    for label, top1 in _teacher_lines(group, pair):
+        ax.axhline(top1, color=TEACHER_COLOUR, linestyle=(0, (4, 2)), linewidth=1.1, label=label, zorder=1)
+    for line in lines:
+        colour, dash = palette[line.row.method], DASHES[line.row.variant % len(DASHES)]
+        ax.plot(line.seconds / size, line.mean, color=colour, linestyle=dash, linewidth=0.9, alpha=0.7, zorder=2)
+        end = line.seconds.iloc[-1] / size, line.mean.iloc[-1]
+        spread = None if line.n == 1 else line.std.iloc[-1]
+        ax.errorbar(*end, yerr=spread, color=colour, marker="o", markersize=5, capsize=2.5, linewidth=1.2,
+                    label=f"{_label(line)}, {end[0]:.3g} {unit}", linestyle="none", zorder=3)  # fmt: skip
+    ax.set_xlabel(f"training time [{unit}]")
+    ax.set_ylabel("test top-1 [%]")
+    ax.set_xlim(left=0)
+    ax.grid(True, color="#e4e4e4", linewidth=0.6)
+    ax.set_axisbelow(True)
+    teacher, student = group.networks[pair]
+    ax.set_title(f"{teacher} → {student} on {group.dataset}, profile {group.profile}", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

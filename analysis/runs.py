@@ -88,7 +88,8 @@ def config(folder: Path) -> dict[str, Any]:
 
 
 def metrics(folder: Path) -> pd.DataFrame:
-    """The epochs of a run, indexed by `epoch`, with the column test_top1 (NaN where it was not measured)."""
+    """The epochs of a run, indexed by `epoch`: test_top1, and `seconds` of training (data and steps, not evaluation) up
+    to the end of the epoch; NaN where they were not measured."""
     found = {}
     try:
         lines = Run(folder).metrics()
@@ -96,9 +97,12 @@ def metrics(folder: Path) -> pd.DataFrame:
         lines = []
     for line in lines:
         if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-            found[line["epoch"]] = _number(line.get("test_top1"))
+            spent = _number(line.get("data_s")) + _number(line.get("step_s"))
+            found[line["epoch"]] = (_number(line.get("test_top1")), spent)
     epochs = sorted(found)
-    return pd.DataFrame({"test_top1": [found[e] for e in epochs]}, index=pd.Index(epochs, name="epoch"), dtype=float)
+    index = pd.Index(epochs, name="epoch")
+    frame = pd.DataFrame([found[e] for e in epochs], index, ["test_top1", "seconds"], dtype=float)
+    return frame.assign(seconds=frame.seconds.cumsum(skipna=False))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_the_targets_run(tiny, tmp_path):
     reports = f"ARGS=reports={tmp_path / 'more'}"
     assert "| KD " in make("table", runs, reports)
     make("plots", runs, reports)
-    assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 2
+    assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 3
 
 
 def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):

@@ -177,3 +177,23 @@ def test_missing_outputs_are_said_and_the_rest_is_drawn(full, analyse, broken):
     assert str(teacher if broken == "teacher" else run) in problems[0]
     assert "curves.png" in err
     assert ("correlation.png" in err) == (broken != "teacher")
+
+
+def test_accuracy_against_time_adds_up_data_and_steps(tree, tmp_path):
+    tree.teacher("resnet20", 62.3)
+    for seed, seconds in ((0, 10.0), (1, 20.0)):
+        folder = tree.student(PAIR, "kd", "1a2b3c4d5e6f", seed, 60.0)
+        lines = [
+            f'{{"epoch": {e}, "test_top1": {40 + e}, "data_s": 1.0, "step_s": {seconds}, "eval_s": 500}}'
+            for e in (1, 2, 3)
+        ]
+        (folder / "metrics.jsonl").write_text("\n".join(lines))
+    (line,), problems = plots.curves(group(tree.root), PAIR)
+    assert problems == []
+    assert list(line.seconds) == [16.0, 32.0, 48.0]  # means of 11 and 21 a epoch
+    written, problems = plots.write(group(tree.root), tree.root, tmp_path / "reports", {"kd": "#000000"})
+    assert {p.name for p in written if "time" in p.name} == {f"cifar100-short-{PAIR}-time.{k}" for k in ("png", "pdf")}
+
+
+def test_without_times_there_is_no_figure_of_them(full):
+    assert all(line.seconds is None for line in plots.curves(group(full.root), PAIR)[0])
