@@ -4,8 +4,8 @@ BIN := .venv/bin
 PAIR ?= wrn40_2-wrn16_2
 RUNS ?= runs
 
-comma := ,
-list = $(if $(2),$(1)=[$(2)])
+# quoted: a shell would take the brackets for a pattern of file names
+list = $(if $(2),'$(1)=[$(2)]')
 BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) runs=$(RUNS) $(ARGS)
 CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from analysis.groups import Group, groups
 from analysis.published import STUDENT
 from analysis.runs import TEACHERS, Runs, Unfinished
 from benchmark.errors import UserError, nearest
+from benchmark.pairs import lists
 
 COMMANDS = ("table", "plots")
 USAGE = """usage: python -m analysis table [plots] [key=value …]
@@ -22,7 +23,7 @@ USAGE = """usage: python -m analysis table [plots] [key=value …]
   reports=reports   folder to write to
   dataset=a,b       only these data sets; likewise
   profile=a,b       only these profiles
-  pair=a,b          only these pairs, in this order
+  pair=a,b          only these pairs, in this order, or those of a list of conf/pairs, such as classic
   method=a,b        only these methods (teacher and student alone always stay)"""
 
 
@@ -68,6 +69,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], Options]:
 def select(found: Runs, options: Options) -> Runs:
     """The runs asked for. Raises UserError for a name that no run has, or where no finished one is left."""
     done = found.done
+    options.pair = _pairs(options.pair, {*found.done.pair, *(u.pair for u in found.unfinished)})
     for key in FILTERS:
         names: list[str] = getattr(options, key)
         known = set(found.done[key]) | {getattr(u, key) for u in found.unfinished if u.pair != TEACHERS}
@@ -80,6 +82,12 @@ def select(found: Runs, options: Options) -> Runs:
         asked = " ".join(f"{k}={','.join(getattr(options, k))}" for k in FILTERS if getattr(options, k))
         raise UserError(f"no finished runs in {options.runs} have all of {asked}")
     return Runs(done, [u for u in found.unfinished if _asked(u, options)])
+
+
+def _pairs(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """The pairs asked for; a list of `conf/pairs`, such as classic, stands for those of its pairs that have runs."""
+    named = lists()
+    return [p for n in names for p in ([q for q in named[n] if q in known] or [n] if n in named else [n])]
 
 
 def _asked(run: Unfinished, options: Options) -> bool:

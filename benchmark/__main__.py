@@ -110,9 +110,10 @@ def pairs(overrides: list[str]) -> int:
     """Print the named lists of pairs."""
     from benchmark import config as configs
     from benchmark import networks
+    from benchmark.pairs import lists
 
     recipe = configs.load(overrides).recipe
-    for name, members in configs.pair_lists().items():
+    for name, members in lists().items():
         print(f"{name} (PAIR={name} runs them all)")
         for pair in members:
             student = networks.split_pair(pair)[1]

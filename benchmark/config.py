@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import methods
+from benchmark import pairs
 from benchmark.data import DatasetConfig
 from benchmark.errors import UserError, nearest
 from methods.contract import choice, count, positive, weight
@@ -106,11 +107,6 @@ def group(name: str) -> list[str]:
     return sorted(p.stem for p in (CONF / name).glob("*.yaml"))
 
 
-def pair_lists() -> dict[str, list[str]]:
-    """The named lists of pairs in `conf/pairs/`."""
-    return {n: list(OmegaConf.load(CONF / "pairs" / f"{n}.yaml").pairs) for n in group("pairs")}
-
-
 def load(overrides: Sequence[str]) -> Config:
     """The config of a whole command. Options of methods, given as `<method>.<option>=…`, are checked in `method`."""
     known = group("method")
@@ -119,7 +115,7 @@ def load(overrides: Sequence[str]) -> Config:
             raise UserError(f"{override} is not understood: the methods are chosen by methods=kd,clkd")
     shared = [o for o in map(_lists, overrides) if is_shared(o)]
     config = cast(Config, _typed(Config, _compose(shared)))
-    lists = pair_lists()
+    lists = pairs.lists()
     config.pair = [p for name in config.pair for p in lists.get(name, [name])]
     config.methods = known if config.methods == ["all"] else config.methods
     for name in config.methods:

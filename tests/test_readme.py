@@ -12,7 +12,7 @@ import torch
 
 import methods
 from benchmark import config as configs
-from benchmark import grid, networks
+from benchmark import grid, networks, pairs
 from benchmark.tracking import Tracking
 from methods.contract import Batch, Outputs
 from tests.conftest import ROOT
@@ -56,7 +56,7 @@ def test_the_targets_run(tiny, tmp_path):
     listed = make("help")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert all(f"make {t} " in listed for t in targets)
-    assert all(f"  {p} " in make("help", "PAIRS=1") for p in configs.pair_lists()["classic"])
+    assert all(f"  {p} " in make("help", "PAIRS=1") for p in pairs.lists()["classic"])
     runs = f"RUNS={tmp_path / 'runs'}"
     more = " ".join(o for o in tiny if not o.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
     chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]

@@ -415,3 +415,11 @@ def test_latex_compiles(full, analyse, tmp_path):
     )
     assert made.returncode == 0, made.stdout.decode(errors="replace")[-2000:]
     assert (tmp_path / "doc.pdf").stat().st_size > 1000
+
+
+def test_a_list_of_pairs_stands_for_those_that_have_runs(full, analyse):
+    status, out, _ = analyse("table", "pair=classic", "dataset=cifar100")
+    assert status == 0
+    assert "resnet56-resnet20" in out and "resnet20-resnet8" not in out  # the one is classic, the other is not
+    status, _, err = analyse("table", "pair=published")
+    assert status == 2 and "have pair 'published'" in err

@@ -4,7 +4,7 @@ import pytest
 
 from analysis import published
 from benchmark import config as configs
-from benchmark import networks
+from benchmark import networks, pairs
 from benchmark.errors import UserError
 
 PAIR = "wrn40_2-wrn16_2"
@@ -84,7 +84,7 @@ def test_lists_are_read_with_and_without_brackets():
 def test_the_lists_of_pairs_are_those_with_published_results():
     with open(published.FILE, newline="") as f:
         found = {f"{r['teacher']}-{r['student']}" for r in csv.DictReader(f) if r["dataset"] == "cifar100"}
-    listed = [p for members in configs.pair_lists().values() for p in members]
+    listed = [p for members in pairs.lists().values() for p in members]
     assert [f"{t}-{s}" for t, s in map(networks.split_pair, listed)] == listed  # known, and in their usual names
     assert len(set(listed)) == len(listed)
     assert set(listed) == {p for p in found if not p.endswith("ShuffleV2_1.5")}  # a network that is not among ours
