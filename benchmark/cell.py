@@ -16,7 +16,7 @@ import torch
 
 import methods
 from benchmark import data, networks, store
-from benchmark.cache import Header, TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
+from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
 from benchmark.checkpoints import content_hash
 from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, versions
@@ -26,7 +26,7 @@ from benchmark.seeding import seeded
 from benchmark.store import Busy, Run
 from benchmark.tracking import Tracked, Tracking
 from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count
-from methods.contract import Context, Method, Needs, Outputs, Shapes
+from methods.contract import Context, Method, Shapes
 
 CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
 
@@ -204,19 +204,14 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
 
 def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
     """Give the trainer the teacher's cache where one can serve its method; says in one line how it is filled."""
-    config, settings, loader, needs = cell.config, cell.settings, trainer.loader, trainer.method.teacher_needs
+    config, settings = cell.config, cell.settings
     if cell.teacher_run is None:
         return
-    header = Header(
-        config["teacher"]["sha256"], dataset.fingerprint, config["precision"], loader.padding, loader.flip,
-        loader.size, loader.views, dataset.classes, trainer.method.context.teacher.pooled,
-    )  # fmt: skip
-
-    def compute(indices: torch.Tensor, views: torch.Tensor, needs: Needs) -> Outputs:
-        return trainer.taught(loader.view(indices, views), needs)
-
+    header = trainer.cache_header(config["teacher"]["sha256"], dataset.fingerprint)
     root = settings.runs / cell.teacher_run / "cache"
-    trainer.cache, line = opened(root, header, needs, settings.cache_gb, compute)
+    trainer.cache, line = opened(
+        root, header, trainer.method.teacher_needs, settings.cache_gb, trainer.taught_views
+    )  # fmt: skip
     if trainer.cache is not None:
         share = trainer.cache.share_filled()
         visits = config["recipe"]["epochs"] * settings.seeds

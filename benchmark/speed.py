@@ -123,7 +123,10 @@ class Bench:
         trainer.network.train()
         batches = list(zip(range(WARM + ROUNDS * STEPS), trainer.loader.epoch(1), strict=False))
         if root is not None:
-            attach(trainer, root, self)
+            header = trainer.cache_header(self.teacher, "random")
+            trainer.cache, _ = cache.opened(
+                root, header, trainer.method.teacher_needs, float("inf"), trainer.taught_views
+            )
             if trainer.cache is not None:
                 for _, batch in batches:
                     trainer.cache(batch.indices, batch.views)
@@ -142,25 +145,6 @@ class Bench:
                 self.dataset.config, self.batch, self.schedule, self.machine.device,
             ).step
         )  # fmt: skip
-
-
-def attach(trainer: Trainer, root: Path, bench: Bench) -> None:
-    """Give the trainer a cache of the teacher's outputs, where one can serve its method."""
-    kinds = cache.wanted(trainer.method.teacher_needs)
-    if kinds is not None:
-        loader = trainer.loader
-        trainer.cache = cache.TeacherCache(
-            root, header(bench, trainer), kinds,
-            lambda i, v, needs: trainer.taught(loader.view(i, v), needs),
-        )  # fmt: skip
-
-
-def header(bench: Bench, trainer: Trainer) -> cache.Header:
-    loader = trainer.loader
-    return cache.Header(
-        bench.teacher, "random", bench.precision, loader.padding, loader.flip, loader.size, loader.views, CLASSES,
-        trainer.method.context.teacher.pooled,
-    )  # fmt: skip
 
 
 def measure(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, Any]:
@@ -228,7 +212,7 @@ def _row(
         "peak_mb": peak,
         "extra_parameters": count(trainer.method)[0],
         "extra_buffers": count(trainer.method)[1],
-        "cache_gb": header(bench, trainer).gigabytes(kinds) if kinds else 0.0,
+        "cache_gb": trainer.cache_header(bench.teacher, "random").gigabytes(kinds) if kinds else 0.0,
         "cache_fill_s": fill * IMAGES * trainer.loader.views if kinds else 0.0,
     }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark import metrics
-from benchmark.cache import TeacherCache
+from benchmark.cache import Header, TeacherCache
 from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
 from benchmark.stopwatch import Stopwatch
@@ -108,6 +108,18 @@ class Trainer:
         """What the teacher's network gives for images [B, 3, H, W]."""
         with autocast(self.device, self.precision):
             return self.teacher(images, needs)
+
+    def taught_views(self, indices: Tensor, views: Tensor, needs: Needs) -> Outputs:
+        """What the teacher's network gives for the views `views` [B] of the training images `indices` [B]."""
+        return self.taught(self.loader.view(indices, views), needs)
+
+    def cache_header(self, teacher: str, data: str) -> Header:
+        """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""
+        context, loader = self.method.context, self.loader
+        return Header(
+            teacher, data, self.precision, loader.padding, loader.flip, loader.size, loader.views,
+            context.classes, context.teacher.pooled,
+        )  # fmt: skip
 
     def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
         """Train for one epoch, counted from 1; `tick(step, steps)` is called after each step.
