@@ -6,12 +6,12 @@ from torch import Tensor
 def top_k(logits: Tensor, labels: Tensor, k: int = 1) -> float:
     """Share of samples whose label is among the k largest of `logits` [N, C], in per cent."""
     hits = (logits.topk(k, dim=1).indices == labels[:, None]).any(dim=1)
-    return 100.0 * hits.float().mean().item()
+    return 100.0 * hits.sum().item() / len(hits)
 
 
 def agreement(student: Tensor, teacher: Tensor) -> float:
     """Share of samples on which both logits [N, C] predict the same class, in per cent."""
-    return 100.0 * (student.argmax(1) == teacher.argmax(1)).float().mean().item()
+    return 100.0 * (student.argmax(1) == teacher.argmax(1)).sum().item() / len(student)
 
 
 def class_correlation(logits: Tensor) -> Tensor:

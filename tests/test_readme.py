@@ -71,6 +71,12 @@ def test_the_targets_run(tiny, tmp_path):
     assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 3
 
 
+def test_the_measured_results_make_their_table(command, tmp_path):
+    done = command("analysis", "table", "runs=results", f"reports={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert all(f"| {title} " in done.stdout for title in ("Teacher", "Student", "KD", "FitNet", "CRD", "DKD", "CLKD"))
+
+
 def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):
     section = README[README.index("## Add a method") :]
     code, text = (re.search(rf"```{kind}\n(.*?)```", section, re.DOTALL)[1] for kind in ("python", "yaml"))
