@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, nearest
+from benchmark.executors import stop
 from benchmark.store import Busy
 
 
@@ -123,10 +124,6 @@ def pairs(overrides: list[str]) -> int:
     return 0
 
 
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     sys.exit(main(sys.argv[1:]))

@@ -13,12 +13,11 @@ The files are reserved in full when they are made, so that a disk that fills up 
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -105,7 +104,7 @@ class TeacherCache:
     def __init__(
         self, root: Path, header: Header, kinds: list[str], compute: Callable[[Tensor, Tensor, Needs], Outputs]
     ) -> None:
-        self.header, self.kinds, self._compute = header, kinds, compute
+        self.header, self._compute = header, compute
         self.folder = root / header.key
         self.needs = Needs(logits="logits" in kinds, pooled="pooled" in kinds)
         if store.read_json(self.folder / "header.json") != asdict(header):
@@ -134,12 +133,11 @@ class TeacherCache:
 
     def fill(self, batch: int, device: torch.device | str) -> None:
         """Compute all rows that are missing, `batch` at a time. Left to the other where a process is already at it."""
-        with _turn(self.folder / "fill.lock") as mine:
-            if mine:
-                for places in torch.arange(self.header.samples * self.header.views).split(batch):
-                    missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
-                    if len(missing):
-                        self(missing.to(device) // self.header.views, missing.to(device) % self.header.views)
+        with contextlib.suppress(store.Busy), store.lock(self.folder / "fill.lock"):
+            for places in torch.arange(self.header.samples * self.header.views).split(batch):
+                missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
+                if len(missing):
+                    self(missing.to(device) // self.header.views, missing.to(device) % self.header.views)
 
 
 def visited(views: int, visits: int) -> float:
@@ -199,15 +197,3 @@ def _mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
         finally:
             part.unlink(missing_ok=True)
     return torch.from_file(str(path), shared=True, size=length, dtype=dtype)
-
-
-@contextlib.contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """True where no other process is inside; False, without waiting, where one is."""
-    with open(path, "a") as f:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

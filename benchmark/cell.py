@@ -193,11 +193,10 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
         teacher = teacher.to(device, memory_format=torch.channels_last)
     of = config["teacher"]["network"] if cell.teacher_run else cell.network
     method = build_method(config["method"], cell.network, of, dataset, recipe["epochs"], seed, device)
-    schedule = Schedule(**{f.name: recipe[f.name] for f in dataclasses.fields(Schedule)})
     trainer = Trainer(
         network.to(device, memory_format=torch.channels_last), method, teacher,
         Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device),
-        schedule, device=device, precision=config["precision"],
+        Schedule.of(recipe), device=device, precision=config["precision"],
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
 

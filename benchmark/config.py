@@ -202,7 +202,7 @@ def _explain(e: HydraException, overrides: Sequence[str]) -> str:
     """Hydra's complaint as one line, with the nearest keys where a key is not known."""
     if isinstance(e, MissingConfigException):
         return _one_line(e)
-    known = {k for t in (Config,) for k in _keys(t)}
+    known = set(_keys(Config))
     for override in overrides:
         if (key := _key(override)) not in known and not key.startswith("method.") and not (CONF / key).is_dir():
             return f"unknown key {key!r}{nearest(key, known)}"

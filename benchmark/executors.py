@@ -71,7 +71,7 @@ class Processes:
 
 
 def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent's word (SIGTERM) counts
     try:
         pipe.send(function(*args))
@@ -81,5 +81,6 @@ def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]
         pipe.send(e)
 
 
-def _stop(*_: Any) -> None:
+def stop(*_: Any) -> None:
+    """A signal handler that ends a process as Ctrl-C does: what is being trained goes on at the next call."""
     raise KeyboardInterrupt

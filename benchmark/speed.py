@@ -25,7 +25,7 @@ from benchmark.machine import Machine, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
-from methods.contract import Needs
+from methods.contract import Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS, WARM = 8, 3, 2  # rounds of every loop, steps of a loop in a round, and steps before the first
@@ -87,10 +87,7 @@ class Bench:
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
         self.batch = recipe["batch_size"]
-        self.schedule = Schedule(
-            recipe["lr"], recipe["momentum"], recipe["nesterov"], recipe["weight_decay"], recipe["milestones"],
-            recipe["gamma"],
-        )  # fmt: skip
+        self.schedule = Schedule.of(recipe)
 
     def wait(self) -> None:
         """Until the device has done all it was given."""
@@ -98,13 +95,15 @@ class Bench:
             torch.cuda.synchronize()
 
     def network(self, name: str, *, plain: bool) -> networks.Network:
+        """A network on the device, in the memory format of the plain loop (NCHW) or of ours (channels-last)."""
         with seeded(name, 0):
             network = networks.build(name, CLASSES)
         return network.to(self.machine.device) if plain else network.to(
             self.machine.device, memory_format=torch.channels_last
         )  # fmt: skip
 
-    def method(self, name: str):
+    def method(self, name: str) -> Method:
+        """A method with its published options for the pair, as a cell builds it."""
         options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
         return build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
 
@@ -138,6 +137,7 @@ class Bench:
         return Lane(step), trainer
 
     def plain(self, name: str) -> Lane:
+        """The field's usual loop for a method."""
         teacher = self.network(self.teacher, plain=True).eval().requires_grad_(False)
         return Lane(
             PlainTrainer(
@@ -191,6 +191,7 @@ def _row(
     bench: Bench, name: str, lanes: dict[tuple[str, str], Lane], trainer: Trainer,
     rate: float, fill: float, peak: float | None,
 ) -> dict[str, Any]:  # fmt: skip
+    """One method's row. The share of the matmul rate counts the networks' multiplications, not the method's own."""
     cached, live, plain = (lanes[name, loop] for loop in LOOPS)
     kinds = cache.wanted(trainer.method.teacher_needs)
     size = bench.dataset.config.size

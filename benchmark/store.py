@@ -61,6 +61,18 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the file `path`; the kernel lets go when the process ends, however it ends. Raises Busy where it is held."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise Busy(f"another process is writing {path.parent}") from e
+        yield
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as f:
@@ -127,16 +139,9 @@ class Run:
         """True where the run is complete: status, result and weights are all there."""
         return self.status == "done" and self.result is not None and self.weights.is_file()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run; the kernel lets go when the process ends, however it ends. Raises Busy where it is held."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "a") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise Busy(f"another process is writing {self.folder}") from e
-            yield
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run for writing; raises Busy where another process does."""
+        return lock(self.folder / "lock")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))

@@ -1,6 +1,7 @@
 """The training loop, one for teachers, students alone and every method. It knows no method by name."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,11 @@ class Schedule:
     weight_decay: float
     milestones: Sequence[float]
     gamma: float
+
+    @staticmethod
+    def of(recipe: Mapping[str, Any]) -> "Schedule":
+        """The schedule in a resolved recipe."""
+        return Schedule(**{f.name: recipe[f.name] for f in dataclasses.fields(Schedule)})
 
     def rate(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 1: it falls when the epoch is greater than a milestone."""
