@@ -110,7 +110,7 @@ class Method(nn.Module):
     """Base of all methods. A subclass sets `Options`, calls `super().__init__`, and defines `losses`.
 
     Options: a dataclass of the method's weights and options, without defaults (these stand in its YAML); its fields
-        are made by `weight`, `positive`, `count` and `choice` below, which carry the limits that are checked.
+        are made by `weight`, `positive`, `count`, `choice` and `switch` below, which carry the limits that are checked.
     student_needs, teacher_needs: set by the subclass; the student's logits are always computed.
     Parameters of the module are trained by the student's optimiser; buffers are saved in checkpoints.
     """
@@ -146,6 +146,11 @@ def positive() -> Any:
 def count(at_least: int) -> Any:
     """A whole-number option not below `at_least`."""
     return field(metadata={"at_least": at_least})
+
+
+def switch() -> Any:
+    """An option that is true or false."""
+    return field()
 
 
 def choice(*names: str) -> Any:

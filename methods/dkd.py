@@ -6,7 +6,8 @@
     NCKD = T² · KL(q_t ‖ q_s),    q = softmax of z / T over the C − 1 classes other than y
 
 z_s, z_t: logits [N, C]; y: labels [N]; both KL are means over the batch. KD at the same T equals
-TCKD + (1 − p_t,y) · NCKD sample by sample; DKD frees the second factor.
+TCKD + (1 − p_t,y) · NCKD sample by sample; DKD frees the second factor. With `standardise` both networks' logits are
+first standardised (LSKD, see `methods/kd.py`).
 
 Certain: formula, warm-up and the values of beta. Source: mdistiller (`distillers/DKD.py` and its configs). Two
 numerical differences, both without effect on ordinary logits: mdistiller hides the target by subtracting 1000 from its
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, weight
-from methods.kd import kl
+from methods.contract import Batch, Method, Outputs, Term, positive, switch, weight
+from methods.kd import kl, standardised
 
 
 def without_target(logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class Options:
     alpha: float = weight()
     beta: float = weight()
     warmup: float = weight()
+    standardise: bool = switch()
 
 
 class DKD(Method):
@@ -68,7 +70,8 @@ class DKD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, labels = self.options, batch.labels
         ramp = min(batch.epoch / options.warmup, 1.0) if options.warmup > 0 else 1.0
-        both = student.logits, teacher.logits, labels, options.temperature
+        logits = student.logits, teacher.logits
+        both = *(map(standardised, logits) if options.standardise else logits), labels, options.temperature
         return {
             "ce": Term(F.cross_entropy(student.logits, labels), options.ce_weight),
             "tckd": Term(tckd(*both), ramp * options.alpha),

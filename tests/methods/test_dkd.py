@@ -98,3 +98,19 @@ def test_a_certain_target_keeps_its_logarithm_finite():
     expected = (1 / 3) * math.log(1 / 3) + (2 / 3) * (math.log(2 / 3) + 200 - math.log(2))
     assert value.item() == pytest.approx(expected, rel=1e-6)
     assert student.grad[0].tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3], rel=1e-6)
+
+
+def test_with_logit_standardisation(make, make_batch, make_outputs):
+    student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7, epoch=20)
+    z_s, z_t = (
+        (z - z.mean(1, keepdim=True)) / (1e-7 + z.std(1, keepdim=True)) for z in (student.logits, teacher.logits)
+    )
+    terms = make("dkd_ls").losses(student, teacher, batch)
+    target, others = naive(z_s, z_t, batch.labels, 2.0)
+    assert [t.value.item() for t in terms.values()][1:] == pytest.approx([target, others], rel=1e-9)
+    assert [t.weight for t in terms.values()] == [1.0, 9.0, 72.0]
+
+
+def test_the_published_weights_of_standardised_dkd(read_yaml):
+    # w = 18 and beta = 2 there
+    assert read_yaml("dkd_ls")["pairs"]["resnet56-resnet20"] == {"temperature": 3.0, "alpha": 18.0, "beta": 36.0}

@@ -14,9 +14,12 @@ FIXED = {"name", "implementation", "about", "pairs", "datasets"}
 
 PUBLISHED = {
     "ce": {},
-    "kd": {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9},
+    "kd": {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9, "standardise": False},
     # 20 of 240 epochs in a run of 20
-    "dkd": {"temperature": 4.0, "ce_weight": 1.0, "alpha": 1.0, "beta": 8.0, "warmup": pytest.approx(20 / 12)},
+    "dkd": {
+        "temperature": 4.0, "ce_weight": 1.0, "alpha": 1.0, "beta": 8.0, "warmup": pytest.approx(20 / 12),
+        "standardise": False,
+    },
     "crd": {
         "ce_weight": 1.0, "crd_weight": 0.8, "feature_dim": 128, "negatives": 16384, "temperature": 0.07,
         "momentum": 0.5, "mode": "exact",

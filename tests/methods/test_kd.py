@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.kd import kl
+from methods.kd import kl, standardised
 
 
 def softmax(row):
@@ -60,3 +60,25 @@ def test_needs_only_the_teachers_logits(make):
     needs = make("kd").teacher_needs
     assert needs.logits
     assert not (needs.pooled or needs.maps or needs.preact)
+
+
+def test_standardised_rows_by_hand():
+    # mean 2, unbiased variance ((−1)² + 0 + 1²) / 2 = 1; scale and shift of a row do not count
+    rows = torch.tensor([[1.0, 2.0, 3.0], [10.0, 30.0, 50.0]], dtype=torch.float64)
+    expected = torch.tensor([[-1.0, 0.0, 1.0]] * 2, dtype=torch.float64)
+    torch.testing.assert_close(standardised(rows), expected, atol=2e-7, rtol=0)
+
+
+def test_lskd_equals_kd_of_logits_standardised_by_numpy(make, make_batch, make_outputs):
+    student, teacher = make_outputs(7, 1), make_outputs(7, 2)
+    z_s, z_t = ((z - z.mean(1, keepdims=True)) / (1e-7 + z.std(1, ddof=1, keepdims=True))
+                for z in (student.logits.numpy(), teacher.logits.numpy()))  # fmt: skip
+    terms = make("lskd").losses(student, teacher, make_batch(7))
+    assert terms["kd"].value.item() == pytest.approx(naive_kl(z_s, z_t, 2.0), rel=1e-10)
+    assert [t.weight for t in terms.values()] == [0.1, 9.0]
+
+
+def test_the_published_weights_of_lskd_on_pairs(read_yaml):
+    pairs = read_yaml("lskd")["pairs"]
+    assert pairs["resnet110-resnet20"] == {"temperature": 4.0, "kd_weight": 12.0}
+    assert pairs["ResNet50-MobileNetV2"] == {"temperature": 3.0, "kd_weight": 1.0}
