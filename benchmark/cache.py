@@ -62,9 +62,8 @@ class Header:
 
 def wanted(needs: Needs) -> list[str] | None:
     """The kinds of rows that serve `needs`; None where they do not suffice (feature maps are too large to keep)."""
-    if needs.maps or needs.preact or needs.nothing:
-        return None
-    return [k for k in ("logits", "pooled") if getattr(needs, k)]
+    kinds = [k for k in ("logits", "pooled") if getattr(needs, k)]
+    return kinds if kinds and needs == Needs(**dict.fromkeys(kinds, True)) else None
 
 
 class Rows:

@@ -49,6 +49,7 @@ class Cell:
     config: resolved; `role` is student or teacher. Hashed without the seed it is the run's identity.
     dataset: the data set's config with its paths, to load it by.
     about: what is said of the method in tables. teacher_run: the teacher's folder below `runs`.
+    impossible: why the method cannot be on these networks, where it cannot.
     """
 
     config: Mapping[str, Any]
@@ -56,6 +57,7 @@ class Cell:
     about: Mapping[str, Any]
     settings: Settings
     teacher_run: str | None = None
+    impossible: str | None = None
 
     @property
     def identity(self) -> str:
@@ -98,7 +100,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: done, failed, diverged or busy, and why."""
+    """How a cell ended: done, failed, diverged, skipped (it cannot be) or busy, and why."""
 
     name: str
     status: str
@@ -119,6 +121,10 @@ def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
         with run.lock():
             if run.done:
                 return Outcome(cell.name, "done")
+            if cell.impossible is not None:
+                run.write_config(cell.config)
+                run.set_status("skipped", cell.impossible)
+                return Outcome(cell.name, "skipped", cell.impossible)
             try:
                 _train(cell, run, tracking, progress)
                 return Outcome(cell.name, "done")
@@ -161,8 +167,8 @@ def build_method(
     config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str
 ) -> Method:
     """A cell's method with its layers, initialised by the seed. Raises ValueError where its options do not fit."""
-    options = {k: v for k, v in config.items() if k not in ("name", "implementation")}
     kind = methods.load(config["implementation"])
+    options = methods.options(kind.Options, {k: v for k, v in config.items() if k not in ("name", "implementation")})
     context = Context(
         dataset.classes,
         _shapes(student, dataset),
@@ -171,7 +177,7 @@ def build_method(
         epochs,
     )
     with seeded("method", seed):
-        return kind(kind.Options(**options), context).to(device)
+        return kind(options, context).to(device)
 
 
 def _shapes(network: str, dataset: Dataset) -> Shapes:
@@ -260,7 +266,7 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
 
 def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
     """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
-    done, wall = 0, 0.0
+    done, wall = -trainer.method.pre_epochs, 0.0  # a first stage ends with epoch 0
     for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
         part.unlink()
     if run.checkpoint.is_file():
@@ -287,7 +293,7 @@ def _epochs(
         began = time.perf_counter()
         line = {"epoch": epoch, **trainer.epoch(epoch, progress.tick)}
         with trainer.watch("eval"):
-            measured, logits = evaluator(trainer.network, epoch)
+            measured, logits = evaluator(trainer.deployed, epoch)
         line |= measured | {f"{k}_s": v for k, v in trainer.watch.read().items()}
         run.append_metrics(line)
         tracked.log(line)
@@ -300,7 +306,7 @@ def _epochs(
             saved_at = time.perf_counter()
             saving = saved_at - now
     if logits is None:  # killed between the last checkpoint and the result
-        logits = evaluator(trainer.network, epochs)[1]
+        logits = evaluator(trainer.deployed, epochs)[1]
     return logits, wall
 
 
@@ -335,12 +341,18 @@ def _finish(
         "parameters": count(trainer.network)[0],
         "extra_parameters": extra_parameters,
         "extra_buffers": extra_buffers,
+        "inference_parameters": sum(p.numel() for p in trainer.deployed.parameters()),
+        "pre_epochs": trainer.method.pre_epochs,
+        "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],
         "sha256": content_hash(weights),
         "versions": versions(),
         "hardware": cell.settings.machine.describe(),
     }
     save_outputs(run, weights, logits, dataset)
+    if trainer.deployed is not trainer.network:
+        with store.atomic(run.folder / "method.pt") as f:
+            torch.save({k: v.cpu() for k, v in trainer.method.state_dict().items()}, f)
     store.write_json(run.folder / "result.json", result)
     tracked.summary({k: result[k] for k in ("top1_last", "top1_best", "teacher_top1", "step_ms") if k in result})
     run.set_status("done")

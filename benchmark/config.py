@@ -5,9 +5,10 @@ Hydra composes the tree in `conf/`; the dataclasses below are its schema. Everyt
 """
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -96,10 +97,17 @@ class MethodConfig:
     implementation: str
     about: dict[str, Any]
     options: Any  # an instance of the implementation's Options
+    tune: dict[str, Any]  # what `benchmark.tune` searches where that is not the rule, by dotted name; no identity
 
     def resolved(self) -> dict[str, Any]:
         """What of it belongs to a run's identity."""
         return {"name": self.name, "implementation": self.implementation, **dataclasses.asdict(self.options)}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options by their dotted names."""
+        names = _leaves(type(self.options))
+        return {n: functools.reduce(getattr, n.split("."), self.options) for n in names}
 
 
 def group(name: str) -> list[str]:
@@ -137,18 +145,64 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     composed = _compose(shared)
     found = composed.method
     options = methods.load(found.implementation).Options
-    names = [f.name for f in dataclasses.fields(options)]
+    names = _leaves(options)
     own = [re.sub(rf"^{name}\.", "method.", o) for o in overrides if _key(o).split(".")[0] in (name, "method")]
     for key in (_key(o).removeprefix("method.") for o in own):
         if key not in names:
             raise UserError(f"{name} has no option {key!r}{nearest(key, names)}")
-    special = {**found.get("datasets", {}).get(composed.dataset.name, {}), **found.get("pairs", {}).get(pair, {})}
+    special = _special(found, options, composed.dataset.name, pair)
     if special or own:
         found = _compose([*shared, *(f"method.{k}={v}" for k, v in special.items()), *own]).method
     tree = cast(dict[str, Any], OmegaConf.to_container(found, resolve=True))
-    implementation, about = tree["implementation"], tree["about"]
-    tree = {k: v for k, v in tree.items() if k in names}
-    return MethodConfig(name, implementation, about, _typed(options, OmegaConf.create(tree), f"{name}."))
+    implementation, about, tune = tree["implementation"], tree["about"], _tune(tree, options)
+    tree = _only(options, tree)
+    return MethodConfig(name, implementation, about, _typed(options, OmegaConf.create(tree), f"{name}."), tune)
+
+
+def _leaves(schema: type, prefix: str = "") -> list[str]:
+    """The dotted names of a method's options; a combination has those of its parts."""
+    found = []
+    for f in dataclasses.fields(schema):
+        name = prefix + f.name
+        found += _leaves(f.type, f"{name}.") if dataclasses.is_dataclass(f.type) else [name]
+    return found
+
+
+def _special(tree: Any, schema: type, dataset: str, pair: str, prefix: str = "") -> dict[str, Any]:
+    """What a method's YAML has for the data set and the pair, by dotted name; first that of the parts."""
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(f.type):
+            found |= _special(tree[f.name], f.type, dataset, pair, f"{prefix}{f.name}.")
+    own = {**tree.get("datasets", {}).get(dataset, {}), **tree.get("pairs", {}).get(pair, {})}
+    return found | {prefix + k: v for k, v in own.items()}
+
+
+def _tune(tree: Mapping[str, Any], schema: type, prefix: str = "") -> dict[str, Any]:
+    """What a method's YAML says of its search space, by dotted name; first that of the parts."""
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(f.type):
+            found |= _tune(tree[f.name], f.type, f"{prefix}{f.name}.")
+    return found | {prefix + k: v for k, v in tree.get("tune", {}).items()}
+
+
+def _only(schema: type, tree: dict[str, Any]) -> dict[str, Any]:
+    """The options of a schema out of a tree that may hold more."""
+    return {
+        f.name: _only(f.type, tree[f.name]) if dataclasses.is_dataclass(f.type) else tree[f.name]
+        for f in dataclasses.fields(schema)
+        if f.name in tree
+    }
+
+
+def changed(method: MethodConfig, options: Mapping[str, Any]) -> MethodConfig:
+    """A method with some of its options changed, as overrides would change them; the values are checked likewise."""
+    tree = OmegaConf.create(dataclasses.asdict(method.options))
+    for name, value in options.items():
+        OmegaConf.update(tree, name, value)
+    typed = _typed(type(method.options), tree, f"{method.name}.")
+    return dataclasses.replace(method, options=typed)
 
 
 def is_shared(override: str) -> bool:

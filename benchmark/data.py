@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from benchmark import augment, sources
 from benchmark.errors import UserError, nearest
+from benchmark.randaugment import rand_augment
 from benchmark.seeding import generator
 from benchmark.sources import Arrays
 from methods.contract import Batch, choice, count
@@ -145,14 +146,22 @@ class Loader:
         """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W]."""
         return augment.standardise(augment.augment(self.images, indices, views, self.padding, self.flip), *self.affine)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 1. Indices are positions in the split."""
+    def epoch(self, epoch: int, second_view: bool = False) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 1, with a second view where asked for. Indices are positions in the
+        split. A second view is an independent crop and flip, then RandAugment."""
         # drawn on the CPU, so that all devices see the same batches
         order = torch.randperm(self.size, generator=generator("order", self.seed, epoch)).to(self.device)
         views = torch.randint(self.views, (self.size,), generator=generator("views", self.seed, epoch)).to(self.device)
         method = generator("method", self.seed, epoch, device=self.device)
+        strong = generator("second view", self.seed, epoch)
         for i, v in list(zip(order.split(self.batch_size), views.split(self.batch_size), strict=True))[: len(self)]:
-            yield Batch(self.view(i, v), self.labels[i], i, v, epoch, method)
+            second = self._second(i, strong) if second_view else None
+            yield Batch(self.view(i, v), self.labels[i], i, v, epoch, method, second)
+
+    def _second(self, indices: Tensor, random: torch.Generator) -> Tensor:
+        views = torch.randint(self.views, indices.shape, generator=random).to(self.device)
+        weak = augment.augment(self.images, indices, views, self.padding, self.flip)
+        return augment.standardise(rand_augment(weak, random), *self.affine)
 
 
 def stratified(labels: Tensor, size: int, random: torch.Generator, what: str) -> Tensor:

@@ -17,6 +17,7 @@ from benchmark.executors import Executor, Serial
 from benchmark.machine import Machine
 from benchmark.progress import Progress
 from benchmark.tracking import Tracking
+from methods.contract import Impossible
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Plan:
     settings: Settings
     pairs: list[tuple[str, str]]
     methods: dict[tuple[str, str, str], MethodConfig]  # by teacher, student, method
+    impossible: dict[tuple[str, str, str], str]  # likewise, why it cannot be
     teachers: dict[str, Cell]  # by network
 
     def refusal(self, teacher: str) -> str | None:
@@ -55,6 +57,7 @@ class Plan:
                     "seed": seed,
                 },
                 self.config.dataset, chosen.about, self.settings, cell.relative,
+                self.impossible.get((teacher, student, name)),
             )
             for seed in self.config.seeds
             for t, student in self.pairs
@@ -77,6 +80,8 @@ class Plan:
             f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
         to_run = done = ended = 0
+        for (teacher, student, name), why in self.impossible.items():
+            lines.append(f"{teacher}-{student} {name}: n/a: {why}")
         for network, cell in self.teachers.items():
             if cell.run.done:
                 result = cell.run.result or {}
@@ -95,8 +100,9 @@ class Plan:
 
 
 def ended_before(cell: Cell) -> bool:
-    """True where nothing is left to do: the run is done, or it diverged and would again."""
-    return cell.run.done or cell.run.status == "diverged"
+    """True where nothing is left to do: the run is done, it diverged and would again, or it cannot be and says so."""
+    status = cell.run.status
+    return cell.run.done or status == "diverged" or (status == "skipped" and cell.impossible is not None)
 
 
 def plan(config: Config, overrides: Sequence[str]) -> Plan:
@@ -104,25 +110,24 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
     machine = Machine.find(config.device, config.threads, config.jobs)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = data.load(config.dataset, Path(config.data))
-    if config.recipe.batch_size > len(dataset.train.labels):
-        raise UserError(
-            f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only "
-            f"{len(dataset.train.labels)} training images"
-        )
     settings = Settings(
         Path(config.runs), Path(config.data), machine, config.teacher.cache_gb, len(config.seeds)
     )  # fmt: skip
-    found = {}
+    found, impossible = {}, {}
     for teacher, student in pairs:
         for name in config.methods:
             chosen = configs.method(name, f"{teacher}-{student}", overrides)
             try:
-                build_method(chosen.resolved(), student, teacher, dataset, config.recipe.epochs, 0, "cpu")
-            except ValueError as e:
-                raise UserError(f"{name} on {teacher}-{student}: {e}") from e
+                if why := misfit(chosen, config, dataset, teacher, student):
+                    raise UserError(why)
+            except Impossible as e:
+                impossible[teacher, student, name] = str(e)
             found[teacher, student, name] = chosen
+    if len(impossible) == len(found):
+        (teacher, student, name), why = next(iter(impossible.items()))
+        raise UserError(f"{name} on {teacher}-{student}: {why}")
     shared = [o for o in overrides if configs.is_shared(o)]
-    made = Plan(config, dataset, settings, pairs, found, {})
+    made = Plan(config, dataset, settings, pairs, found, impossible, {})
     alone = configs.method(config.teacher.method, "", shared)
     for network in dict.fromkeys(t for t, _ in pairs):
         made.teachers[network] = Cell(
@@ -147,6 +152,21 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
         if cell.run.done and (why := made.refusal(network)):
             raise UserError(why)
     return made
+
+
+def misfit(method: MethodConfig, config: Config, dataset: Dataset, teacher: str, student: str) -> str | None:
+    """Why a method's cells cannot be trained on a pair as configured; None where they can. Raises Impossible where no
+    option could help."""
+    images = len(dataset.train.labels)
+    if config.recipe.batch_size > images:
+        return f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only {images} training images"
+    try:
+        build_method(method.resolved(), student, teacher, dataset, config.recipe.epochs, 0, "cpu")
+    except Impossible:
+        raise
+    except ValueError as e:
+        return f"{method.name} on {teacher}-{student}: {e}"
+    return None
 
 
 def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> list[Outcome]:

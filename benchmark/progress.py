@@ -39,8 +39,8 @@ class Progress:
         head = f"[{self.index}/{self.cells}] {name}"
         if self.alone and sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}%|{bar:20}|{postfix}"
-            self._bar = tqdm(total=epochs, initial=done, desc=head, bar_format=form, dynamic_ncols=True)
-        elif done:
+            self._bar = tqdm(total=epochs, initial=max(done, 0), desc=head, bar_format=form, dynamic_ncols=True)
+        elif done > 0:
             print(f"{head}: resumed after epoch {done}", flush=True)
 
     def tick(self, step: int, steps: int) -> None:
@@ -55,7 +55,7 @@ class Progress:
             f"test {line['test_top1']:.2f}  left: {self._left(line['epoch'])}"
         )
         if self._bar is not None:
-            self._bar.n = line["epoch"]
+            self._bar.n = max(line["epoch"], 0)  # a first stage, whose epochs are below 1, is before the bar
             self._bar.set_postfix_str(text)
         else:
             print(f"[{self.index}/{self.cells}] {self.name}  {text}", flush=True)

@@ -6,7 +6,7 @@
 A run folder holds
 
     config.yaml        the fully resolved config; the identity is the hash of all of it but the seed
-    status.json        {"status": "running" | "done" | "failed" | "diverged", "reason": "…"}
+    status.json        {"status": "running" | "done" | "failed" | "diverged" | "skipped", "reason": "…"}
     metrics.jsonl      one line an epoch: epoch, lr, loss, loss/<term> (raw), weighted/<term>, train_top1, test_top1,
                        test_top5 (over 5 classes), val_top1 (with a validation split), agreement,
                        correlation_distance, data_s, step_s, eval_s
@@ -16,9 +16,11 @@ A run folder holds
     test_outputs.npz   logits [N, C] float32, labels [N] int64 and class_names [C] of the test set at the last epoch
     checkpoint.pt      everything needed to go on; removed when done
     weights.pt         the final weights of the trained network
+    method.pt          those of the method's layers, where some of them are kept at inference
     lock               held (flock) by the process that writes the run
 
 Accuracies are per cent. A run with status "running" whose lock is free was interrupted; the same command resumes it.
+One that is "skipped" cannot be: the method does not fit the networks.
 """
 
 import contextlib
@@ -32,7 +34,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-STATUSES = ("running", "done", "failed", "diverged")
+STATUSES = ("running", "done", "failed", "diverged", "skipped")
 
 
 class Busy(Exception):

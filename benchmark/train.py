@@ -49,7 +49,7 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def predict(network: Network, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
+def predict(network: nn.Module, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
     """Logits [N, C] float32 on the CPU of `network`, in eval mode, for the un-augmented images of a split."""
     network.eval()
     found = []
@@ -89,25 +89,27 @@ class Trainer:
         known = self._taught(batch)
         with autocast(self.device, self.precision):
             given = self.network(batch.images, self.needs)
+            if batch.second is not None:
+                given.second = self.network(batch.second, self.needs)
         terms = self.method.losses(
             given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
         )  # fmt: skip
-        loss = sum(t.weight * t.value for t in terms.values())
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimiser.step()
+        record = {"loss": self.method.descend(terms, self.optimiser)}
         with torch.no_grad():
             self.method.after_step()
-        record = {"loss": loss.detach()}
         for name, term in terms.items():
             record[f"loss/{name}"] = term.value.detach()
             record[f"weighted/{name}"] = term.weight * term.value.detach()
         return record, given.logits.detach()
 
     def _taught(self, batch: Batch) -> Outputs:
-        if self.cache is not None:
-            return self.cache(batch.indices, batch.views)
-        return Outputs() if self.method.teacher_needs.nothing else self.taught(batch.images, self.method.teacher_needs)
+        needs = self.method.teacher_needs
+        if needs.nothing:
+            return Outputs()
+        known = self.cache(batch.indices, batch.views) if self.cache is not None else self.taught(batch.images, needs)
+        if batch.second is not None:
+            known.second = self.taught(batch.second, needs)
+        return known
 
     @torch.no_grad()
     def taught(self, images: Tensor, needs: Needs) -> Outputs:
@@ -128,7 +130,7 @@ class Trainer:
         )  # fmt: skip
 
     def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
-        """Train for one epoch, counted from 1; `tick(step, steps)` is called after each step.
+        """Train for one epoch, counted from 1 (a first stage ends with 0); `tick(step, steps)` is called after a step.
 
         Returns lr, the mean over samples of the loss and of each term, and train_top1 (on the augmented images, in
         training mode). Raises Diverged with the first bad step and term. The device is read once, at the end.
@@ -139,7 +141,9 @@ class Trainer:
         self.network.train()
         self.method.train()
         rows, sizes, hits = [], [], []
-        batches = iter(self.loader.epoch(epoch))
+        if epoch == 1 and self.method.pre_epochs:
+            self.optimiser.state.clear()  # the momentum of the first stage is no momentum of this one
+        batches = iter(self.loader.epoch(epoch, self.method.second_view))
         for step in range(1, len(self.loader) + 1):
             with self.watch("data"):
                 batch = next(batches)
@@ -166,6 +170,11 @@ class Trainer:
             name = names[column[0]].removeprefix("loss/")
             raise Diverged(f"term {name} is {table[step, column[0]].item()} at step {total} (epoch {epoch})")
 
+    @property
+    def deployed(self) -> nn.Module:
+        """What is evaluated: the network, with what the method keeps at inference."""
+        return self.method.deployed(self.network, self.teacher)
+
     def state(self) -> dict[str, Any]:
         """All that training goes on from at the end of an epoch; random streams are derived from seed and epoch."""
         return {
@@ -187,7 +196,7 @@ class Evaluator:
         self.dataset, self.teacher_logits = dataset, teacher_logits
         self.device, self.precision = device, precision
 
-    def __call__(self, network: Network, epoch: int) -> tuple[dict[str, float], Tensor]:
+    def __call__(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
         """The measures of one epoch, and the test logits [N, C]. Raises Diverged where a logit is not finite."""
         labels = self.dataset.test.labels
         logits = self._logits(network, self.dataset.test, epoch)
@@ -201,7 +210,7 @@ class Evaluator:
             found["correlation_distance"] = metrics.correlation_distance(logits, self.teacher_logits)
         return found, logits
 
-    def _logits(self, network: Network, split: Split, epoch: int) -> Tensor:
+    def _logits(self, network: nn.Module, split: Split, epoch: int) -> Tensor:
         logits = predict(network, split, self.dataset, self.device, self.precision)
         if not logits.isfinite().all():
             raise Diverged(f"the network's logits are not finite in the evaluation after epoch {epoch}")

@@ -3,19 +3,30 @@
 `methods.load("kd")` gives the `Method` subclass that `methods/kd.py` defines.
 """
 
+import dataclasses
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
+from methods.combination import combined
 from methods.contract import Method
+
+BASES = ("contract", "combination")  # modules that are no methods
 
 
 def available() -> list[str]:
-    """Names of all implementations: the modules of this package but the contract, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "contract")
+    """Names of all implementations: the modules of this package but the bases, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in BASES)
 
 
 def load(name: str) -> type[Method]:
-    """The `Method` subclass defined in `methods/<name>.py`. Raises KeyError for an unknown name."""
+    """The `Method` subclass defined in `methods/<name>.py`, or of a name like crd+kd the sum of two.
+
+    Raises KeyError for an unknown name.
+    """
+    if "+" in name:
+        return combined({n: load(n) for n in name.split("+")})
     if name not in available():
         raise KeyError(name)
     module = importlib.import_module(f"methods.{name}")
@@ -28,3 +39,13 @@ def load(name: str) -> type[Method]:
     if len(found) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(found)}")
     return found[0]
+
+
+def options(schema: type, values: Mapping[str, Any]) -> Any:
+    """An instance of a method's `Options` from plain values, those of the parts of a combination included."""
+    return schema(
+        **{
+            f.name: options(f.type, values[f.name]) if dataclasses.is_dataclass(f.type) else values[f.name]
+            for f in dataclasses.fields(schema)
+        }
+    )

@@ -5,8 +5,8 @@ returns named terms (`Term`), each a raw value and a weight. It owns its extra l
 and buffers. It chooses neither network, data, schedule nor evaluation.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -19,34 +19,41 @@ class Needs:
 
     logits, pooled: the classifier's output [N, C]; its input, the pooled features [N, D].
     maps, preact: stages whose map [N, C_k, H_k, W_k] is read after, and before, its last activation.
+    final: the map [N, D, H, W], after its activation, whose average over the positions is `pooled`.
+    cams: the class activation maps [N, C, H, W]: the classifier on each position of `final`; their average is `logits`.
+    norms: stages whose last batch norm before the activation is read: its biases and scales [C_k] each.
     """
 
     logits: bool = False
     pooled: bool = False
     maps: frozenset[int] = frozenset()
     preact: frozenset[int] = frozenset()
+    final: bool = False
+    cams: bool = False
+    norms: frozenset[int] = frozenset()
 
     @staticmethod
-    def of(*, logits: bool = False, pooled: bool = False, maps: Collection[int] = (), preact: Collection[int] = ()):
+    def of(
+        *, logits: bool = False, pooled: bool = False, maps: Collection[int] = (), preact: Collection[int] = (),
+        final: bool = False, cams: bool = False, norms: Collection[int] = (),
+    ) -> "Needs":  # fmt: skip
         """`Needs` from any collections of stage numbers."""
-        return Needs(logits, pooled, frozenset(maps), frozenset(preact))
+        return Needs(logits, pooled, frozenset(maps), frozenset(preact), final, cams, frozenset(norms))
 
     @property
     def nothing(self) -> bool:
         """True where the network need not be run at all."""
-        return not (self.logits or self.pooled or self.maps or self.preact)
+        return self == Needs()
 
     @property
     def last_stage(self) -> int | None:
-        """The deepest stage to run; None where the head is needed too."""
-        if self.logits or self.pooled:
+        """The deepest stage to run; None where what follows the stages is needed too."""
+        if self.logits or self.pooled or self.final or self.cams:
             return None
         return max(self.maps | self.preact, default=-1)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.logits or other.logits, self.pooled or other.pooled, self.maps | other.maps, self.preact | other.preact
-        )
+        return Needs(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(Needs)))
 
 
 @dataclass
@@ -57,6 +64,10 @@ class Outputs:
     pooled: Tensor | None = None  # [N, D]
     maps: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
     preact: dict[int, Tensor] = field(default_factory=dict)  # likewise, before the activation
+    final: Tensor | None = None  # [N, D, H, W]
+    cams: Tensor | None = None  # [N, C, H, W]
+    norms: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # stage -> bias [C_k], scale >= 0 [C_k]
+    second: "Outputs | None" = None  # the same of the second view, where the method has one
 
     def only(self, needs: Needs) -> "Outputs":
         """The part of these outputs that `needs` names, in float32 (losses are computed in full precision)."""
@@ -65,6 +76,10 @@ class Outputs:
             self.pooled.float() if needs.pooled else None,
             {k: self.maps[k].float() for k in needs.maps},
             {k: self.preact[k].float() for k in needs.preact},
+            self.final.float() if needs.final else None,
+            self.cams.float() if needs.cams else None,
+            {k: self.norms[k] for k in needs.norms},
+            self.second.only(needs) if self.second is not None else None,
         )
 
 
@@ -76,8 +91,9 @@ class Batch:
     labels: Tensor  # [N] int64
     indices: Tensor  # [N] int64, positions of the samples in the training split
     views: Tensor  # [N] int64, which of the augmentation's outcomes each image shows
-    epoch: int  # counted from 1
+    epoch: int  # counted from 1; the epochs of a first stage are … −2, −1, 0
     generator: torch.Generator  # the method's own stream on the device, seeded anew each epoch
+    second: Tensor | None = None  # [N, 3, H, W], a second, strongly augmented view, where the method has one
 
 
 class Term(NamedTuple):
@@ -93,6 +109,8 @@ class Shapes:
 
     stages: tuple[tuple[int, int, int], ...]  # (C_k, H_k, W_k) of stage k
     pooled: int  # D
+    final: tuple[int, int, int] = (0, 0, 0)  # (D, H, W) of the map that is pooled
+    norms: bool = False  # does it tell the batch norms before its activations?
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,10 @@ class Context:
     epochs: int  # length of the training
 
 
+class Impossible(ValueError):
+    """Raised by a method that cannot be on two networks, whatever its options: the cell is skipped with this reason."""
+
+
 class Method(nn.Module):
     """Base of all methods. A subclass sets `Options`, calls `super().__init__`, and defines `losses`.
 
@@ -113,10 +135,18 @@ class Method(nn.Module):
         are made by `weight`, `positive`, `count`, `choice` and `switch` below, which carry the limits that are checked.
     student_needs, teacher_needs: set by the subclass; the student's logits are always computed.
     Parameters of the module are trained by the student's optimiser; buffers are saved in checkpoints.
+
+    Most methods need no more. What a few need beyond it:
+    pre_epochs: whole epochs of a first stage before epoch 1, with `batch.epoch` below 1. Only what `losses` then gives
+        a gradient is trained; the optimiser begins epoch 1 anew.
+    second_view: the batch has a second, strongly augmented view, and both networks' outputs a `second`.
+    `descend` for an optimiser step of its own, `deployed` for layers that are kept at inference.
     """
 
     Options: type
     published: "type[Method] | None" = None  # the method as the field's code computes it, where that is slower
+    pre_epochs: int = 0
+    second_view: bool = False
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__()
@@ -129,8 +159,25 @@ class Method(nn.Module):
         """The named terms of the loss for one batch; what is trained is the sum of weight × value."""
         raise NotImplementedError
 
+    def descend(self, terms: Mapping[str, Term], optimiser: torch.optim.Optimizer) -> Tensor:
+        """Take one optimiser step on the terms of a batch; returns their sum."""
+        loss = total(terms)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    def deployed(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
+        """What is evaluated and would be used: the student, or a module that gives `Outputs` with logits as it does."""
+        return student
+
     def after_step(self) -> None:
         """Called without gradients after the optimiser's step: the place to update a memory."""
+
+
+def total(terms: Mapping[str, Term]) -> Tensor:
+    """The weighted sum of terms, a scalar."""
+    return sum(t.weight * t.value for t in terms.values())
 
 
 def weight() -> Any:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, weight
+from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, count, weight
 
 
 def resizing_convolution(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:
     """A convolution with bias from maps of shape `student` to maps of shape `teacher`, both (C, H, W).
 
-    Halves, doubles, or trims by an unpadded kernel (1 × 1 where the sizes are equal). ValueError for any other ratio.
+    Halves, doubles, or trims by an unpadded kernel (1 × 1 where the sizes are equal). Impossible for any other ratio.
     """
     (c_s, *size_s), (c_t, *size_t) = student, teacher
     if size_s == [2 * n for n in size_t]:
@@ -30,7 +30,7 @@ def resizing_convolution(student: tuple[int, int, int], teacher: tuple[int, int,
         return nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
     if all(s >= t for s, t in zip(size_s, size_t, strict=True)):
         return nn.Conv2d(c_s, c_t, [1 + s - t for s, t in zip(size_s, size_t, strict=True)])
-    raise ValueError(
+    raise Impossible(
         f"FitNet's regressor cannot map {student} (student) to {teacher} (teacher): it halves, doubles or trims maps"
     )
 

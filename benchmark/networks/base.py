@@ -8,6 +8,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from benchmark.errors import UserError
 from methods.contract import Needs, Outputs, Shapes
@@ -19,7 +20,8 @@ SMALLEST_IMAGE = 8  # px; below it the three poolings of VGG leave nothing
 class Network(nn.Module):
     """An image classifier that hands out what is needed of it, and runs no further than that.
 
-    A subclass sets `stages`, the number of stages with the stem, and defines `stage`, `pool` and `classify`.
+    A subclass sets `stages`, the number of stages with the stem, and `head`, its classifier, and defines `stage`; also
+    `features` where something lies between the last stage and the pooling, `norm` where it has batch norms to tell of.
     """
 
     stages: int
@@ -29,13 +31,18 @@ class Network(nn.Module):
         last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
         raise NotImplementedError
 
-    def pool(self, x: Tensor) -> Tensor:
-        """The last stage's map [N, C, H, W] to the pooled features [N, D]."""
+    @property
+    def head(self) -> nn.Linear:
+        """The classifier: pooled features [N, D] to logits [N, C]."""
         raise NotImplementedError
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        """The pooled features [N, D] to the logits [N, C]."""
-        raise NotImplementedError
+    def features(self, x: Tensor) -> Tensor:
+        """The last stage's map [N, C, H, W] to the map [N, D, H, W] that is pooled."""
+        return x
+
+    def norm(self, k: int) -> nn.BatchNorm2d | None:
+        """The batch norm whose output is (a summand of) stage `k`'s pre-activation; None where there is not one."""
+        return None
 
     def forward(self, x: Tensor, needs: Needs = LOGITS) -> Outputs:
         """What `needs` names, for the images `x` [N, 3, H, W]; the other fields stay None or absent.
@@ -53,12 +60,20 @@ class Network(nn.Module):
                 out.maps[k] = x
             if before is not None:
                 out.preact[k] = before
+        for k in needs.norms:
+            bn = self.norm(k)
+            out.norms[k] = (bn.bias.detach(), bn.weight.detach().abs())
         if needs.last_stage is None:
-            pooled = self.pool(x)
+            x = self.features(x)
+            pooled = global_average(x)
+            if needs.final:
+                out.final = x
             if needs.pooled:
                 out.pooled = pooled
             if needs.logits:
-                out.logits = self.classify(pooled)
+                out.logits = self.head(pooled)
+            if needs.cams:
+                out.cams = functional.conv2d(x, self.head.weight[:, :, None, None], self.head.bias)
         return out
 
 
@@ -81,6 +96,8 @@ def shapes(network: Network, image_size: int) -> Shapes:
     memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
     memo |= {id(b): b.to("meta") for b in network.buffers()}
     twin = copy.deepcopy(network, memo).eval()
-    everything = Needs.of(pooled=True, maps=range(network.stages))
+    everything = Needs.of(pooled=True, final=True, maps=range(network.stages))
     out = twin(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
-    return Shapes(tuple(tuple(out.maps[k].shape[1:]) for k in range(network.stages)), out.pooled.shape[1])
+    stages = tuple(tuple(out.maps[k].shape[1:]) for k in range(network.stages))
+    norms = all(network.norm(k) is not None for k in range(network.stages))
+    return Shapes(stages, out.pooled.shape[1], tuple(out.final.shape[1:]), norms)

@@ -6,7 +6,7 @@ Names and numerics as in RepDistiller's `models/mobilenetv2.py` (there `mobile_h
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.networks.base import Network, global_average
+from benchmark.networks.base import Network
 from benchmark.networks.layers import conv, init_by_width
 
 SETTINGS = (  # expansion, width (at full), blocks, stride; unlike on ImageNet the second group keeps the size
@@ -77,8 +77,9 @@ class MobileNetV2(Network):
             x = self.blocks[group](x)
         return x, x if preact else None
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(self.conv2(x))
+    def features(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.classifier(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.classifier[0]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.networks.base import Network, global_average
+from benchmark.networks.base import Network
 from benchmark.networks.layers import conv, init_kaiming, projection
 
 
@@ -23,6 +23,10 @@ class CifarBlock(nn.Module):
         self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = projection(width_in, width, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -41,6 +45,10 @@ class BasicBlock(nn.Module):
         self.conv2 = conv(planes, planes, 3)
         self.bn2 = nn.BatchNorm2d(planes)
         self.shortcut = projection(width_in, planes, stride)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -63,6 +71,10 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(width)
         self.shortcut = projection(width_in, width, stride)
 
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        return self.bn3
+
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
@@ -82,8 +94,8 @@ class _PostActivation(Network):
                 x = F.relu(before)
         return x, before if preact else None
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(x)
+    def norm(self, k: int) -> nn.BatchNorm2d:
+        return self.bn1 if k == 0 else getattr(self, f"layer{k}")[-1].last_norm
 
 
 class CifarResNet(_PostActivation):
@@ -110,8 +122,9 @@ class CifarResNet(_PostActivation):
         rest = [CifarBlock(width, width, 1) for _ in range(n - 1)]
         return nn.Sequential(CifarBlock(width_in, width, stride), *rest)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.fc(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.fc
 
 
 class ImageNetResNet(_PostActivation):
@@ -137,5 +150,6 @@ class ImageNetResNet(_PostActivation):
         self.linear = nn.Linear(width, classes)
         init_kaiming(self)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.linear(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.linear

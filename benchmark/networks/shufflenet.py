@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.networks.base import Network, global_average
+from benchmark.networks.base import Network
 from benchmark.networks.layers import conv, shuffle
 
 STEM = 24
@@ -66,11 +66,9 @@ class ShuffleV1(Network):
                 x = F.relu(before)
         return x, before if preact else None
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(x)
-
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.linear(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.linear
 
 
 class UnitV2(nn.Module):
@@ -148,8 +146,9 @@ class ShuffleV2(Network):
             x = shuffle(torch.cat([kept, F.relu(worked)], 1), 2)
         return x, torch.cat([kept, worked], 1) if preact else None
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(F.relu(self.bn2(self.conv2(x))))
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn2(self.conv2(x)))
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.linear(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.linear

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.networks.base import Network, global_average
+from benchmark.networks.base import Network
 from benchmark.networks.layers import init_by_width
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -47,8 +47,9 @@ class VGG(Network):
         before = getattr(self, f"block{k}")(x)
         return F.relu(before), before if preact else None
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(x)
+    def norm(self, k: int) -> nn.BatchNorm2d:
+        return getattr(self, f"block{k}")[-1]
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.classifier(pooled)
+    @property
+    def head(self) -> nn.Linear:
+        return self.classifier

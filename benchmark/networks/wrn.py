@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.networks.base import Network, global_average
+from benchmark.networks.base import Network
 from benchmark.networks.layers import conv, init_by_width
 
 
@@ -60,14 +60,17 @@ class WideResNet(Network):
         x = self.conv1(x) if k == 0 else getattr(self, f"block{k}")(x)
         if not preact:
             return x, None
-        following = self.bn1 if k == 3 else getattr(self, f"block{k + 1}").layer[0].bn1
-        return x, _normalised(following, x)
+        return x, _normalised(self.norm(k), x)
 
-    def pool(self, x: Tensor) -> Tensor:
-        return global_average(F.relu(self.bn1(x)))
+    def norm(self, k: int) -> nn.BatchNorm2d:
+        return self.bn1 if k == 3 else getattr(self, f"block{k + 1}").layer[0].bn1
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        return self.fc(pooled)
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn1(x))
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.fc
 
 
 def _normalised(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     config = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert config["method"] == {
         "name": "kd", "implementation": "kd", "temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9,
+        "standardise": False,
     }  # fmt: skip
     assert config["recipe"]["lr"] == 0.02 and config["teacher"]["sha256"] == result["teacher_sha256"]
 

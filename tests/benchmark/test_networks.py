@@ -220,7 +220,7 @@ def test_no_stage_is_run_beyond_the_last_one_needed(name, kind):
     run = []
     stage = network.stage
     network.stage = lambda k, *rest: run.append(k) or stage(k, *rest)
-    network.pool = lambda x: pytest.fail("pooled")
+    network.features = lambda x: pytest.fail("pooled")
     network(images(2, 16), Needs.of(**{kind: [1]}))
     assert run == [0, 1]
     network(images(2, 16), Needs())
@@ -417,3 +417,41 @@ def test_light_networks():
     light = [n for n in networks.names() if networks.is_light(n)]
     assert light == ["MobileNetV2", "ShuffleV1", "ShuffleV2"]
     assert networks.is_light("mobile_half")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pooled_features_and_logits_are_averages_of_the_final_map_and_the_activation_maps(name):
+    network = seeded(name).eval()
+    with torch.no_grad():
+        out = network(images(2, 32), Needs.of(logits=True, pooled=True, final=True, cams=True))
+        early = network(images(2, 32), Needs.of(final=True))
+    torch.testing.assert_close(out.final.mean((2, 3)), out.pooled)
+    torch.testing.assert_close(out.cams.mean((2, 3)), out.logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(early.final, out.final) and early.logits is None
+    told = shapes(network, 32)
+    assert told.final == tuple(out.final.shape[1:]) and told.pooled == told.final[0]
+    assert (out.final >= 0).all()
+
+
+@pytest.mark.parametrize("name", ["resnet14", "resnet8x4", "wrn16_2", "vgg8", "ResNet50"])
+def test_norms_are_those_whose_output_is_the_preactivation(name):
+    """With the batch norm's weight and bias nought, its summand of the pre-activation vanishes."""
+    network = seeded(name).eval()
+    assert shapes(network, 32).norms
+    for k in range(network.stages):
+        with torch.no_grad():
+            network.norm(k).weight.copy_(-2 * torch.ones_like(network.norm(k).weight))
+            network.norm(k).bias.fill_(3.0)
+        bias, scale = network(images(1, 32), Needs.of(norms=[k])).norms[k]
+        assert bias.unique().tolist() == [3.0] and scale.unique().tolist() == [2.0]
+        assert not bias.requires_grad
+        before = network(images(2, 32), Needs.of(preact=[k])).preact[k]
+        with torch.no_grad():
+            network.norm(k).bias.add_(5.0)
+        after = network(images(2, 32), Needs.of(preact=[k])).preact[k]
+        torch.testing.assert_close(after - before, torch.full_like(before, 5.0), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_networks_without_such_norms_say_so(name):
+    assert not shapes(seeded(name), 32).norms

@@ -1,6 +1,7 @@
 """Fixtures for the tests of the methods: their YAML files as options, small networks' shapes, and batches."""
 
 import copy
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from methods.contract import Batch, Context, Outputs, Shapes
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CLASSES, TRAIN, POOLED = 5, 40, 6
 STAGES = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
+FINAL = (POOLED, 2, 2)
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +39,7 @@ def make(read_yaml):
     def build(name, context=None, **changes):
         tree = read_yaml(name)
         implementation = methods.load(tree["implementation"])
-        for key in ("name", "implementation", "about", "pairs", "datasets"):
-            tree.pop(key, None)
+        tree = only(implementation.Options, tree)
         schema = OmegaConf.structured(implementation.Options)
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -47,9 +48,17 @@ def make(read_yaml):
     return build
 
 
+def only(schema, tree):
+    """The options in a YAML's content."""
+    return {
+        f.name: only(f.type, tree[f.name]) if dataclasses.is_dataclass(f.type) else tree[f.name]
+        for f in dataclasses.fields(schema)
+    }
+
+
 def small(labels=None):
     """A context of 5 classes, 40 training samples and small maps."""
-    shapes = Shapes(STAGES, POOLED)
+    shapes = Shapes(STAGES, POOLED, FINAL, norms=True)
     return Context(CLASSES, shapes, shapes, torch.arange(TRAIN) % CLASSES if labels is None else labels, epochs=20)
 
 
@@ -61,7 +70,8 @@ def make_batch():
         own = torch.Generator().manual_seed(seed)
         indices = torch.randperm(TRAIN, generator=own)[:n]
         labels = indices % CLASSES
-        return Batch(None, labels, indices, torch.zeros(n).long(), epoch, torch.Generator().manual_seed(seed + 1))
+        views, own = torch.zeros(n).long(), torch.Generator().manual_seed(seed + 1)
+        return Batch(None, labels, indices, views, epoch, own)
 
     return build
 
@@ -76,7 +86,14 @@ def make_outputs():
         def leaf(*shape):
             return (2 * torch.randn(shape, generator=own, dtype=torch.float64)).to(dtype).requires_grad_(grad)
 
-        maps = {k: leaf(n, *shape) for k, shape in enumerate(STAGES)}
-        return Outputs(leaf(n, CLASSES), leaf(n, POOLED), maps)
+        def one():
+            logits, pooled = leaf(n, CLASSES), leaf(n, POOLED)
+            maps, preact = ({k: leaf(n, *shape) for k, shape in enumerate(STAGES)} for _ in range(2))
+            norms = {k: (leaf(c).detach(), leaf(c).detach().abs()) for k, (c, *_) in enumerate(STAGES)}
+            return Outputs(logits, pooled, maps, preact, leaf(n, *FINAL), leaf(n, CLASSES, *FINAL[1:]), norms)
+
+        outputs = one()
+        outputs.second = one()
+        return outputs
 
     return build

@@ -10,7 +10,7 @@ import methods
 from methods.contract import Outputs
 
 NAMES = sorted(p.stem for p in (Path(__file__).resolve().parents[2] / "conf" / "method").glob("*.yaml"))
-FIXED = {"name", "implementation", "about", "pairs", "datasets"}
+FIXED = {"name", "implementation", "about", "pairs", "datasets", "tune"}
 
 PUBLISHED = {
     "ce": {},
@@ -41,11 +41,18 @@ def option_names(tree):
     return {f.name for f in dataclasses.fields(methods.load(tree["implementation"]).Options)}
 
 
+def parts(tree):
+    """A YAML's parts: itself, or those of a combination."""
+    return [tree[n] for n in tree["implementation"].split("+")] if "+" in tree["implementation"] else [tree]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_yaml_states_every_option_and_no_other(read_yaml, name):
     tree = read_yaml(name)
     assert set(tree) - FIXED == option_names(tree)
     assert tree["name"] == name
+    for part in parts(tree):
+        assert set(part) - FIXED == option_names(part)
     for options in [*tree.get("pairs", {}).values(), *tree.get("datasets", {}).values()]:
         assert set(options) <= option_names(tree)
 
@@ -78,8 +85,16 @@ def test_dkd_has_the_published_beta_of_each_pair(read_yaml):
     assert read_yaml("dkd")["pairs"] == expected
 
 
+# terms that may be negative by definition: a negative log-likelihood of a continuous quantity
+SIGNED = {"vid"}
+# terms that are cross-entropies with the teacher: they fall no further than its entropy
+SOFT = {"nontarget"}
+
+
 def leaves(outputs):
-    return [outputs.logits, outputs.pooled, *outputs.maps.values()]
+    """All tensors of outputs but the second view's and the norms."""
+    maps = *outputs.maps.values(), *outputs.preact.values()
+    return [outputs.logits, outputs.pooled, *maps, outputs.final, outputs.cams]
 
 
 def run(method, student, teacher, batch):
@@ -92,14 +107,22 @@ def run(method, student, teacher, batch):
     return terms, [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
 
 
+def stages(method):
+    """An epoch of each stage of the training."""
+    return [0, 1] if method.pre_epochs else [1]
+
+
 def check_finite(method, student, teacher, batch):
+    """Check one backward pass of a new method; returns the gradients of the student's outputs and the parameters."""
     terms, gradients = run(method, student, teacher, batch)
+    assert terms
     for name, term in terms.items():
         assert term.value.shape == ()
         assert term.value.isfinite(), name
-        assert term.value >= -1e-5, name
+        assert term.value >= -1e-5 or name in SIGNED, name
         assert term.weight >= 0
-    gradients += [p.grad for p in method.parameters()]
+    gradients += [p.grad for p in method.parameters() if p.grad is not None]
+    assert gradients
     assert all(g.isfinite().all() for g in gradients)
     assert all(v.isfinite().all() for v in method.state_dict().values())
     return gradients
@@ -108,17 +131,20 @@ def check_finite(method, student, teacher, batch):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("n", [8, 3, 1])
 def test_any_batch_size(make, make_batch, make_outputs, name, n):
-    student, teacher = make_outputs(n, 1, torch.float32, grad=True), make_outputs(n, 2, torch.float32)
-    check_finite(make(name), student, teacher, make_batch(n))
+    for epoch in stages(make(name)):
+        student, teacher = make_outputs(n, 1, torch.float32, grad=True), make_outputs(n, 2, torch.float32)
+        check_finite(make(name), student, teacher, make_batch(n, epoch=epoch))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_in_bfloat16(make, make_batch, make_outputs, name):
-    student, teacher = make_outputs(8, 1, torch.bfloat16, grad=True), make_outputs(8, 2, torch.bfloat16)
-    method = make(name)
-    check_finite(method, student, teacher, make_batch(8))
-    assert student.logits.grad.dtype == torch.bfloat16
-    assert student.logits.grad.abs().max() > 0
+    reached = []
+    for epoch in stages(make(name)):
+        student, teacher = make_outputs(8, 1, torch.bfloat16, grad=True), make_outputs(8, 2, torch.bfloat16)
+        check_finite(make(name), student, teacher, make_batch(8, epoch=epoch))
+        reached += [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
+    assert reached
+    assert all(g.dtype == torch.bfloat16 and g.abs().max() > 0 for g in reached)
 
 
 EDGES = {
@@ -140,61 +166,77 @@ def test_unusual_outputs_have_a_finite_loss_and_gradient(make, make_batch, make_
     def outputs(seed, changed, grad):
         plain = make_outputs(8, seed, torch.float32)
         change = EDGES[edge] if changed else torch.clone
-        logits, pooled, *maps = (change(v).requires_grad_(grad) for v in leaves(plain))
-        return Outputs(logits, pooled, dict(enumerate(maps)))
+        logits, pooled, *maps, final, cams = (change(v).requires_grad_(grad) for v in leaves(plain))
+        stages = len(maps) // 2
+        maps, preact = dict(enumerate(maps[:stages])), dict(enumerate(maps[stages:]))
+        return Outputs(logits, pooled, maps, preact, final, cams, plain.norms, plain.second)
 
-    student = outputs(1, side in ("student", "both"), True)
-    gradients = check_finite(make(name), student, outputs(2, side in ("teacher", "both"), False), make_batch(8))
-    if edge != "huge":  # where the gradient of a fourth power is meant to be large
-        assert all(g.abs().max() < 1e3 for g in gradients)
+    for epoch in stages(make(name)):
+        student, teacher = outputs(1, side in ("student", "both"), True), outputs(2, side in ("teacher", "both"), False)
+        gradients = check_finite(make(name), student, teacher, make_batch(8, epoch=epoch))
+        if edge != "huge":  # where the gradient of a fourth power is meant to be large
+            assert all(g.abs().max() < 1e3 for g in gradients)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("kd", "dkd", "clkd"))])
+# not those whose target is not the teacher's own output (loca, rld, ttm, wttm), nor cross-entropies (nkd)
+AT_REST = ("kd", "dkd", "clkd", "lskd", "dist", "ldrld", "ctkd", "normkd", "sdd")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(AT_REST)])
 def test_logit_methods_are_at_rest_where_the_student_equals_the_teacher(make, make_batch, make_outputs, name):
     student, teacher = make_outputs(8, 1, torch.float32, grad=True), make_outputs(8, 1, torch.float32)
     terms = make(name).losses(student, teacher, make_batch(8))
     rest = [t for k, t in terms.items() if k != "ce"]
-    assert [t.value.item() for t in rest] == pytest.approx([0] * len(rest), abs=1e-6)
+    assert [t.value.item() for t in rest] == pytest.approx([0] * len(rest), abs=1e-4)  # DIST has an ε
     sum(t.weight * t.value for t in rest).backward()
-    assert student.logits.grad.abs().max() < 1e-6
+    gradients = [leaf.grad for leaf in leaves(student) if leaf.grad is not None]
+    assert gradients
+    assert all(g.abs().max() < 1e-4 for g in gradients)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_parameters_learn(make, make_batch, make_outputs, name):
     method = make(name)
-    run(method, make_outputs(8, 1, torch.float32, grad=True), make_outputs(8, 2, torch.float32), make_batch(8))
+    for epoch in stages(method):  # gradients add up: a parameter may learn in one stage only
+        student, teacher = make_outputs(8, 1, torch.float32, grad=True), make_outputs(8, 2, torch.float32)
+        run(method, student, teacher, make_batch(8, epoch=epoch))
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in method.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_draws_nothing_from_the_global_generator(make, make_batch, make_outputs, name):
     method, before = make(name), torch.random.get_rng_state()
-    run(method, make_outputs(8, 1, torch.float32, grad=True), make_outputs(8, 2, torch.float32), make_batch(8))
+    for epoch in stages(method):
+        student, teacher = make_outputs(8, 1, torch.float32, grad=True), make_outputs(8, 2, torch.float32)
+        run(method, student, teacher, make_batch(8, epoch=epoch))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_works_on_just_what_it_says_it_needs(make, make_batch, make_outputs, name):
     # `only` leaves all else out; the terms must not change when more is handed over
-    values = []
-    for pare in (True, False):
-        method = make(name)
-        student, teacher = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32)
-        if pare:
-            student, teacher = student.only(method.student_needs), teacher.only(method.teacher_needs)
-        values.append([t.value.item() for t in method.losses(student, teacher, make_batch(8)).values()])
-    assert values[0] == values[1]
+    for epoch in stages(make(name)):
+        values = []
+        for pare in (True, False):
+            method = make(name)
+            student, teacher = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32)
+            if pare:
+                student, teacher = student.only(method.student_needs), teacher.only(method.teacher_needs)
+            terms = method.losses(student, teacher, make_batch(8, epoch=epoch))
+            values.append([t.value.item() for t in terms.values()])
+        assert values[0] == values[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_descent_lowers_the_distillation_terms(make, make_batch, make_outputs, name):
-    method, teacher, batch = make(name), make_outputs(8, 2, torch.float32), make_batch(8)
-    student = make_outputs(8, 1, torch.float32, grad=True)
-    optimiser = torch.optim.Adam([*leaves(student), *method.parameters()], 0.05)
-    totals = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        terms, _ = run(method, student, teacher, batch)
-        optimiser.step()
-        totals.append(sum(t.weight * t.value.item() for t in terms.values()))
-    assert totals[-1] < 0.8 * totals[0]
+    for epoch in stages(make(name)):
+        method, teacher, batch = make(name), make_outputs(8, 2, torch.float32), make_batch(8, epoch=epoch)
+        student = make_outputs(8, 1, torch.float32, grad=True)
+        optimiser = torch.optim.Adam([*leaves(student), *method.parameters()], 0.05)
+        totals = []
+        for _ in range(60):
+            optimiser.zero_grad()
+            terms, _ = run(method, student, teacher, batch)
+            optimiser.step()
+            totals.append(sum(t.weight * t.value.item() for t in terms.values()))
+        assert totals[0] > 0 and totals[-1] < (0.9 if SOFT & set(terms) else 0.8) * totals[0]

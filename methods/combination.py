@@ -1,0 +1,53 @@
+"""Two or more methods trained at once, as in CRD+KD: all terms of all of them in one sum.
+
+A YAML asks for it by `implementation: crd+kd`; the options of each part then stand under the part's name. Terms that
+parts share by name, such as the cross-entropy `ce`, have one value, and their weights add up.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from methods.contract import Batch, Context, Method, Outputs, Term
+
+
+def combined(parts: Mapping[str, type[Method]]) -> type[Method]:
+    """The sum of methods, each under its name. Raises TypeError where two parts each have an optimiser step or a
+    deployed network of their own."""
+    for hook in ("descend", "deployed"):
+        owners = [n for n, kind in parts.items() if getattr(kind, hook) is not getattr(Method, hook)]
+        if owners:
+            raise TypeError(f"{', '.join(owners)} cannot be combined: it has a {hook} of its own")
+    schema = dataclasses.make_dataclass("Options", [(n, kind.Options) for n, kind in parts.items()])
+
+    class Combination(Method):
+        """The terms of all parts. Needs what any of them needs."""
+
+        Options = schema
+
+        def __init__(self, options: Any, context: Context) -> None:
+            super().__init__(options, context)
+            self.parts = nn.ModuleDict({n: kind(getattr(options, n), context) for n, kind in parts.items()})
+            first, *rest = self.parts.values()
+            self.student_needs, self.teacher_needs = first.student_needs, first.teacher_needs
+            for part in rest:
+                self.student_needs |= part.student_needs
+                self.teacher_needs |= part.teacher_needs
+            self.pre_epochs = max(part.pre_epochs for part in self.parts.values())
+            self.second_view = any(part.second_view for part in self.parts.values())
+
+        def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+            found: dict[str, Term] = {}
+            for part in self.parts.values():
+                for name, term in part.losses(student, teacher, batch).items():
+                    weight = term.weight + (found[name].weight if name in found else 0.0)
+                    found[name] = Term(term.value, weight)
+            return found
+
+        def after_step(self) -> None:
+            for part in self.parts.values():
+                part.after_step()
+
+    return Combination
