@@ -19,11 +19,13 @@ number. Mode "exact": the positive is the anchor itself; "relax": any sample of 
 
 Speed: scores against the whole bank are one matrix product [N, d] × [d, n], of which the K + 1 are then picked. It
 gives the same values and gradients as gathering K + 1 bank rows per anchor, [N, K + 1, d] numbers, at a fraction of
-the memory traffic.
+the memory traffic. The gradient of what follows is known, x / (x + c + e) for a negative and that less 1 for the
+positive, each divided by T · N, so `Contrast` makes it on the way, in place.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,17 +37,37 @@ EPS = 1e-7
 Z_STUDENT, Z_TEACHER = 2, 3  # places in CRD.params
 
 
-def sampled_scores(anchors: Tensor, bank: Tensor, samples: Tensor, temperature: float) -> Tensor:
-    """exp(v · M[sample] / T): anchors [N, d], bank [n, d], samples [N, K + 1] -> [N, K + 1]."""
-    return (anchors @ bank.T).gather(1, samples).div(temperature).exp()
+class Contrast(torch.autograd.Function):
+    """The loss of anchors [N, d] against a bank [n, d] at samples [N, K + 1], the positive's first.
 
+    z: the constant Z, or a number not above 0 where this batch is to set it. distinct: no sample stands twice in a
+    row. Gives the loss and Z, scalars; the gradient is the anchors' alone.
+    """
 
-def contrast(scores: Tensor, n_data: int) -> Tensor:
-    """The loss of scores [N, K + 1] that were divided by Z, the positive's first -> scalar."""
-    noise = (scores.shape[1] - 1) / n_data
-    positives, negatives = scores[:, 0], scores[:, 1:]
-    likelihood = (positives / (positives + noise + EPS)).log().sum() + (noise / (negatives + noise + EPS)).log().sum()
-    return -likelihood / len(scores)
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, bank: Tensor, samples: Tensor, temperature: float, z: Tensor, distinct: bool
+    ) -> tuple[Tensor, Tensor]:
+        n, noise = len(samples), (samples.shape[1] - 1) / len(bank)
+        x = (anchors @ bank.T).gather(1, samples).div_(temperature).exp_()
+        # where() instead of if, which would wait for the device in each step
+        z = torch.where(z > 0, z, x.mean() * len(bank))
+        x.div_(z * noise)  # in units of c: log(c / (x + c + e)) becomes −log(x + 1 + e / c)
+        positives = x[:, 0].log()
+        y = x + (1 + EPS / noise)
+        slope = x.div_(y)
+        slope[:, 0] -= 1
+        ctx.distinct = distinct
+        ctx.save_for_backward(bank, samples, slope.div_(temperature * n))
+        ctx.mark_non_differentiable(z)
+        return (y.log_().sum() - positives.sum()) / n, z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        bank, samples, slope = ctx.saved_tensors
+        spread = slope.new_zeros(len(samples), len(bank))
+        spread = spread.scatter_(1, samples, slope) if ctx.distinct else spread.scatter_add_(1, samples, slope)
+        return (spread @ bank).mul_(gradient), None, None, None, None, None
 
 
 class Sampler:
@@ -61,6 +83,16 @@ class Sampler:
         self.starts = sizes.cumsum(0) - sizes  # where each class begins in it
         self.distinct = len(labels) - sizes >= negatives  # by class: are there enough negatives?
         self.kinds = set(self.distinct[sizes > 0].tolist())
+        self.all_distinct = self.kinds == {True}
+        others = len(labels) - int(sizes.max())
+        # On a GPU it is not determined which of two equal draws is written last.
+        self.by_draws = labels.device.type == "cpu" and negatives <= others // 2 and len(sizes) < 2**15
+        if self.by_draws:
+            misses = len(labels) / (others - torch.arange(negatives, dtype=torch.float64))  # draws for one more sample
+            spread = (misses * (misses - 1)).sum().sqrt()
+            self.draws = int(misses.sum() + 8 * spread) + 1  # fewer would do but once in 10^14 anchors
+            self.short_labels = labels.short()
+            self.scratch: Tensor | None = None
 
     def same_class(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """One sample of each label's class, uniformly: [N] -> [N]."""
@@ -71,7 +103,7 @@ class Sampler:
 
         Distinct, but where K is greater than the number of such samples: there each is drawn from all of them.
         """
-        if self.kinds == {True}:
+        if self.all_distinct:
             return self._without_replacement(labels, generator)
         if self.kinds == {False}:
             return self._with_replacement(labels, generator)
@@ -79,11 +111,34 @@ class Sampler:
         return torch.where(self.distinct[labels][:, None], distinct, self._with_replacement(labels, generator))
 
     def _without_replacement(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        if self.by_draws:
+            return self._first_distinct(labels, generator)
         # The K largest of random keys are a uniform K-subset. A tie at the border, where position would decide, comes
         # up once in about 2^31 / n anchors; float32 keys have 24 random bits and would tie 128 times as often.
         keys = torch.empty(len(labels), len(self.labels), dtype=torch.int32, device=labels.device)
         keys.random_(generator=generator).masked_fill_(labels[:, None] == self.labels, -1)
         return keys.topk(self.k, dim=1, sorted=False).indices
+
+    def _first_distinct(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """The first K distinct ones of uniform draws with replacement. Which are kept depends on where equal draws
+        stand, not on what they are: every K-subset is equally likely."""
+        shape = len(labels), self.draws
+        order = torch.arange(self.draws, dtype=torch.int32).expand(shape)
+        if self.scratch is None or len(self.scratch) < len(labels):
+            self.scratch = torch.empty(len(labels), len(self.labels), dtype=torch.int32)
+        last = self.scratch[: len(labels)]  # where each sample was drawn last
+        while True:
+            drawn = torch.randint(len(self.labels), shape, generator=generator)
+            last.scatter_(1, drawn, order)
+            kept = last.gather(1, drawn) == order
+            kept &= self.short_labels.take(drawn) != labels[:, None].short()
+            rank = kept.cumsum(1, dtype=torch.int32)
+            if (rank[:, -1] >= self.k).all():
+                break
+        kept &= rank <= self.k
+        # the first K draws, those that are not kept replaced by the later ones that are
+        first, later = (slice(None), slice(self.k)), (slice(None), slice(self.k, None))
+        return drawn[first].masked_scatter(~kept[first], drawn[later][kept[later]])
 
     def _with_replacement(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         bound = (len(self.labels) - self.sizes[labels])[:, None].expand(-1, self.k)
@@ -151,26 +206,21 @@ class CRD(Method):
         negatives = self.negatives(batch)
         samples = torch.cat([positives[:, None], negatives], 1)
         self.seen = batch.indices, v_s.detach(), v_t.detach()
+        losses = {}
+        for name, v, bank, z in (("student", v_s, self.bank_t, Z_STUDENT), ("teacher", v_t, self.bank_s, Z_TEACHER)):
+            losses[name], self.params[z] = self.contrast(v, bank, samples, self.params[z])
         return {
             "ce": Term(F.cross_entropy(student.logits, labels), options.ce_weight),
-            "crd_student": Term(self._loss(v_s, self.bank_t, samples, Z_STUDENT), options.crd_weight),
-            "crd_teacher": Term(self._loss(v_t, self.bank_s, samples, Z_TEACHER), options.crd_weight),
+            **{f"crd_{name}": Term(loss, options.crd_weight) for name, loss in losses.items()},
         }
 
     def negatives(self, batch: Batch) -> Tensor:
         """K samples of other classes for each of the batch's: [N, K]."""
         return self.sampler.other_classes(batch.labels, batch.generator)
 
-    def scores(self, anchors: Tensor, bank: Tensor, samples: Tensor) -> Tensor:
-        """Scores, not yet divided by Z, of `samples` [N, K + 1] against anchors [N, d]: [N, K + 1]."""
-        return sampled_scores(anchors, bank, samples, self.options.temperature)
-
-    def _loss(self, anchors: Tensor, bank: Tensor, samples: Tensor, z: int) -> Tensor:
-        scores = self.scores(anchors, bank, samples)
-        # set by the first batch; where() instead of if, which would wait for the device in each step
-        constant = torch.where(self.params[z] > 0, self.params[z], scores.detach().mean() * self.n_data)
-        self.params[z] = constant
-        return contrast(scores / constant, self.n_data)
+    def contrast(self, anchors: Tensor, bank: Tensor, samples: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of anchors [N, d] against a bank at `samples` [N, K + 1], and Z, which a first batch sets."""
+        return Contrast.apply(anchors, bank, samples, self.options.temperature, z, self.sampler.all_distinct)
 
     def after_step(self) -> None:
         """Move the banks' rows of the batch's samples towards the batch's embeddings."""
@@ -200,9 +250,14 @@ class GatheringCRD(CRD):
             drawn.append(others[picks])
         return torch.stack(drawn)
 
-    def scores(self, anchors: Tensor, bank: Tensor, samples: Tensor) -> Tensor:
+    def contrast(self, anchors: Tensor, bank: Tensor, samples: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         rows = bank[samples.flatten()].view(*samples.shape, -1)  # [N, K + 1, d]
-        return torch.bmm(rows, anchors[:, :, None])[:, :, 0].div(self.options.temperature).exp()
+        scores = torch.bmm(rows, anchors[:, :, None])[:, :, 0].div(self.options.temperature).exp()
+        z = torch.where(z > 0, z, scores.detach().mean() * self.n_data)
+        noise = (samples.shape[1] - 1) / self.n_data
+        positives, negatives = (scores / z).tensor_split([1], dim=1)
+        right = (positives / (positives + noise + EPS)).log().sum()
+        return -(right + (noise / (negatives + noise + EPS)).log().sum()) / len(samples), z
 
 
 CRD.published = GatheringCRD
