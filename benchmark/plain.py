@@ -27,8 +27,9 @@ class PlainTrainer:
         batch_size: int, schedule: Schedule, device: str,
     ) -> None:  # fmt: skip
         self.network, self.teacher, self.device = network, teacher, device
-        if method.published is not None:
-            method.__class__ = method.published
+        for part in method.modules():
+            if isinstance(part, Method) and part.published is not None:
+                part.__class__ = part.published
         self.method = method
         self.optimiser = torch.optim.SGD(
             [*network.parameters(), *method.parameters()], schedule.lr, schedule.momentum,
@@ -36,41 +37,54 @@ class PlainTrainer:
         )  # fmt: skip
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(config.size, padding=config.padding),
-                *([transforms.RandomHorizontalFlip()] if config.flip else []),
-                transforms.ToTensor(),
-                transforms.Normalize(config.mean, config.std),
-            ]
-        )
+        weak = [
+            transforms.RandomCrop(config.size, padding=config.padding),
+            *([transforms.RandomHorizontalFlip()] if config.flip else []),
+        ]
+        tensor = [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
+        self.transform = transforms.Compose([*weak, *tensor])
+        self.strong = transforms.Compose([*weak, transforms.RandAugment(2, 10), *tensor])
         self.batch_size = batch_size
-        self.everything = Needs.of(logits=True, pooled=True, maps=range(network.stages))
-        self.everything_of_teacher = Needs.of(logits=True, pooled=True, maps=range(teacher.stages))
+        self.everything = _everything(network) | method.student_needs
+        self.everything_of_teacher = _everything(teacher) | method.teacher_needs
         self._random, self._draws = np.random.default_rng(0), generator("method", 0, device=device)
 
     def batch(self) -> Batch:
         """The next batch, image by image."""
         picks = self._random.choice(len(self.labels), self.batch_size, replace=False)
-        images = torch.stack([self.transform(Image.fromarray(self.images[i])) for i in picks])
+        images, second = self._load(picks, self.transform), None
+        if self.method.second_view:
+            second = self._load(picks, self.strong)
         indices = torch.from_numpy(picks).to(self.device)
         labels = self.labels[torch.from_numpy(picks)].to(self.device)
-        return Batch(images.to(self.device), labels, indices, torch.zeros_like(indices), 1, self._draws)
+        return Batch(images, labels, indices, torch.zeros_like(indices), 1, self._draws, second)
+
+    def _load(self, picks: np.ndarray, transform: transforms.Compose) -> Tensor:
+        return torch.stack([transform(Image.fromarray(self.images[i])) for i in picks]).to(self.device)
 
     def step(self) -> Tensor:
         """Load a batch and take one optimiser step on it; the loss."""
         batch = self.batch()
         self.network.train()
-        given = self.network(batch.images, self.everything)
+        given = self._outputs(self.network, batch, self.everything)
         known = Outputs()
         if not self.method.teacher_needs.nothing:
             with torch.no_grad():
-                known = self.teacher(batch.images, self.everything_of_teacher)
+                known = self._outputs(self.teacher, batch, self.everything_of_teacher)
         terms = self.method.losses(given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch)
-        loss = sum(t.weight * t.value for t in terms.values())
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
+        loss = self.method.descend(terms, self.optimiser)
         with torch.no_grad():
             self.method.after_step()
-        return loss.detach()
+        return loss
+
+    @staticmethod
+    def _outputs(network: Network, batch: Batch, needs: Needs) -> Outputs:
+        found = network(batch.images, needs)
+        if batch.second is not None:
+            found.second = network(batch.second, needs)
+        return found
+
+
+def _everything(network: Network) -> Needs:
+    """What the networks of the field's code give in every call."""
+    return Needs.of(logits=True, pooled=True, maps=range(network.stages))

@@ -20,12 +20,13 @@ from benchmark import config as configs
 from benchmark.cell import build_method
 from benchmark.config import Config
 from benchmark.data import Dataset, DatasetConfig, Loader, Split
+from benchmark.errors import UserError
 from benchmark.executors import Processes
 from benchmark.machine import Machine, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
-from methods.contract import Method, Needs
+from methods.contract import Impossible, Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS, WARM = 8, 3, 2  # rounds of every loop, steps of a loop in a round, and steps before the first
@@ -87,6 +88,8 @@ class Bench:
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
         self.batch = recipe["batch_size"]
+        # one for all loops: it keeps no state between epochs, and the images are large
+        self.loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
         self.schedule = Schedule.of(recipe)
 
     def wait(self) -> None:
@@ -107,12 +110,19 @@ class Bench:
         options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
         return build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
 
+    def impossible(self, name: str) -> str | None:
+        """Why a method cannot be on the pair; None where it can."""
+        try:
+            self.method(name)
+        except Impossible as e:
+            return str(e)
+        return None
+
     def trainer(self, name: str) -> Trainer:
         """Our loop for a method, with a live teacher."""
         teacher = self.network(self.teacher, plain=False).eval().requires_grad_(False)
-        loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
         return Trainer(
-            self.network(self.student, plain=False), self.method(name), teacher, loader, self.schedule,
+            self.network(self.student, plain=False), self.method(name), teacher, self.loader, self.schedule,
             device=self.machine.device, precision=self.precision,
         )  # fmt: skip
 
@@ -129,12 +139,18 @@ class Bench:
             if trainer.cache is not None:
                 for _, batch in batches:
                     trainer.cache(batch.indices, batch.views)
-        stream = trainer.loader.epoch(1)
+        stream = trainer.loader.epoch(1, trainer.method.second_view)
 
         def step() -> object:
             return trainer.step(next(stream))
 
         return Lane(step), trainer
+
+    def teacher_part(self, trainer: Trainer) -> Lane:
+        """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
+        needs, (_, batch) = trainer.method.teacher_needs, next(zip(range(1), trainer.loader.epoch(1), strict=False))
+        live = not needs.nothing and (trainer.cache is None or trainer.method.second_view)
+        return Lane(lambda: trainer.taught(batch.images, needs) if live else None)
 
     def plain(self, name: str) -> Lane:
         """The field's usual loop for a method."""
@@ -151,34 +167,41 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
     """Time everything for one pair; the content of `reports/speed/<pair>.json`."""
     bench = Bench(config, overrides, teacher, student)
     torch.set_num_threads(bench.machine.threads)
+    impossible = {n: why for n in config.methods if (why := bench.impossible(n))}
+    names = [n for n in config.methods if n not in impossible]
+    if not names:
+        raise UserError(f"nothing to time: {next(iter(impossible.values()))}")
     lanes: dict[tuple[str, str], Lane] = {}
     trainers: dict[str, Trainer] = {}
     # on the disk that runs are kept on
     Path(config.runs).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
-        for name in config.methods:
+        for name in names:
             lanes[name, "cached"], trainers[name] = bench.ours(name, Path(folder))
             lanes[name, "live"] = bench.ours(name, None)[0]
             lanes[name, "plain"] = bench.plain(name)
+            lanes[name, "teacher"] = bench.teacher_part(trainers[name])
         for lane in lanes.values():
             lane.run(WARM, bench.wait)
         for _ in range(ROUNDS):
             for lane in lanes.values():
                 lane.seconds += lane.run(STEPS, bench.wait)
         rate = _matmul_rate(bench)
-        fill = _seconds_to_fill_a_row(bench, trainers[config.methods[0]])
+        fill = _seconds_to_fill_a_row(bench, trainers[names[0]])
         pipeline = _pipeline_rate(bench)
-        peaks = _peaks(config, overrides, teacher, student)
-        rows = [_row(bench, name, lanes, trainers[name], rate, fill, peaks[name]) for name in config.methods]
-    alone = next((r["step_ms"] for r in rows if r["family"] == "baseline"), None)
+        peaks = _peaks(config, overrides, teacher, student, names)
+        rows = [_row(bench, name, lanes, trainers[name], rate, fill, peaks[name]) for name in names]
+    alone = next((r["step_ms"] for r in rows if r["family"] == "baseline"), 0.0)
     for row in rows:
         row["ratio_to_student"] = row["step_ms"] / alone if alone else None
+        row["ratio_to_student_and_teacher_part"] = row["step_ms"] / (alone + row["teacher_part_ms"]) if alone else None
     return {
         "pair": f"{teacher}-{student}",
         "batch_size": bench.batch,
         "image_size": config.dataset.size,
         "precision": bench.precision,
         "rows": rows,
+        "impossible": impossible,
         "pipeline_images_per_s": pipeline,
         "matmul_gflops": rate / 1e9,
         "whole_pair": _whole_pair(bench, rows),
@@ -192,12 +215,13 @@ def _row(
     rate: float, fill: float, peak: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """One method's row. The share of the matmul rate counts the networks' multiplications, not the method's own."""
-    cached, live, plain = (lanes[name, loop] for loop in LOOPS)
+    cached, live, plain, part = (lanes[name, loop] for loop in (*LOOPS, "teacher"))
     kinds = cache.wanted(trainer.method.teacher_needs)
     size = bench.dataset.config.size
     work = 3 * networks.multiplications(bench.student, CLASSES, size)
     if kinds is None and not trainer.method.teacher_needs.nothing:
         work += networks.multiplications(bench.teacher, CLASSES, size)
+    work *= 2 if trainer.method.second_view else 1
     described = configs.method(name, f"{bench.teacher}-{bench.student}", bench.overrides).about
     return {
         "method": name,
@@ -206,6 +230,7 @@ def _row(
         "step_ms_iqr": cached.spread,
         "step_drift": cached.drift,
         "images_per_s": 1000 * bench.batch / cached.ms,
+        "teacher_part_ms": part.ms,
         "live_step_ms": live.ms,
         "plain_step_ms": plain.ms,
         "speedup_over_plain": plain.ms / cached.ms,
@@ -243,10 +268,12 @@ def _pipeline_rate(bench: Bench) -> float:
     return bench.batch / statistics.median(seconds)
 
 
-def _peaks(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, float | None]:
+def _peaks(
+    config: Config, overrides: list[str], teacher: str, student: str, names: list[str]
+) -> dict[str, float | None]:  # fmt: skip
     """Peak memory of a few cached steps of each method in MB: the device's, or on a CPU that of a fresh process."""
     with Processes(1) as pool:
-        return {n: pool.submit(peak, config, overrides, teacher, student, n).result() for n in config.methods}
+        return {n: pool.submit(peak, config, overrides, teacher, student, n).result() for n in names}
 
 
 def peak(config: Config, overrides: list[str], teacher: str, student: str, name: str) -> float | None:
@@ -287,20 +314,24 @@ def markdown(found: dict[str, Any]) -> str:
         f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']} (the plain loop: fp32), random "
         f"images in CIFAR-100's number. {hardware['name']} ({hardware['device']}, {hardware['threads']} threads), "
         f"torch {made['torch']}. Median of {ROUNDS * STEPS} steps in {ROUNDS} interleaved rounds; IQR: interquartile "
-        "range; drift: last quarter of the steps over the first; peak MB: of a process with data and libraries.",
+        "range; drift: last quarter of the steps over the first; teacher's part: the forward pass, as deep as the "
+        "method reads, that no cache can spare it; peak MB: of a process with data and libraries.",
         "",
-        "| method | ms/step | IQR | drift | images/s | × student | live teacher, ms | plain loop, ms "
+        "| method | ms/step | IQR | drift | images/s | × student | teacher's part, ms | × student and part "
+        "| live teacher, ms | plain loop, ms "
         "| × faster than plain | share of matmul rate | peak MB | extra parameters | cache GB | fill, s |",
-        "|---|" + "---:|" * 13,
+        "|---|" + "---:|" * 15,
     ]
     for r in found["rows"]:
-        ratio = f"{r['ratio_to_student']:.2f}" if r["ratio_to_student"] else "–"
         lines.append(
             f"| {r['method']} | {r['step_ms']:.1f} | {r['step_ms_iqr']:.1f} | {r['step_drift']:.2f} | "
-            f"{r['images_per_s']:,.0f} | {ratio} | {r['live_step_ms']:.1f} | {r['plain_step_ms']:.1f} | "
-            f"{r['speedup_over_plain']:.2f} | {100 * r['share_of_matmul_rate']:.0f} % | {_number(r['peak_mb'])} | "
+            f"{r['images_per_s']:,.0f} | {_number(r['ratio_to_student'], 2)} | {r['teacher_part_ms']:.1f} | "
+            f"{_number(r['ratio_to_student_and_teacher_part'], 2)} | {r['live_step_ms']:.1f} | "
+            f"{r['plain_step_ms']:.1f} | {r['speedup_over_plain']:.2f} | "
+            f"{100 * r['share_of_matmul_rate']:.0f} % | {_number(r['peak_mb'])} | "
             f"{r['extra_parameters']:,} | {r['cache_gb']:.2f} | {r['cache_fill_s']:,.0f} |"
         )
+    lines += [f"\n{name}: n/a: {why}" for name, why in found["impossible"].items()]
     lines += [
         "",
         f"Input pipeline alone: {found['pipeline_images_per_s']:,.0f} images/s. "
@@ -318,8 +349,8 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+def _number(value: float | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
 
 
 def run(config: Config, overrides: list[str]) -> list[Path]:

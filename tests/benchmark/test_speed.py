@@ -26,7 +26,7 @@ OVERRIDES = [
 
 
 def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "_peaks", lambda config, *_: dict.fromkeys(config.methods, 123.0))
+    monkeypatch.setattr(speed, "_peaks", lambda *of: dict.fromkeys(of[-1], 123.0))
     overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd", f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     assert main(["speed", *overrides]) == 0
     found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
@@ -39,6 +39,10 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
         assert row["ratio_to_student"] == pytest.approx(row["step_ms"] / rows["ce"]["step_ms"])
         assert row["speedup_over_plain"] == pytest.approx(row["plain_step_ms"] / row["step_ms"])
         assert row["images_per_s"] == pytest.approx(16 / row["step_ms"] * 1000)
+        both = rows["ce"]["step_ms"] + row["teacher_part_ms"]
+        assert row["ratio_to_student_and_teacher_part"] == pytest.approx(row["step_ms"] / both)
+    # FitNet alone runs a part of the teacher in each step
+    assert rows["fitnet"]["teacher_part_ms"] > 20 * max(rows[n]["teacher_part_ms"] for n in ("ce", "kd", "crd"))
     # a cache where logits or pooled features suffice, its size by hand: 600 images, 162 views, rows and checksums
     width = 2 if found["precision"] == "bf16" else 4
     assert rows["kd"]["cache_gb"] == pytest.approx(600 * 162 * (100 * width + 8) / 1e9)
@@ -64,7 +68,7 @@ def test_a_filled_cache_runs_no_teacher(small, tmp_path):
 
 def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
     overrides = [*OVERRIDES, f"runs={tmp_path}", "methods=ce,crd"]
-    peaks = speed._peaks(configs.load(overrides), overrides, "resnet14", "resnet8")
+    peaks = speed._peaks(configs.load(overrides), overrides, "resnet14", "resnet8", ["ce", "crd"])
     banks = 2 * 50_000 * 128 * 4 / 2**20
     assert peaks["ce"] > 100 and peaks["crd"] > peaks["ce"] + banks
 
