@@ -4,6 +4,7 @@ A cell holds runs of one identity, which differ in their seed only: runs of unli
 method was run with several configs on a pair, each has a row of its own, labelled by the settings that differ.
 """
 
+import functools
 import math
 import re
 from collections import Counter
@@ -28,7 +29,7 @@ class Cell:
     runs: pd.DataFrame  # sorted by seed
     config: Config
 
-    @property
+    @functools.cached_property
     def identity(self) -> str:
         return self.runs.identity.iloc[0]
 
@@ -47,10 +48,16 @@ class Cell:
         return float(values.std(ddof=1)) if values.size > 1 else math.nan
 
     def _known(self, column: str) -> np.ndarray:
-        values = self.runs[column].to_numpy(float)
-        return values[~np.isnan(values)]
+        if column not in self._arrays:
+            values = self.runs[column].to_numpy(float)
+            self._arrays[column] = values[~np.isnan(values)]
+        return self._arrays[column]
 
-    @property
+    @functools.cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {}  # known values by column: a frame is slow to ask again and again
+
+    @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:
         """All settings but those of method and teacher: equal for runs that may be compared."""
         return frozenset((k, v) for k, v in self.config.items() if k.split(".")[0] not in ("method", "teacher"))

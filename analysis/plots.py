@@ -41,6 +41,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.right": False,
     "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "savefig.dpi": 200,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
 }
 
 
@@ -61,19 +62,19 @@ def write(group: Group, root: Path, reports: Path, palette: Mapping[str, str]) -
             stem = file_name(group.dataset, group.profile, pair)
             lines, missing = curves(group, pair)
             if lines:
-                written += _save(draw_curves(group, pair, lines, palette), reports / "plots", f"{stem}-curves")
+                written += save(draw_curves(group, pair, lines, palette), reports / "plots", f"{stem}-curves")
             timed = [line for line in lines if line.seconds is not None]
             if timed:
-                written += _save(draw_times(group, pair, timed, palette), reports / "plots", f"{stem}-time")
+                written += save(draw_times(group, pair, timed, palette), reports / "plots", f"{stem}-time")
             differences, missing_outputs = correlation_differences(group, pair, root)
             if differences:
                 figure = draw_correlations(group, pair, differences)
-                written += _save(figure, reports / "plots", f"{stem}-correlation")
+                written += save(figure, reports / "plots", f"{stem}-correlation")
             problems += missing + missing_outputs
     return written, problems
 
 
-def _save(figure: Figure, folder: Path, stem: str) -> list[Path]:
+def save(figure: Figure, folder: Path, stem: str) -> list[Path]:
     FigureCanvasAgg(figure)
     paths = []
     for kind, metadata in {"png": {"Software": None}, "pdf": {"CreationDate": None, "Producer": None}}.items():
@@ -299,7 +300,7 @@ def draw_correlations(group: Group, pair: str, differences: Sequence[Difference]
             ax.remove()
             continue
         image = ax.imshow(differences[i].matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        ax.set_title(f"{_wrapped(differences[i].row.label)}\nmean |Δr| = {differences[i].distance:.3f}")
+        ax.set_title(f"{wrapped(differences[i].row.label)}\nmean |Δr| = {differences[i].distance:.3f}")
         ax.spines[["top", "right"]].set_visible(True)
         if named:
             ax.set_xticks(range(classes), names, rotation=90 if long else 0, fontsize=7)
@@ -323,6 +324,6 @@ def draw_correlations(group: Group, pair: str, differences: Sequence[Difference]
     return figure
 
 
-def _wrapped(label: str, width: int = 30) -> str:
+def wrapped(label: str, width: int = 30) -> str:
     """A long label broken before its parenthesis."""
     return label.replace(" (", "\n(", 1) if len(label) > width else label

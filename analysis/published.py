@@ -4,6 +4,8 @@ Columns of the file: dataset, teacher, student and method under this project's n
 calls it; metric, value and std in per cent; rule, the epoch that the value is of (`last`, `best` on the test set, or
 `unknown` where the source does not say); source.
 
+Whether a value is from the source's own runs or copied by it (`Published.origin`) follows from the source.
+
 Rows of third-party re-implementations and of ablations have methods of their own (`clkd-3rd-party-…`), so they never
 stand as a method's published value.
 """
@@ -11,11 +13,13 @@ stand as a method's published value.
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 FILE = Path(__file__).with_name("published_results.csv")
 EPOCHS = 240  # of the field's recipe, which these values are from
+OWN = ("HobbitLong/RepDistiller", "DefangChen/SimKD")  # sources that ran every method themselves
 PROTOCOLS = ("HobbitLong/RepDistiller", "megvii-research/mdistiller")  # the order in which sources are preferred
 TEACHER, STUDENT = "teacher", "ce"  # methods of the baselines
 
@@ -30,10 +34,18 @@ class Published:
     source: str
 
     @property
+    def origin(self) -> str:
+        """`own` for the source's own runs, `copied` from another one, `unknown` where the source does not say."""
+        if "secondary source" in self.source:
+            return "copied"
+        return "own" if self.source.startswith(OWN) else "unknown"
+
+    @property
     def reference(self) -> str:
-        """The source of the value with its rule, as it stands in a list of sources."""
+        """The source of the value with its origin and rule, as it stands in a list of sources."""
+        origin = {"own": "own runs", "copied": "copied"}.get(self.origin, "own runs or copied: not stated")
         rule = {"last": "last epoch", "best": "best epoch on the test set"}.get(self.rule, "epoch not stated")
-        return f"{self.source.split('; std:')[0]} ({rule})"
+        return f"{self.source.split('; std:')[0]}; {origin} ({rule})"
 
 
 @functools.cache
@@ -50,17 +62,26 @@ def find(dataset: str, teacher: str, student: str, method: str) -> Published | N
     the file. A baseline depends on one network only, so the teacher's value may come from any pair with this teacher,
     and that of the student alone from any pair with this student.
     """
-    rows = load()
-    rows = rows[(rows.dataset == dataset) & (rows.method == method) & (rows.metric == "top1")]
-    if method != STUDENT:
-        rows = rows[rows.teacher == teacher]
-    if method != TEACHER:
-        rows = rows[rows.student == student]
-    if rows.empty:
+    rows = [
+        row
+        for row in _top1().get((dataset, method), ())
+        if (method == STUDENT or row["teacher"] == teacher) and (method == TEACHER or row["student"] == student)
+    ]
+    if not rows:
         return None
-    rank = [next((i for i, p in enumerate(PROTOCOLS) if s.startswith(p)), len(PROTOCOLS)) for s in rows.source]
-    row = rows.iloc[rank.index(min(rank))]
-    return Published(float(row.value), None if pd.isna(row["std"]) else float(row["std"]), row.rule, row.source)
+    rank = [next((i for i, p in enumerate(PROTOCOLS) if r["source"].startswith(p)), len(PROTOCOLS)) for r in rows]
+    row = rows[rank.index(min(rank))]
+    return Published(row["value"], None if pd.isna(row["std"]) else row["std"], row["rule"], row["source"])
+
+
+@functools.cache
+def _top1() -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The file's rows of top-1 accuracies by data set and method."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in load().to_dict("records"):
+        if row["metric"] == "top1":
+            found.setdefault((row["dataset"], row["method"]), []).append(row)
+    return found
 
 
 @functools.cache

@@ -22,9 +22,10 @@ TEACHERS = "teachers"  # the folder of teachers, where students have their pair
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT = re.compile(r"seed=(\d+)")
 TEACHER = re.compile(r"seed=\d+|imported|sha256=\w+")
+VALIDATION = "+validation"  # behind the profile of runs that held out a part of the training set
 NUMBERS = (
-    "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms",
-    "extra_parameters", "extra_buffers", "year",
+    "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
+    "extra_parameters", "extra_buffers", "inference_parameters", "pre_epochs", "views", "year",
 )  # fmt: skip
 TEXTS = ("teacher_run", "teacher_sha256", "precision")
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
@@ -40,6 +41,7 @@ class Unfinished:
     leaf: str  # seed=<n>
     profile: str | None  # None where its config cannot be read
     reason: str
+    skipped: bool = False  # the method cannot be on the pair
 
     @property
     def text(self) -> str:
@@ -71,8 +73,12 @@ def load(root: Path) -> Runs:
             continue  # never begun
         reason = _unfinished(status) or _unusable(result, folder, student=pair != TEACHERS)
         if reason:
-            profile = config(folder).get("profile")
-            unfinished.append(Unfinished(dataset, pair, method, leaf, profile, reason))
+            settings = config(folder)
+            profile = settings.get("profile")
+            if profile and (settings.get("dataset.validation") or 0) > 0:
+                profile += VALIDATION
+            skipped = (status or {}).get("status") == "skipped"
+            unfinished.append(Unfinished(dataset, pair, method, leaf, profile, reason, skipped))
         elif result is not None and pair != TEACHERS:
             done.append(_row(result, folder))
     return Runs(pd.DataFrame(done), unfinished)
@@ -182,6 +188,8 @@ def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     row |= {k: _number(result.get(k)) for k in ("top1_last", *NUMBERS)}
     row |= {k: result[k] if isinstance(result.get(k), str) else None for k in TEXTS}
     row |= {k: result[k] if isinstance(result.get(k), dict) else {} for k in ("versions", "hardware")}
+    if np.isfinite(_number(result.get("val_top1_last"))):  # trained on less: a table of its own
+        row["profile"] += VALIDATION
     title = result.get("title")
     return row | {"title": title if isinstance(title, str) and title else result["method"], "folder": folder}
 

@@ -1,10 +1,12 @@
 """Tables of one group of runs: Markdown for the terminal, and .md, .tex and .csv files. Same runs, same bytes.
 
 The headline is the last epoch: mean ± sample standard deviation (n) over seeds. Best-on-test is in the .csv only, under
-its own name. Marks go to the distillation methods, by the mean as it is printed; methods that tie share a mark.
+its own name. Marks go to the distillation methods, by the mean as it is printed; methods that tie share a mark. Daggers
+say which rows differ significantly from KD (see `analysis.statistics`).
 """
 
 import csv
+import functools
 import io
 import math
 import re
@@ -13,14 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis import published
-from analysis.groups import Cell, Group
+from analysis import published, statistics
+from analysis.groups import Cell, Group, Row
 from analysis.published import Published
 from analysis.runs import Unfinished
+from analysis.statistics import Comparison
 from benchmark.store import write_text
 
 NOTHING = "–"
 BEST, SECOND = "best", "second"
+DAGGERS = {1: "†", 0: "", -1: "‡"}  # significantly better than KD, not different, worse
 LISTED = 20  # runs named under a table, before "and … more"
 MARKDOWN_PAIRS = 3  # pairs side by side; further ones follow in blocks below
 LATEX_PAIRS = {True: 2, False: 3}  # likewise, with and without published values, for a text 345pt wide
@@ -37,6 +41,8 @@ class Entry:
     delta: float = math.nan
     mark: str = ""
     published: Published | None = None
+    dagger: str = ""
+    skipped: bool = False  # it cannot be
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Table:
     group: Group
     lines: list[Line]
     unfinished: list[Unfinished]
+    comparisons: list[Comparison]
     sources: dict[str, int] = field(default_factory=dict)  # reference -> number, from 1
 
     @property
@@ -62,17 +69,26 @@ class Table:
         """Stem of the table's files."""
         return file_name(self.group.dataset, self.group.profile)
 
+    @functools.cached_property
+    def _published(self) -> set[str]:
+        return {p for line in self.lines for p, entry in line.entries.items() if entry.published}
+
     def has_published(self, pair: str) -> bool:
-        return any(pair in line.entries and line.entries[pair].published for line in self.lines)
+        return pair in self._published
+
+    @functools.cached_property
+    def against(self) -> dict[tuple[statistics.Key, str], Comparison]:
+        """The comparisons with KD, as row minus KD."""
+        return statistics.against(self.comparisons)
 
     @property
     def any_published(self) -> bool:
         return bool(self.sources)
 
-    def sections(self) -> Iterator[list[Line]]:
-        """The baselines, then the methods; the empty ones left out."""
+    def sections(self, pairs: Sequence[str]) -> Iterator[list[Line]]:
+        """The baselines, then the methods, as far as they have an entry on these pairs; the empty ones left out."""
         for kinds in (("teacher", "student"), ("method",)):
-            if lines := [line for line in self.lines if line.kind in kinds]:
+            if lines := [line for line in self.lines if line.kind in kinds and any(p in line.entries for p in pairs)]:
                 yield lines
 
 
@@ -83,18 +99,49 @@ def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
         known = {p: _published(group, p, published.TEACHER) for p in teacher.top1}
         entries = {p: Entry(v, math.nan, 1, published=known[p]) for p, v in teacher.top1.items()}
         lines.append(Line("teacher", teacher.label, entries))
-    marks = _marks({(i, p): c for i, r in enumerate(group.methods) for p, c in r.cells.items()})
-    for row in group.students:
-        lines.append(Line("student", row.label, {p: _entry(group, p, row.method, c) for p, c in row.cells.items()}))
-    for i, row in enumerate(group.methods):
-        entries = {p: _entry(group, p, row.method, c, marks.get((i, p), "")) for p, c in row.cells.items()}
-        lines.append(Line("method", row.label, entries))
+    comparisons = statistics.compare(group)
+    against = statistics.against(comparisons)
+    daggers = {k: DAGGERS[c.significant] for k, c in against.items()}
+    marks = _marks({(statistics.key(r), p): c for r in group.methods for p, c in r.cells.items()})
+    for row in group.rows:
+        entries = {}
+        for pair, cell in row.cells.items():
+            place = statistics.key(row), pair
+            entries[pair] = _entry(group, pair, row.method, cell, marks.get(place, ""), daggers.get(place, ""))
+        label = f"{row.label} *" if flags(row) else row.label
+        lines.append(Line("student" if row.method == published.STUDENT else "method", label, entries))
+    lines = _with_skipped(lines, group, unfinished := list(unfinished))
     sources: dict[str, int] = {}
     for line in lines:
         for pair in group.pairs:
             if pair in line.entries and (known := line.entries[pair].published):
                 sources.setdefault(known.reference, len(sources) + 1)
-    return Table(group, lines, list(unfinished), sources)
+    return Table(group, lines, unfinished, comparisons, sources)
+
+
+def flags(row: Row) -> list[str]:
+    """What makes a row's numbers not comparable with the others' at equal cost."""
+    cells = row.cells.values()
+    before = sorted({int(c.runs.pre_epochs.max()) for c in cells if c.runs.pre_epochs.max() > 0})
+    kept = any((c.runs.inference_parameters > c.runs.parameters).any() for c in cells)
+    found = [f"{' or '.join(map(str, before))} epochs before"] if before else []
+    found += ["two views"] if any((c.runs.views > 1).any() for c in cells) else []
+    return found + (["layers kept at inference"] if kept else [])
+
+
+def _with_skipped(lines: list[Line], group: Group, unfinished: Sequence[Unfinished]) -> list[Line]:
+    """The lines with an entry for what cannot be, in a line of its own where a method is nowhere possible."""
+    places = {(u.method, u.pair) for u in unfinished if u.skipped and u.pair in group.pairs}
+    rows = {statistics.key(r): r for r in group.rows}
+    first = len(lines) - len(rows)  # the teachers' lines come before those of the rows
+    for row, line in zip(rows.values(), lines[first:], strict=True):
+        for pair in group.pairs:
+            if (row.method, pair) in places and pair not in line.entries:
+                line.entries[pair] = Entry(math.nan, math.nan, 0, skipped=True)
+    for method in sorted({m for m, _ in places} - {r.method for r in group.rows}):
+        entries = {p: Entry(math.nan, math.nan, 0, skipped=True) for m, p in sorted(places) if m == method}
+        lines = [*lines, Line("method", method, entries)]
+    return lines
 
 
 def write(table: Table, reports: Path) -> list[Path]:
@@ -120,42 +167,47 @@ def _published(group: Group, pair: str, method: str) -> Published | None:
     return published.find(group.dataset, *group.networks[pair], method)
 
 
-def _entry(group: Group, pair: str, method: str, cell: Cell, mark: str = "") -> Entry:
+def _entry(group: Group, pair: str, method: str, cell: Cell, mark: str = "", dagger: str = "") -> Entry:
     mean, delta = cell.mean("top1_last"), math.nan
     if method != published.STUDENT and (baseline := group.baseline(cell, pair)):
         delta = mean - baseline.mean("top1_last")
-    return Entry(mean, cell.std("top1_last"), cell.n, delta, mark, _published(group, pair, method))
+    return Entry(mean, cell.std("top1_last"), cell.n, delta, mark, _published(group, pair, method), dagger)
 
 
-def _marks(cells: Mapping[tuple[int, str], Cell]) -> dict[tuple[int, str], str]:
+def _marks(cells: Mapping[tuple[statistics.Key, str], Cell]) -> dict[tuple[statistics.Key, str], str]:
     """Best and second per pair, by the printed mean."""
+    by_pair: dict[str, dict[statistics.Key, str]] = {}
+    for (row, pair), cell in cells.items():
+        by_pair.setdefault(pair, {})[row] = fixed(cell.mean("top1_last"))
     marks = {}
-    for pair in {p for _, p in cells}:
-        printed = {key: _fixed(c.mean("top1_last")) for key, c in cells.items() if key[1] == pair}
-        ranked = sorted(set(printed.values()), key=float, reverse=True)
-        for key, text in printed.items():
-            if text in ranked[:2]:
-                marks[key] = (BEST, SECOND)[ranked.index(text)]
+    for pair, printed in by_pair.items():
+        ranked = sorted(set(printed.values()), key=float, reverse=True)[:2]
+        marks |= {(row, pair): (BEST, SECOND)[ranked.index(text)] for row, text in printed.items() if text in ranked}
     return marks
 
 
 # ---------------------------------------------------------------- text shared by Markdown and LaTeX
 
 
-def _fixed(value: float, digits: int = 2) -> str:
+def fixed(value: float, digits: int = 2) -> str:
     return NOTHING if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     """A difference with its sign and a true minus."""
-    text = _fixed(abs(value))
+    text = fixed(abs(value))
     if math.isnan(value) or float(text) == 0:
         return text
     return f"{'+' if value > 0 else '−'}{text}"
 
 
+def p_value(p: float) -> str:
+    """A p-value to three digits."""
+    return "<0.001" if p < 0.001 else fixed(p, 3)
+
+
 def _spread(std: float, n: int) -> str:
-    return f"({n})" if math.isnan(std) else f"± {_fixed(std)} ({n})"
+    return f"({n})" if math.isnan(std) else f"± {fixed(std)} ({n})"
 
 
 def setting(table: Table) -> str:
@@ -165,12 +217,12 @@ def setting(table: Table) -> str:
     precisions = sorted(set(found.precision.dropna()))
     parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
     parts += [f"precision {', '.join(precisions)}"] if precisions else []
-    parts += [", ".join(sorted({h for h in map(_hardware, found.hardware) if h}))]
+    parts += [", ".join(sorted({h for h in map(hardware, found.hardware) if h}))]
     parts += [" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in found.versions if vs}))]
     return "; ".join(p for p in parts if p)
 
 
-def _hardware(of: Mapping[str, Any]) -> str:
+def hardware(of: Mapping[str, Any]) -> str:
     name, device, threads = (of.get(k) for k in ("name", "device", "threads"))
     details = [str(device)] if device else []
     details += [f"{threads} thread{'' if threads == 1 else 's'}"] if device == "cpu" and threads else []
@@ -191,9 +243,36 @@ def published_note(table: Table) -> str:
     return f"{recipe}: they are not comparable with this table."
 
 
-def _notes(table: Table) -> list[str]:
+def dagger_note(table: Table) -> str:
+    """What the daggers mean, or why there are none; nothing where KD has no row to be compared with."""
+    against = table.against.values()
+    if any(c.n >= statistics.MIN_SEEDS for c in against):
+        return (
+            "† significantly better than KD, ‡ significantly worse: paired t-test over common seeds at 5 %, with "
+            "Holm's correction over all comparisons on the pair."
+        )
+    if against:
+        return (
+            f"No test against KD: {_seeds(max(c.n for c in against))} in common, and at least "
+            f"{statistics.MIN_SEEDS} are needed."
+        )
+    several = any(statistics.BASELINE in (c.row.method, c.other.method) for c in table.comparisons)
+    return "No test against KD: it has several variants here; see the table of significance." if several else ""
+
+
+def _seeds(n: int) -> str:
+    return f"{n} seed{'' if n == 1 else 's'}"
+
+
+def table_notes(table: Table) -> list[str]:
     """What a reader must know beside the numbers."""
-    notes = []
+    notes = [note] if (note := dagger_note(table)) else []
+    flagged = [f"{r.label} ({', '.join(of)})" for r in table.group.rows if (of := flags(r))]
+    if flagged:
+        notes.append(f"* Not at equal cost: {'; '.join(flagged)}.")
+    reasons = {f"{u.pair} {u.method}: {u.reason.removeprefix('skipped: ')}" for u in table.unfinished if u.skipped}
+    if reasons:
+        notes.append(f"n/a: cannot be. {'; '.join(sorted(reasons)[:LISTED])}.")
     if table.group.differing:
         keys = ", ".join(table.group.differing)
         notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ is taken between runs alike.")
@@ -223,11 +302,12 @@ def markdown(table: Table) -> str:
     ]
     parts += [published_note(table)] if table.any_published else []
     parts += [_markdown_block(table, pairs) for pairs in _blocks(group.pairs, MARKDOWN_PAIRS)]
-    parts += _notes(table)
+    parts += table_notes(table)
     if table.sources:
         parts.append("Published:\n\n" + "\n".join(f"- [{n}] {s}" for s, n in table.sources.items()))
-    parts += [missing(table.unfinished)] if table.unfinished else []
-    parts += ["### Cost", _cost_note(table), _grid(COST_HEADER, [_cost_cells(c) for c in _costs(table)], left=2)]
+    parts += [missing(u)] if (u := [u for u in table.unfinished if not u.skipped]) else []
+    parts += _against_part(table)
+    parts += ["### Cost", _cost_note(table), grid(COST_HEADER, [_cost_cells(c) for c in _costs(table)], left=2)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -244,28 +324,58 @@ def _markdown_block(table: Table, pairs: Sequence[str]) -> str:
     for pair in pairs:
         header += [pair, "Δ", *(["published"] if table.has_published(pair) else [])]
     rows = []
-    for line in table.lines:
+    for line in (line for section in table.sections(pairs) for line in section):
         row = [line.label]
         for pair in pairs:
             row += _markdown_cells(table, pair, line.entries.get(pair))
         rows.append(row)
-    return _grid(header, rows, left=1)
+    return grid(header, rows, left=1)
+
+
+def _against_part(table: Table) -> list[str]:
+    """The comparisons with KD in short; nothing where none was tested."""
+    against = {k: c for k, c in table.against.items() if not math.isnan(c.difference)}
+    if not any(c.n >= statistics.MIN_SEEDS for c in against.values()):
+        return []
+    parts = [
+        "### Against KD",
+        "Mean difference to KD in points over common seeds, [95 % interval] by Student's t (not corrected), p of the "
+        f"paired t-test after Holm's correction (common seeds). All comparisons: {table.name}-significance.md.",
+    ]
+    compared = [p for p in table.group.pairs if any(p == pair for _, pair in against)]
+    for pairs in _blocks(compared, MARKDOWN_PAIRS):
+        rows = []
+        for row in table.group.rows:
+            found = [against.get((statistics.key(row), p)) for p in pairs]
+            if any(found):
+                rows.append([row.label, *(_against_cell(c) if c else NOTHING for c in found)])
+        parts.append(grid(["Method", *pairs], rows, left=1))
+    return parts
+
+
+def _against_cell(c: Comparison) -> str:
+    text = signed(c.difference)
+    text += "" if math.isnan(c.low) else f" [{signed(c.low)}, {signed(c.high)}]"
+    text += "" if math.isnan(c.t_holm) else f" p {p_value(c.t_holm)}"
+    return f"{text} ({c.n})" + (f" {DAGGERS[c.significant]}" if c.significant else "")
 
 
 def _markdown_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
     if entry is None:
         return [NOTHING] * (3 if table.has_published(pair) else 2)
-    value = f"{_fixed(entry.mean)} {_spread(entry.std, entry.n)}"
+    if entry.skipped:
+        return ["n/a", *[NOTHING] * (2 if table.has_published(pair) else 1)]
+    value = f"{fixed(entry.mean)} {_spread(entry.std, entry.n)}"
     value = {BEST: f"**{value}**", SECOND: f"<u>{value}</u>"}.get(entry.mark, value)
-    cells = [value, _signed(entry.delta)]
+    cells = [f"{value} {entry.dagger}".rstrip(), signed(entry.delta)]
     if known := entry.published:
-        cells.append(f"{_fixed(known.value)} [{table.sources[known.reference]}]")
+        cells.append(f"{fixed(known.value)} [{table.sources[known.reference]}]")
     elif table.has_published(pair):
         cells.append(NOTHING)
     return cells
 
 
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """A Markdown table whose columns line up in a terminal too; the first `left` columns aligned left."""
     cells = [[c.replace("|", "\\|") for c in row] for row in [header, *rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
@@ -282,6 +392,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": "$<$", ">": "$>$",
     "|": "$|$", '"': "''",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "χ": r"$\chi$", "²": r"$^2$", "√": r"$\surd$",
     "±": r"$\pm$", "−": "$-$", "–": "--", "Δ": r"$\Delta$", "→": r"$\rightarrow$", "×": r"$\times$",
 }  # fmt: skip
 
@@ -295,10 +406,12 @@ def latex(table: Table) -> str:
     """The table as one LaTeX table environment, or several where it is too long for a page; needs booktabs."""
     size = LATEX_PAIRS[table.any_published]
     floats = _blocks(_blocks(table.group.pairs, size), LATEX_BLOCKS)
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_float(table, f, i) for i, f in enumerate(floats))
+    caption, notes = _caption(table), [escape(n) for n in table_notes(table)]  # once, as they go through all runs
+    made = [_float(table, f, i, caption, notes) for i, f in enumerate(floats)]
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(made)
 
 
-def _float(table: Table, blocks: Sequence[Sequence[str]], number: int) -> str:
+def _caption(table: Table) -> str:
     group = table.group
     caption = escape(
         f"Top-1 accuracy (%) on the test set of {group.dataset} at the last epoch, profile {group.profile}: "
@@ -308,18 +421,24 @@ def _float(table: Table, blocks: Sequence[Sequence[str]], number: int) -> str:
     caption += escape(f"{setting(table)}.")
     if table.any_published:
         caption += " " + escape(published_note(table))
+    return caption
+
+
+def _float(
+    table: Table, blocks: Sequence[Sequence[str]], number: int, caption: str, common_notes: Sequence[str]
+) -> str:
     lines = [r"\begin{table}[t]", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\caption{{{caption}{' (Continued.)' if number else ''}}}"]
     lines += [rf"\label{{tab:{table.name.replace('_', '-')}{f'-{number + 1}' if number else ''}}}"]
     for i, pairs in enumerate(blocks):
         lines += [r"\par\medskip"] if i else []
         lines += _tabular(table, pairs)
-    notes = [escape(n) for n in _notes(table)]
+    notes = list(common_notes)
     shown = [line.entries[p].published for line in table.lines for b in blocks for p in b if p in line.entries]
     used = {known.reference for known in shown if known}
     notes += [escape(f"[{n}] {s}") for s, n in table.sources.items() if s in used]
-    if table.unfinished:
-        notes.append(f"Not in the table: {len(table.unfinished)} unfinished run{'s' * (len(table.unfinished) > 1)}.")
+    if left := sum(not u.skipped for u in table.unfinished):
+        notes.append(f"Not in the table: {left} unfinished run{'s' * (left > 1)}.")
     if notes:
         lines += [r"\par\smallskip", r"\parbox{\linewidth}{\raggedright\scriptsize", "\n\\par ".join(notes) + "}"]
     return "\n".join([*lines, r"\end{table}", ""])
@@ -336,7 +455,7 @@ def _tabular(table: Table, pairs: Sequence[str]) -> list[str]:
         column += width
     layout = r"@{\hspace{12pt}}".join("r" * w for w in widths)
     lines = [rf"\begin{{tabular}}{{l{layout}}}", r"\toprule", _row(top), " ".join(rules), _row(below)]
-    for section in table.sections():
+    for section in table.sections(pairs):
         lines.append(r"\midrule")
         for line in section:
             cells = [c for p in pairs for c in _latex_cells(table, p, line.entries.get(p))]
@@ -351,11 +470,14 @@ def _row(cells: Iterable[str]) -> str:
 def _latex_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
     if entry is None:
         return [escape(NOTHING)] * (3 if table.has_published(pair) else 2)
-    value = _fixed(entry.mean)
+    if entry.skipped:
+        return ["n/a", *[escape(NOTHING)] * (2 if table.has_published(pair) else 1)]
+    value = fixed(entry.mean)
     value = {BEST: rf"\textbf{{{value}}}", SECOND: rf"\underline{{{value}}}"}.get(entry.mark, value)
-    cells = [f"{value} {_small(_spread(entry.std, entry.n))}", escape(_signed(entry.delta))]
+    value += rf"\textsuperscript{{{escape(entry.dagger)}}}" if entry.dagger else ""
+    cells = [f"{value} {_small(_spread(entry.std, entry.n))}", escape(signed(entry.delta))]
     if known := entry.published:
-        cells.append(f"{_fixed(known.value)} {_small(f'[{table.sources[known.reference]}]')}")
+        cells.append(f"{fixed(known.value)} {_small(f'[{table.sources[known.reference]}]')}")
     elif table.has_published(pair):
         cells.append(escape(NOTHING))
     return cells
@@ -388,7 +510,7 @@ def _cost_note(table: Table) -> str:
         "memory. Agreement with the teacher's predictions in per cent; distance of the class correlation matrices to "
         "the teacher's."
     )
-    machines = {h for h in map(_hardware, table.group.runs.hardware) if h}
+    machines = {h for h in map(hardware, table.group.runs.hardware) if h}
     return f"{note} The times were taken on unlike machines." if len(machines) > 1 else note
 
 
@@ -396,8 +518,8 @@ def _cost_cells(cost: tuple[str, str, str, Cell]) -> list[str]:
     pair, _, label, cell = cost
     mean = {k: cell.mean(k) for k in COST_COLUMNS}
     counts = [NOTHING if math.isnan(mean[k]) else f"{mean[k]:,.0f}" for k in ("extra_parameters", "extra_buffers")]
-    rest = [_fixed(mean["agreement"]), _fixed(mean["correlation_distance"], 4)]
-    return [pair, label, _duration(mean["wall_s"]), _fixed(mean["step_ms"], 1), *counts, *rest]
+    rest = [fixed(mean["agreement"]), fixed(mean["correlation_distance"], 4)]
+    return [pair, label, _duration(mean["wall_s"]), fixed(mean["step_ms"], 1), *counts, *rest]
 
 
 def _duration(seconds: float) -> str:
@@ -420,22 +542,26 @@ def long_csv(table: Table) -> str:
     for row in group.rows:
         for pair, cell in row.cells.items():
             entry = _entry(group, pair, row.method, cell)
+            beside = table.against.get((statistics.key(row), pair))
             rows.append(
                 place
                 | {"pair": pair, "method": row.method, "label": row.label, "identity": cell.identity}
                 | {"epochs": int(cell.runs.epochs.iloc[0]), "seeds": " ".join(map(str, cell.runs.seed))}
                 | {"n": cell.n, "mean": entry.mean, "std": entry.std, "delta_student": entry.delta}
+                | (_against_columns(beside) if beside else {})
                 | {"best_mean": cell.mean("top1_best"), "teacher_top1": cell.mean("teacher_top1")}
                 | _published_columns(group, pair, row.method)
                 | {k: cell.mean(k) for k in COST_COLUMNS}
             )
-    rows.sort(key=lambda r: group.pairs.index(r["pair"]))
+    order = {p: i for i, p in enumerate(group.pairs)}
+    rows.sort(key=lambda r: order[r["pair"]])
     columns = [
         "dataset", "profile", "pair", "method", "label", "identity", "epochs", "seeds", "n", "mean", "std",
-        "delta_student", "best_mean", "published", "published_std", "published_rule", "published_source",
+        "delta_student", "delta_kd", "n_kd", "p_kd", "significance_kd", "best_mean", "published", "published_std",
+        "published_rule", "published_origin", "published_source",
         "teacher_top1", *COST_COLUMNS,
     ]  # fmt: skip
-    return _csv(columns, rows)
+    return csv_text(columns, rows)
 
 
 def cost_csv(table: Table) -> str:
@@ -453,7 +579,13 @@ def cost_csv(table: Table) -> str:
     ]
     place = {"dataset": table.group.dataset, "profile": table.group.profile}
     columns = ["dataset", "profile", "pair", "method", "label", "identity", "n", *COST_COLUMNS]
-    return _csv(columns, [place | r for r in rows])
+    return csv_text(columns, [place | r for r in rows])
+
+
+def _against_columns(c: Comparison) -> dict[str, Any]:
+    """The comparison with KD: p is that of the paired t-test after Holm's correction."""
+    outcome = {1: "better", 0: "none", -1: "worse"}[c.significant] if not math.isnan(c.t_holm) else "not tested"
+    return {"delta_kd": c.difference, "n_kd": c.n, "p_kd": c.t_holm, "significance_kd": outcome}
 
 
 def _published_columns(group: Group, pair: str, method: str) -> dict[str, Any]:
@@ -464,11 +596,12 @@ def _published_columns(group: Group, pair: str, method: str) -> dict[str, Any]:
         "published": known.value,
         "published_std": known.std,
         "published_rule": known.rule,
+        "published_origin": known.origin,
         "published_source": known.source,
     }
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()

@@ -45,6 +45,18 @@ def test_rules_by_source():
     assert dkd.reference.endswith("(best epoch on the test set)")
 
 
+def test_own_runs_and_copied_values_are_told_apart():
+    def shown(method):
+        return published.find("cifar100", "wrn40_2", "wrn16_2", method)
+
+    assert (shown("kd").origin, shown("dkd").origin) == ("own", "unknown")
+    assert shown("kd").reference.endswith("; own runs (last epoch)")
+    assert shown("dkd").reference.endswith("; own runs or copied: not stated (best epoch on the test set)")
+    secondary = published.Published(70.0, None, "unknown", "a paper as quoted by a note; secondary source")
+    assert secondary.origin == "copied"
+    assert secondary.reference.endswith("; copied (epoch not stated)")
+
+
 def test_the_file_holds_everything_under_our_names():
     rows = published.load()
     assert len(rows) == 1050

@@ -204,19 +204,22 @@ def test_published_values_are_comparable_with_the_papers_recipe_only(tree, analy
     out = analyse("table")[1]
     assert cells(out, "KD") == ["**75.00 (1)**", "–", "74.92 [1]"]
     assert "which these runs follow" in out
-    assert "- [1] HobbitLong/RepDistiller@b84f547 README.md (last epoch)" in out
+    assert "- [1] HobbitLong/RepDistiller@b84f547 README.md; own runs (last epoch)" in out
     tree.student(pair, "kd", "0000000000a2", 0, 40.0, profile="short", sha256="d1" * 32)
     assert "not comparable" in analyse("table", "profile=short")[1]
     tree.student(pair, "kd", "0000000000a3", 0, 40.0, profile="paper", epochs=2, sha256="d1" * 32)
     assert "not comparable" in analyse("table", "profile=paper")[1]
 
 
-def test_rules_of_the_sources_are_named(tree, analyse):
+def test_rules_of_the_sources_are_named(tree, analyse, tmp_path):
     tree.student("wrn40_2-wrn16_2", "kd", "0000000000a1", 0, 75.0, sha256="d1" * 32)
     tree.student("resnet32x4-vgg8", "kd", "0000000000a2", 0, 75.0, sha256="d1" * 32)
     out = analyse("table")[1]
-    assert "README.md (last epoch)" in out
-    assert re.search(r"- \[2\] DefangChen/SimKD .*\(epoch not stated\)", out)
+    assert "README.md; own runs (last epoch)" in out
+    assert re.search(r"- \[2\] DefangChen/SimKD .*; own runs \(epoch not stated\)", out)
+    rows = {(r["pair"], r["method"]): r for r in csv_rows(tmp_path / "reports", "cifar100-short.csv")}
+    for pair, rule in {"wrn40_2-wrn16_2": "last", "resnet32x4-vgg8": "unknown"}.items():
+        assert (rows[pair, "kd"]["published_rule"], rows[pair, "kd"]["published_origin"]) == (rule, "own")
 
 
 def test_no_published_column_without_published_values(full, analyse):
@@ -385,7 +388,8 @@ def test_latex_rows_fill_their_columns(full, analyse, tmp_path):
     for layout, body in tabulars:
         width = 1 + re.sub(r"@\{.*?\}", "", layout).count("r")
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) == 8
+        assert len(rows) >= 4
+        assert not [r for r in rows if set(r.removesuffix(r" \\").split(" & ")[1:]) == {"--"}]  # rows without an entry
         assert {columns(r) for r in rows} == {width}
     assert text.count("{") == text.count("}")
     assert len(set(re.findall(r"\\label\{(.*?)\}", text))) == 2
@@ -423,3 +427,48 @@ def test_a_list_of_pairs_stands_for_those_that_have_runs(full, analyse):
     assert "resnet56-resnet20" in out and "resnet20-resnet8" not in out  # the one is classic, the other is not
     status, _, err = analyse("table", "pair=published")
     assert status == 2 and "have pair 'published'" in err
+
+
+# ---------------------------------------------------------------- what cannot be, unequal cost, validation splits
+
+
+def test_what_cannot_be_is_shown_with_its_reason(full, analyse):
+    other = "resnet56-resnet20"
+    full.ended(PAIR, "fsp", "0000000000f1", 0, "skipped", "FSP needs equal channels")  # nowhere possible
+    full.ended(other, "fsp", "0000000000f2", 0, "skipped", "FSP needs equal channels")
+    shutil.rmtree(full.root / "cifar100" / PAIR / "crd")
+    full.ended(PAIR, "crd", "0000000000f3", 0, "skipped", "too few | classes")  # possible on the other pair
+    out = analyse("table", "dataset=cifar100")[1]
+    assert [c for c in cells(out, "fsp") if c != "–"] == ["n/a", "n/a"]
+    assert cells(out, "CRD")[-2:] == ["n/a", "–"]
+    for reason in (f"{PAIR} crd: too few | classes", f"{other} fsp: FSP needs equal channels"):
+        assert reason in out
+    assert "fsp seed=0" not in out  # no run is missing: it cannot be
+    tex = (full.root.parent / "reports" / "tables" / "cifar100-short.tex").read_text()
+    assert "\nfsp & n/a & " in tex
+
+
+def test_what_is_not_at_equal_cost_is_marked(tree, analyse):
+    tree.teacher("resnet20", 62.3)
+    for seed in range(2):
+        tree.student(PAIR, "ce", "0000000000a1", seed, 60.0, changes={"parameters": 100, "inference_parameters": 100})
+        before = {"pre_epochs": 3, "views": 1, "parameters": 100, "inference_parameters": 100}
+        tree.student(PAIR, "kd", "0000000000a2", seed, 61.0, changes=before)
+        kept = {"pre_epochs": 0, "views": 2, "parameters": 100, "inference_parameters": 150}
+        tree.student(PAIR, "crd", "0000000000a3", seed, 62.0, changes=kept)
+    out = analyse("table")[1]
+    assert cells(out, "KD *")[0].startswith("<u>61.00")
+    assert "* Not at equal cost: KD (3 epochs before); CRD (two views, layers kept at inference)." in out
+    assert "| Student " in out and "| Student *" not in out
+
+
+def test_runs_with_a_validation_split_have_a_table_of_their_own(tree, analyse):
+    """They were trained on fewer images."""
+    tree.teacher("resnet20", 62.3)
+    tree.student(PAIR, "ce", "0000000000a1", 0, 60.0)
+    tree.student(PAIR, "ce", "0000000000a2", 0, 58.0, changes={"val_top1_last": 57.0})
+    out = analyse("table")[1]
+    plain, held = out.split("## cifar100, profile short+validation")
+    assert cells(plain, "Student")[0] == "60.00 (1)" and cells(held, "Student")[0] == "58.00 (1)"
+    out = analyse("table", "profile=short+validation")[1]
+    assert "58.00 (1)" in out and "60.00 (1)" not in out
