@@ -103,7 +103,8 @@ class Tracking:
         }  # fmt: skip
         run = self._open(arguments)
         if ids:
-            store.write_json(ids, {**known, "url": run.url if self.mode == "online" else known.get("url")})
+            url = run.url if self.mode == "online" else known.get("url")
+            store.write_json(ids, {**known, "id": run.id, "url": url})  # in a sweep the id is the agent's, not ours
         try:
             yield _Wandb(run)
         except BaseException:
