@@ -11,7 +11,7 @@ BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,se
 CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 
-.PHONY: bench plan speed table plots test sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report scale test sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -20,14 +20,33 @@ bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METH
 plan: $(BIN)/installed ## say what bench would do, with the same variables
 	@$(BIN)/python -m benchmark plan $(BENCH)
 
+ablate: $(BIN)/installed ## vary a method's options and compare on the validation split: METHOD=clkd GRID= and bench's variables
+	@$(BIN)/python -m benchmark ablate $(if $(METHOD),method=$(METHOD)) $(if $(GRID),grid=$(GRID)) $(BENCH)
+
+tune: METHODS = $(METHOD)
+tune: $(BIN)/installed ## choose a method's weights on the validation split: METHOD= TRIALS=20 and bench's variables
+	@$(BIN)/python -m benchmark tune $(if $(TRIALS),trials=$(TRIALS)) $(BENCH)
+
 speed: $(BIN)/installed ## time a step of every method against the student alone and the field's usual loop: PAIR= METHODS= ARGS=
 	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) profile=speed runs=$(RUNS) $(ARGS)
+
+methods: $(BIN)/installed ## all methods with their papers, default options and costs
+	@$(BIN)/python -m benchmark methods
 
 table: $(BIN)/installed ## tables of all finished runs, or of those chosen by PAIR= METHODS= PROFILE= DATASET= RUNS=
 	@$(BIN)/python -m analysis table $(CHOSEN)
 
 plots: $(BIN)/installed ## learning curves and class-correlation heat maps, chosen likewise
 	@$(BIN)/python -m analysis plots $(CHOSEN)
+
+structure: $(BIN)/installed ## how well the teacher's knowledge of the classes was passed on, chosen likewise
+	@$(BIN)/python -m analysis structure $(CHOSEN)
+
+report: $(BIN)/installed ## one HTML page of all of it, reports/report.html, and its tables and figures for a paper, chosen likewise
+	@$(BIN)/python -m analysis report $(CHOSEN)
+
+scale: $(BIN)/installed ## time the tables of 10,000 run folders
+	@$(BIN)/python -m analysis scale
 
 test: $(BIN)/installed ## lint and all tests
 	@$(BIN)/ruff check .
@@ -47,7 +66,7 @@ ifdef PAIRS
 	@$(MAKE) --no-print-directory $(BIN)/installed
 	@$(BIN)/python -m benchmark pairs
 else
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 endif
 
 $(BIN)/installed: pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""`python -m analysis table|plots [key=value …]`: tables and plots of finished runs, under `reports`."""
+"""`python -m analysis table|plots|structure|report [key=value …]`: what finished runs show, written to `reports`."""
 
 import re
 import sys
@@ -6,18 +6,25 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from analysis import runs, tables
+from analysis import ablation, runs, scale, statistics_tables, tables
 from analysis.groups import Group, groups
 from analysis.published import STUDENT
 from analysis.runs import TEACHERS, Runs, Unfinished
 from benchmark.errors import UserError, nearest
 from benchmark.pairs import lists
 
-COMMANDS = ("table", "plots")
-USAGE = """usage: python -m analysis table [plots] [key=value …]
+COMMANDS = ("table", "plots", "structure", "report")
+USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
-  table   tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
-  plots   learning curves and class correlations: .png and .pdf in <reports>/plots
+  table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
+  plots       learning curves and class correlations: .png and .pdf in <reports>/plots
+  structure   how well class structure is passed on, from the test outputs of all runs: tables and plots likewise
+  report      all of it in one page that needs no network, <reports>/report.html, with the files of its tables and plots
+
+  or alone: python -m analysis ablation [key=value …]
+              tables and plots of what `python -m benchmark ablate` made, in <reports>/ablations; also name=a,b grid=a,b
+  or alone: python -m analysis scale [n=10000]
+              seconds and memory that `table` takes for a generated tree of n runs
 
   runs=runs         folder of all runs
   reports=reports   folder to write to
@@ -50,7 +57,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], Options]:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}{nearest(command, COMMANDS)}")
     if not commands:
-        raise UserError("no command given: python -m analysis table, plots, or both")
+        raise UserError(f"no command given: python -m analysis with one or more of {', '.join(COMMANDS)}")
     known = [f.name for f in fields(Options)]
     options = Options()
     for argument in arguments:
@@ -127,6 +134,7 @@ def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options
         named |= set(beside)
         table = tables.build(group, beside)
         written += tables.write(table, Path(options.reports))
+        written += statistics_tables.write(table, Path(options.reports))
         print(("\n" if i else "") + tables.markdown(table), end="")
     if rest := [u for u in unfinished if u not in named]:
         print(f"\n{tables.missing(rest)}")
@@ -135,15 +143,57 @@ def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options
 
 def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) -> list[Path]:
     """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
-    from analysis import plots  # matplotlib takes longer to import than a table to make
+    from analysis import plots, statistics_plots  # matplotlib takes longer to import than a table to make
 
     palette = plots.colours(methods)
     written = []
     for group in made:
         files, problems = plots.write(group, Path(options.runs), Path(options.reports), palette)
-        written += files
-        for problem in problems:
+        more, missing = statistics_plots.write(group, Path(options.reports), palette)
+        written += files + more
+        for problem in problems + missing:
             print(problem, file=sys.stderr)
+    return written
+
+
+def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
+    """Print and write the measures of class structure of all groups; returns the files. Raises UserError where no run
+    has test outputs."""
+    from analysis import plots, structure, structure_plots, structure_tables  # see `make_plots`
+
+    palette, reports = plots.colours(methods), Path(options.reports)
+    written, nothing = [], []
+    for group in made:
+        measured = structure.measure(group, Path(options.runs))
+        if not measured.pairs:
+            where = f"{group.dataset}, profile {group.profile}"
+            nothing.append(f"nothing to measure on {where}, {len(group.runs)} runs; {measured.notes[0]}")
+            continue
+        beside = unfinished_of(group, found.unfinished)
+        print(("\n" if written else "") + structure_tables.markdown(measured, beside), end="")
+        written += structure_tables.write(measured, reports, beside)
+        written += structure_plots.write(measured, reports, palette)
+    if not written:
+        raise UserError(nothing[0])
+    for problem in nothing:
+        print(problem, file=sys.stderr)
+    return written
+
+
+def make_report(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
+    """Write the page and the files of its tables and figures; returns them all."""
+    from analysis import report  # see `make_plots`
+
+    beside = [(group, unfinished_of(group, found.unfinished)) for group in made]
+    named = {u for _, of in beside for u in of}
+    rest = [u for u in found.unfinished if u not in named]
+
+    def asked(of: ablation.Ablation) -> bool:
+        return all(not getattr(options, k) or getattr(of, k) in getattr(options, k) for k in FILTERS)
+
+    written, problems = report.write(beside, rest, methods, asked, Path(options.runs), Path(options.reports))
+    for problem in problems:
+        print(problem, file=sys.stderr)
     return written
 
 
@@ -153,6 +203,13 @@ def main(arguments: Sequence[str]) -> int:
         print(USAGE)
         return 0
     try:
+        if arguments[0] == "scale":
+            scale.main(arguments[1:])
+            return 0
+        if arguments[0] == "ablation":
+            for path in ablation.main(arguments[1:]):
+                print(f"written: {path}", file=sys.stderr)
+            return 0
         commands, options = parse(arguments)
         everything = load(Path(options.runs))
         found = select(everything, options)
@@ -162,10 +219,14 @@ def main(arguments: Sequence[str]) -> int:
             written += make_tables(made, found.unfinished, options)
         if "plots" in commands:
             written += make_plots(made, everything.done.method, options)
+        if "structure" in commands:
+            written += make_structure(made, everything.done.method, found, options)
+        if "report" in commands:
+            written += make_report(made, everything.done.method, found, options)
     except (UserError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    for path in written:
+    for path in dict.fromkeys(written):
         print(f"written: {path}", file=sys.stderr)
     return 0
 

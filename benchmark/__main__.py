@@ -1,9 +1,13 @@
-"""python -m benchmark [bench|plan|speed|pairs] [key=value …]
+"""python -m benchmark [bench|plan|ablate|tune|speed|pairs|methods] [key=value …]
 
 bench    train what is missing of the grid, then the table and the plots (the default)
 plan     say what bench would do
+ablate   vary options of a method over a grid of conf/ablation, or over <method>.<option>=a,b,c: train what is missing,
+         then tables and plots; method=, grid=, train=none (say what would be done) or teacher, setting=<label>
+tune     choose the weights of one method on the validation split: methods=clkd trials=20
 speed    time a step of every method, against the student alone and against the field's usual loop
 pairs    list the known pairs and the learning rate of their students
+methods  list the methods with their papers, default options and costs, as Markdown
 """
 
 import signal
@@ -20,7 +24,15 @@ from benchmark.store import Busy
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status: 0, 1 where cells did not finish, 2 for bad input, 130 when stopped."""
-    commands = {"bench": bench, "plan": show_plan, "speed": speed, "pairs": pairs}
+    commands = {
+        "bench": bench,
+        "plan": show_plan,
+        "ablate": ablate,
+        "tune": tune,
+        "speed": speed,
+        "pairs": pairs,
+        "methods": show_methods,
+    }
     words = [a for a in arguments if "=" not in a]
     try:
         if any(w in ("-h", "--help", "help") for w in words):
@@ -59,7 +71,8 @@ def bench(overrides: list[str]) -> int:
     else:
         with Processes(config.jobs) as executor:
             outcomes = grid.run(plan, tracking, executor)
-    unfinished = [o for o in outcomes if o.status != "done"]
+    skipped = [o for o in outcomes if o.status == "skipped"]
+    unfinished = [o for o in outcomes if o.status not in ("done", "skipped")]
     drawn = True
     begun = [c for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n) if c.run.status]
     if any(c.run.done for c in begun):
@@ -70,6 +83,8 @@ def bench(overrides: list[str]) -> int:
             tracking.publish(
                 files, f"report {stem}", [plan.dataset.name, config.profile], {"overrides": list(overrides)}
             )
+    for o in skipped:
+        print(f"n/a: {o.name}: {o.reason}", file=sys.stderr)
     for o in unfinished:
         print(f"not finished: {o.name}: {o.status}{': ' + o.reason if o.reason else ''}", file=sys.stderr)
     if config.profile == "quick":
@@ -82,7 +97,9 @@ def _report(config: Any, pairs: list[str], methods: list[str], *, plots: bool) -
     it went well."""
     what = ["table", "plots"] if plots else ["table"]
     chosen = [f"runs={config.runs}", f"reports={config.reports}"]
-    chosen += [f"dataset={config.dataset.name}", f"profile={config.profile}"]
+    # runs on a part of the training set have tables of their own
+    profile = f"{config.profile}+validation" if config.dataset.validation else config.profile
+    chosen += [f"dataset={config.dataset.name}", f"profile={profile}"]
     chosen += [f"pair={','.join(dict.fromkeys(pairs))}", f"method={','.join(dict.fromkeys(methods))}"]
     sys.stdout.flush()
     return subprocess.run([sys.executable, "-m", "analysis", *what, *chosen], check=False).returncode == 0
@@ -95,6 +112,20 @@ def show_plan(overrides: list[str]) -> int:
 
     print(grid.plan(configs.load(overrides), overrides).text())
     return 0
+
+
+def tune(overrides: list[str]) -> int:
+    """Tune a method."""
+    from benchmark import tune
+
+    return tune.run(overrides)
+
+
+def ablate(overrides: list[str]) -> int:
+    """Vary options of a method, train, tabulate."""
+    from benchmark import ablate
+
+    return ablate.run(overrides)
 
 
 def speed(overrides: list[str]) -> int:
@@ -121,6 +152,14 @@ def pairs(overrides: list[str]) -> int:
             rate = recipe.lr or (recipe.lr_light if networks.is_light(student) else recipe.lr_default)
             print(f"  {pair:<24} student's learning rate {rate:g}")
     print(f"networks (any two make a pair)\n  {' '.join(networks.names())}")
+    return 0
+
+
+def show_methods(overrides: list[str]) -> int:
+    """Print the list of methods."""
+    from benchmark import catalogue
+
+    print(catalogue.markdown(), end="")
     return 0
 
 
