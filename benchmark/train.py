@@ -75,7 +75,6 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self.needs = method.student_needs | Needs(logits=True)
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
             parameters, schedule.lr, schedule.momentum,
@@ -86,11 +85,11 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
-        known = self._taught(batch)
+        known, needs = self._taught(batch), self.method.student_needs | Needs(logits=True)
         with autocast(self.device, self.precision):
-            given = self.network(batch.images, self.needs)
+            given = self.network(batch.images, needs)
             if batch.second is not None:
-                given.second = self.network(batch.second, self.needs)
+                given.second = self.network(batch.second, needs)
         terms = self.method.losses(
             given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
         )  # fmt: skip
@@ -141,6 +140,7 @@ class Trainer:
         self.network.train()
         self.method.train()
         rows, sizes, hits = [], [], []
+        self.method.begin(epoch)
         if epoch == 1 and self.method.pre_epochs:
             self.optimiser.state.clear()  # the momentum of the first stage is no momentum of this one
         batches = iter(self.loader.epoch(epoch, self.method.second_view))

@@ -5,6 +5,8 @@ parts share by name, such as the cross-entropy `ce`, have one value, and their w
 """
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,13 +32,19 @@ def combined(parts: Mapping[str, type[Method]]) -> type[Method]:
         def __init__(self, options: Any, context: Context) -> None:
             super().__init__(options, context)
             self.parts = nn.ModuleDict({n: kind(getattr(options, n), context) for n, kind in parts.items()})
-            first, *rest = self.parts.values()
-            self.student_needs, self.teacher_needs = first.student_needs, first.teacher_needs
-            for part in rest:
-                self.student_needs |= part.student_needs
-                self.teacher_needs |= part.teacher_needs
+            self.gather()
             self.pre_epochs = max(part.pre_epochs for part in self.parts.values())
             self.second_view = any(part.second_view for part in self.parts.values())
+
+        def gather(self) -> None:
+            """Take over what the parts need now."""
+            self.student_needs = functools.reduce(operator.or_, (p.student_needs for p in self.parts.values()))
+            self.teacher_needs = functools.reduce(operator.or_, (p.teacher_needs for p in self.parts.values()))
+
+        def begin(self, epoch: int) -> None:
+            for part in self.parts.values():
+                part.begin(epoch)
+            self.gather()
 
         def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
             found: dict[str, Term] = {}

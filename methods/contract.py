@@ -155,6 +155,9 @@ class Method(nn.Module):
         self.student_needs = Needs(logits=True)
         self.teacher_needs = Needs(logits=True)
 
+    def begin(self, epoch: int) -> None:
+        """Called before each epoch: the place to change what is needed of the networks from one stage to the next."""
+
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         """The named terms of the loss for one batch; what is trained is the sum of weight × value."""
         raise NotImplementedError

@@ -31,7 +31,7 @@ def resizing_convolution(student: tuple[int, int, int], teacher: tuple[int, int,
     if all(s >= t for s, t in zip(size_s, size_t, strict=True)):
         return nn.Conv2d(c_s, c_t, [1 + s - t for s, t in zip(size_s, size_t, strict=True)])
     raise Impossible(
-        f"FitNet's regressor cannot map {student} (student) to {teacher} (teacher): it halves, doubles or trims maps"
+        f"one convolution cannot map {student} (student) to {teacher} (teacher): it halves, doubles or trims maps"
     )
 
 

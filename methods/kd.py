@@ -25,11 +25,17 @@ from methods.contract import Batch, Method, Outputs, Term, positive, switch, wei
 ROUNDING = 1e-6  # logits that spread by less than this share of their size are alike, and only centred
 
 
-def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
     """T² · KL(teacher ‖ student) of the softmaxes at temperature T: [N, C], [N, C] -> scalar, mean over the batch."""
     log_student = F.log_softmax(student_logits / temperature, 1)
     log_teacher = F.log_softmax(teacher_logits / temperature, 1)
     return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+def sample_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of the softmaxes, sample by sample: [N, C], [N, C] -> [N]."""
+    log_student, log_teacher = F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1)
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
 
 
 def standardised(logits: Tensor) -> Tensor:

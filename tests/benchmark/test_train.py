@@ -1,6 +1,7 @@
 """What holds for every method: two steps on unlike pairs, the three invariants, bf16, overfitting, divergence."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from benchmark.cell import build_method
 from benchmark.data import Loader
 from benchmark.seeding import seeded
 from benchmark.train import Diverged, Evaluator, Schedule, Trainer
-from methods.contract import Needs, Outputs, Term
+from methods.contract import Impossible, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
 METHODS = configs.group("method")
@@ -29,22 +30,36 @@ def dataset(tmp_path_factory):
 
 
 def build(dataset, name: str, pair: str, *, precision: str = "fp32", batch: int = 8, schedule=SCHEDULE, seed: int = 0):
-    """A trainer of one method on one pair, as a cell builds it."""
+    """A trainer of one method on one pair, as a cell builds it; skips where the method cannot be on that pair.
+
+    Every method must be able to be on the first of PAIRS.
+    """
     teacher_name, student_name = networks.split_pair(pair)
     chosen = configs.method(name, pair, ["crd.negatives=16"] if name == "crd" else [])
     with seeded("teacher", 0):
         teacher = networks.build(teacher_name, dataset.classes).eval().requires_grad_(False)
     with seeded("network", seed):
         student = networks.build(student_name, dataset.classes)
-    method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, "cpu")
+    try:
+        method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, "cpu")
+    except Impossible as reason:
+        if pair == PAIRS[0]:
+            raise
+        pytest.skip(str(reason))
     loader = Loader(dataset.train, dataset.config, batch, seed, "cpu")
     return Trainer(student, method, teacher, loader, schedule, device="cpu", precision=precision)
 
 
-def batches(trainer):
+def batches(trainer, epoch=1):
     trainer.network.train()
     trainer.method.train()
-    return iter(trainer.loader.epoch(1))
+    return iter(trainer.loader.epoch(epoch, trainer.method.second_view))
+
+
+def each_stage(trainer, batches_of_each):
+    """Some batches of the training, and before them as many of the first stage where there is one."""
+    for epoch in [0, 1] if trainer.method.pre_epochs else [1]:
+        yield from itertools.islice(batches(trainer, epoch), batches_of_each)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -55,20 +70,28 @@ def test_two_steps_keep_the_teacher_and_train_everything_else(dataset, name, pai
     trained = dict(trainer.network.named_parameters(prefix="network"))
     trained |= dict(trainer.method.named_parameters(prefix="method"))
     before = {k: p.detach().clone() for k, p in trained.items()}
-    steps = batches(trainer)
-    for _ in range(2):
-        record, logits = trainer.step(next(steps))
+    names = []
+    for batch in each_stage(trainer, 2):
+        record, logits = trainer.step(batch)
         assert all(math.isfinite(v) for v in record.values())
         assert logits.shape == (8, dataset.classes)
-    # what the sum is made of is in the record, raw and weighted
-    weighted = [v for k, v in record.items() if k.startswith("weighted/")]
-    assert record["loss"].item() == pytest.approx(sum(v.item() for v in weighted), rel=1e-5)
-    assert len(weighted) == sum(k.startswith("loss/") for k in record)
+        names.append(list(record))
+        # what the sum is made of is in the record, raw and weighted
+        weighted = [v for k, v in record.items() if k.startswith("weighted/")]
+        assert record["loss"].item() == pytest.approx(sum(v.item() for v in weighted), rel=1e-5, abs=1e-5)
+        assert len(weighted) == sum(k.startswith("loss/") for k in record)
+    assert names[0] == names[1] and names[-1] == names[-2], "the terms of a stage are the same in every step"
     # 1. every parameter that can be reached is optimised, or it is the frozen teacher's
     optimised = {id(p) for group in trainer.optimiser.param_groups for p in group["params"]}
     assert {id(p) for p in trained.values()} == optimised
     assert all(p.requires_grad for p in trained.values())
-    assert not [k for k, p in trained.items() if torch.equal(before[k], p)], "not trained"
+    left = {k: p for k, p in trained.items() if torch.equal(before[k], p)}
+    assert not [k for k in left if k.startswith("method")], "not trained"
+    if left:  # of the network only what is not used at inference, as the classifier where the teacher's replaces it
+        deployed = trainer.deployed
+        assert deployed is not trainer.network, f"not trained: {list(left)}"
+        used = torch.autograd.grad(deployed(batch.images).logits.sum(), list(left.values()), allow_unused=True)
+        assert not [k for k, g in zip(left, used, strict=True) if g is not None], "not trained"
     # 2. the teacher is bit for bit what it was, and still in eval mode
     assert all(torch.equal(teacher[k], v) for k, v in trainer.teacher.state_dict().items())
     assert not any(m.training for m in trainer.teacher.modules())
@@ -90,10 +113,10 @@ def test_building_leaves_the_networks_and_the_global_random_state_alone(dataset,
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_draws_from_the_batch_generator_alone(dataset, name):
     trainer = build(dataset, name, "resnet14-resnet8")
-    steps = batches(trainer)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    trainer.step(next(steps))
+    for batch in each_stage(trainer, 1):
+        trainer.step(batch)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -116,28 +139,39 @@ def test_a_method_is_handed_what_it_asked_for_and_nothing_else(dataset, name):
         return losses(student, teacher, batch)
 
     trainer.method.losses = spy
-    trainer.step(next(batches(trainer)))
-    for outputs, needs in (
-        (seen["student"], trainer.method.student_needs),
-        (seen["teacher"], trainer.method.teacher_needs),
-    ):
-        assert (outputs.logits is not None) == needs.logits
-        assert (outputs.pooled is not None) == needs.pooled
-        assert set(outputs.maps) == needs.maps and set(outputs.preact) == needs.preact
-    assert not any(t.requires_grad for t in _tensors(seen["teacher"]))
+    for batch in each_stage(trainer, 1):
+        trainer.step(batch)
+        for outputs, needs in (
+            (seen["student"], trainer.method.student_needs),
+            (seen["teacher"], trainer.method.teacher_needs),
+        ):
+            assert (outputs.second is not None) == (trainer.method.second_view and not needs.nothing)
+            for view in (outputs, outputs.second) if outputs.second is not None else (outputs,):
+                assert (view.logits is not None) == needs.logits
+                assert (view.pooled is not None) == needs.pooled
+                assert (view.final is not None) == needs.final
+                assert (view.cams is not None) == needs.cams
+                assert set(view.maps) == needs.maps and set(view.preact) == needs.preact
+                assert set(view.norms) == needs.norms
+        assert not any(t.requires_grad for t in _tensors(seen["teacher"]))
 
 
-def _tensors(outputs: Outputs):
-    return [t for t in (outputs.logits, outputs.pooled, *outputs.maps.values()) if t is not None]
+def _tensors(outputs: Outputs | None):
+    if outputs is None:
+        return []
+    norms = [t for pair in outputs.norms.values() for t in pair]
+    found = outputs.logits, outputs.pooled, outputs.final, outputs.cams, *outputs.maps.values(), *norms
+    return [t for t in (*found, *outputs.preact.values(), *_tensors(outputs.second)) if t is not None]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_are_finite_under_bf16(dataset, name):
     trainer = build(dataset, name, "resnet14-resnet8", precision="bf16")
-    for batch in batches(trainer):
+    for batch in each_stage(trainer, 3):
         trainer.step(batch)
-        for p in [*trainer.network.parameters(), *trainer.method.parameters()]:
-            assert p.grad is not None and p.grad.isfinite().all()
+        gradients = [p.grad for p in [*trainer.network.parameters(), *trainer.method.parameters()]]
+        assert any(g is not None for g in gradients)
+        assert all(g is None or g.isfinite().all() for g in gradients)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -145,34 +179,50 @@ def test_one_batch_is_overfitted(dataset, name):
     # a teacher that knows the labels, so that what is taught and the labels agree
     trainer = build(dataset, name, "resnet14-resnet8", batch=24, schedule=Schedule(0.02, 0.9, False, 0.0, [], 0.1))
     batch = next(batches(trainer))
+    distance = batch.labels[:, None] - torch.arange(dataset.classes)
+    # its wrong classes are not alike, or DKD of standardised logits can settle with the target's logit the lowest
+    sure = 8.0 * (-distance.abs()).exp()
+    head = trainer.teacher.head
+    with torch.no_grad():  # the first pooled features are the logits
+        head.weight.copy_(torch.eye(*head.weight.shape))
+        head.bias.zero_()
 
     def knows(images, needs):
         with torch.no_grad():
             out = networks.Network.forward(trainer.teacher, images, needs)
+        pooled = torch.nn.functional.pad(sure, (0, head.in_features - dataset.classes))
         if needs.logits:
-            out.logits = 8.0 * torch.nn.functional.one_hot(batch.labels, dataset.classes).float()
+            out.logits = sure
+        if needs.pooled:
+            out.pooled = pooled
+        if needs.final:
+            out.final = pooled[:, :, None, None].expand_as(out.final)
+        if needs.cams:
+            out.cams = sure[:, :, None, None].expand_as(out.cams)
         return out
 
     trainer.teacher.forward = knows
-    for _ in range(60):
-        _, logits = trainer.step(batch)
-    assert (logits.argmax(1) == batch.labels).float().mean() > 0.95
+    right = []
+    while len(right) < 5 and (not right or right[-1] <= 0.95):  # as strong as some teach, it takes longer
+        for _ in range(60):
+            trainer.step(batch)
+        with torch.no_grad():
+            logits = trainer.deployed(batch.images).logits
+        right.append((logits.argmax(1) == batch.labels).float().mean().item())
+    assert right[-1] > 0.95, right
 
 
-class Exploding(torch.nn.Module):
+class Exploding(Method):
     """A method whose second term is infinite from the third step on."""
 
     def __init__(self):
-        super().__init__()
-        self.student_needs, self.teacher_needs, self.steps = Needs(logits=True), Needs(), 0
+        super().__init__(None, None)
+        self.teacher_needs, self.steps = Needs(), 0
 
     def losses(self, student, teacher, batch):
         self.steps += 1
         ce = torch.nn.functional.cross_entropy(student.logits, batch.labels)
         return {"ce": Term(ce, 1.0), "big": Term(ce * (math.inf if self.steps >= 3 else 1.0), 0.5)}
-
-    def after_step(self):
-        pass
 
 
 def test_divergence_names_the_first_bad_step_and_term(dataset):

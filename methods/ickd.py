@@ -1,0 +1,73 @@
+"""ICKD: Liu, Huang, Lin, Xie, Wang, Chang, Liang, "Exploring Inter-Channel Correlation for Diversity-preserved
+Knowledge Distillation", ICCV 2021, arXiv 2202.03680 (authors and arXiv number not verified).
+
+    L = ce_weight · CE(z_s, y) + ickd_weight · mean over samples of ‖R(e(f_s)) − R(f_t)‖_F² / C_t
+
+    R(f) = F Fᵀ with rows scaled to length 1, F [C, H · W] one sample's flattened map: [C, C]
+    e: a trained 1×1 convolution without bias from C_s to C_t channels, and batch norm
+
+z_s: logits [N, C]; y: labels [N]; f_s [N, C_s, H_s, W_s], f_t [N, C_t, H_t, W_t]: maps after the last stage; their
+sizes may differ.
+
+Certain: all of it for CIFAR-100, without the KD term (the paper's "w/o KL"; with it KD is added with weight 1, T 4). An
+embedding of the teacher's map stood unused in an early version of the code. Source: ADLab-AutoDrive/ICKD
+(`Cifar100/distiller_zoo/ICKD.py`, `train_student.sh`: `-a 0 -b 2.5`).
+
+Speed: the inner product of row i of R(a) and of R(b) is a_i (AᵀB) b_iᵀ, less the lengths. So no C × C matrix is made,
+which for ResNet50 would hold 2048 · 2048 numbers for each sample.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.clkd import TINY
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+
+
+def row_products(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the rows of A Aᵀ with those of B Bᵀ: [N, C, P_a], [N, C, P_b] -> [N, C]."""
+    return ((a @ (a.mT @ b)) * b).sum(2)
+
+
+def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the rows of R, mean over rows and samples: [N, C, H_s, W_s], [N, C, H_t, W_t] -> scalar."""
+    s, t = student.flatten(2), teacher.flatten(2)
+    squared_s, squared_t = row_products(s, s), row_products(t, t)
+    there_s, there_t = squared_s > TINY**2, squared_t > TINY**2  # a row without length is 0, not of length 1
+    both = there_s & there_t
+    lengths = torch.where(both, squared_s, 1.0).sqrt() * torch.where(both, squared_t, 1.0).sqrt()
+    cosine = torch.where(both, row_products(s, t), 0.0) / lengths
+    return (there_s.to(s.dtype) + there_t.to(s.dtype) - 2 * cosine).mean()
+
+
+@dataclass
+class Options:
+    """Options of ICKD; meanings and defaults in `conf/method/ickd.yaml`."""
+
+    ce_weight: float = weight()
+    ickd_weight: float = weight()
+
+
+class ICKD(Method):
+    """Inter-channel correlation. Terms: ce, ickd. Needs both networks' map after the last stage; trains the embedding
+    of the student's."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
+        self.student_needs = Needs.of(logits=True, maps=[self.last_s])
+        self.teacher_needs = Needs.of(maps=[self.last_t])
+        c_s, c_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
+        self.embed = nn.Sequential(nn.Conv2d(c_s, c_t, 1, bias=False), nn.BatchNorm2d(c_t))
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        distance = correlation_distance(self.embed(student.maps[self.last_s]), teacher.maps[self.last_t])
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ickd": Term(distance, self.options.ickd_weight),
+        }

@@ -1,0 +1,72 @@
+"""RKD: Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068.
+
+    L = ce_weight · CE(z_s, y) + distance_weight · mean H(d_s − d_t) + angle_weight · mean H(a_s − a_t)
+
+    d [N, N]: distances ‖f_i − f_j‖ of the batch's samples, divided by the mean of those above 0
+    a [N, N, N]: cosines of the angles at i between f_j − f_i and f_k − f_i, 0 where a side has no length
+    H(x): x² / 2 up to |x| = 1, then |x| − 1/2 (Huber, smooth L1)
+
+f [N, D]: pooled features, whose D may differ; z_s: logits [N, C]; y: labels [N]; means over all N² and N³ entries.
+
+Certain: all of it; the means run over the entries that are 0 or 1 by definition too, as in the code. Source:
+RepDistiller (`distiller_zoo/RKD.py`: `-a 0 -b 1`), mdistiller agrees.
+
+Speed: cosines come from the N × N products of the samples, not from N² differences of D numbers; the values are the
+same. The price is that samples closer than about a thousandth of the batch's radius count as one point.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+
+ROUNDING = 1e-6  # squared distances below this share of the squared radius, or of the features, are rounding errors
+
+
+def relations(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances in units of their mean, and cosines: [N, D] -> [N, N], [N, N, N] (the vertex of the angle first)."""
+    centred = rows - rows.mean(0)  # changes no difference, and keeps its digits
+    products = centred @ centred.T
+    own = products.diagonal()
+    squared = own[:, None] + own - 2 * products
+    size = rows.detach().abs().amax().clamp_min(0.01)
+    apart = squared > ROUNDING * (own.detach().amax() + ROUNDING * rows.shape[1] * size**2)
+    length = torch.where(apart, squared, 1.0).sqrt()
+    mean = torch.where(apart, length, 0.0).sum() / apart.sum().clamp_min(1)
+    distances = torch.where(apart, length, 0.0) / torch.where(mean > 0, mean, 1.0)
+    inverse = torch.where(apart, 1 / length, 0.0)
+    corner = products - products[:, :, None] - products[:, None, :] + own[:, None, None]
+    return distances, corner * inverse[:, :, None] * inverse[:, None, :]
+
+
+@dataclass
+class Options:
+    """Options of RKD; meanings and defaults in `conf/method/rkd.yaml`."""
+
+    ce_weight: float = weight()
+    distance_weight: float = weight()
+    angle_weight: float = weight()
+
+
+class RKD(Method):
+    """Relational distillation. Terms: ce, distance, angle. Needs both networks' pooled features."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self.student_needs = Needs(logits=True, pooled=True)
+        self.teacher_needs = Needs(pooled=True)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        options = self.options
+        d_s, a_s = relations(student.pooled)
+        d_t, a_t = relations(teacher.pooled)
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
+            "distance": Term(F.smooth_l1_loss(d_s, d_t), options.distance_weight),
+            "angle": Term(F.smooth_l1_loss(a_s, a_t), options.angle_weight),
+        }

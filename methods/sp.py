@@ -1,0 +1,57 @@
+"""SP: Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019, arXiv 1907.09682.
+
+    L = ce_weight · CE(z_s, y) + sp_weight · ‖G_s − G_t‖_F² / N²
+
+    G = F Fᵀ with rows scaled to length 1, F [N, C · H · W] the flattened map after the last stage: G [N, N]
+
+z_s: logits [N, C]; y: labels [N]. The two maps may differ in channels and size.
+
+Certain: all of it; paper and code agree. Source: RepDistiller (`distiller_zoo/SP.py`, "verified by original author":
+`-a 0 -b 3000`), mdistiller.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.clkd import unit
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+
+
+def similarity(maps: Tensor) -> Tensor:
+    """How alike the samples of a batch are: [N, C, H, W] -> [N, N], rows of length 1."""
+    rows = maps.flatten(1)
+    return unit(rows @ rows.T)
+
+
+def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the similarities: [N, C_s, H_s, W_s], [N, C_t, H_t, W_t] -> scalar."""
+    return F.mse_loss(similarity(student), similarity(teacher))
+
+
+@dataclass
+class Options:
+    """Options of SP; meanings and defaults in `conf/method/sp.yaml`."""
+
+    ce_weight: float = weight()
+    sp_weight: float = weight()
+
+
+class SP(Method):
+    """Similarity-preserving distillation. Terms: ce, sp. Needs both networks' map after the last stage."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
+        self.student_needs = Needs.of(logits=True, maps=[self.last_s])
+        self.teacher_needs = Needs.of(maps=[self.last_t])
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        distance = similarity_distance(student.maps[self.last_s], teacher.maps[self.last_t])
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "sp": Term(distance, self.options.sp_weight),
+        }

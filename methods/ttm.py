@@ -1,0 +1,55 @@
+"""TTM, WTTM: Zheng, Yang, "Knowledge Distillation Based on Transformed Teacher Matching", ICLR 2024, arXiv 2402.11148.
+
+    L = ce_weight · CE(z_s, y) + beta · mean over samples i of U_i · KL(p'_i ‖ softmax(z_s,i))
+
+    p' = p^γ / Σ_c p_c^γ,    p = softmax(z_t),    U = 1 (TTM) or U = Σ_c p_c^γ (WTTM, `weighted`)
+
+z_s, z_t: logits [N, C]; y: labels [N]. p' is the teacher's softmax at the temperature 1 / γ; the student's is at 1, and
+there is no factor T². U is between 1 and C^(1 − γ): the smoother the teacher's p, the more a sample counts.
+
+Certain: formula, γ and β of all 13 pairs (the paper's tables 8 and 9; in the copy of table 8 that was read the names of
+the rows had slipped by one, as the README's example of WTTM+CRD shows). Source: TTM (`distiller_zoo/ttm.py`, `wttm.py`,
+README). The power is taken of the logits here, which is the same and cannot underflow.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.contract import Batch, Method, Outputs, Term, positive, switch, weight
+from methods.kd import sample_kl
+
+
+def power_sum(logits: Tensor, gamma: float) -> Tensor:
+    """U, the sum of the probabilities to the power γ, of each sample: [N, C] -> [N]."""
+    return ((gamma * logits).logsumexp(1) - gamma * logits.logsumexp(1)).exp()
+
+
+def matching(student_logits: Tensor, teacher_logits: Tensor, gamma: float, weighted: bool) -> Tensor:
+    """The distillation term: [N, C], [N, C] -> scalar."""
+    divergence = sample_kl(student_logits, gamma * teacher_logits)
+    return (power_sum(teacher_logits, gamma) * divergence if weighted else divergence).mean()
+
+
+@dataclass
+class Options:
+    """Options of TTM; meanings and defaults in `conf/method/ttm.yaml`."""
+
+    ce_weight: float = weight()
+    beta: float = weight()
+    gamma: float = positive()
+    weighted: bool = switch()
+
+
+class TTM(Method):
+    """Matching of the transformed teacher. Terms: ce, ttm. Needs the teacher's logits."""
+
+    Options = Options
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        o = self.options
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ttm": Term(matching(student.logits, teacher.logits, o.gamma, o.weighted), o.beta),
+        }

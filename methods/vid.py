@@ -1,0 +1,85 @@
+"""VID: Ahn, Hu, Damianou, Lawrence, Dai, "Variational Information Distillation for Knowledge Transfer", CVPR 2019,
+arXiv 1904.05835.
+
+    L = ce_weight · CE(z_s, y) + vid_weight · Σ_k mean(½ · ((μ_k(f_s,k) − f_t,k)² / v_k + log v_k))
+
+    v_k = softplus(a_k) + 1e-5, one variance for each of the teacher's channels: a_k [C_t] is trained and begins where
+    v_k = 5; μ_k is trained: 1×1 convolutions C_s -> C_t -> C_t -> C_t without bias, ReLU between them
+
+z_s: logits [N, C]; y: labels [N]; f_s,k and f_t,k: maps of student and teacher after stage k, for every stage but the
+stem, the larger average-pooled to the smaller's size; mean over all entries. Where one network has more stages, its
+last ones are left out. The term is a negative log-likelihood: as the variance falls below 1 it may be negative.
+
+Certain: all of it. mdistiller leaves a_k out of its optimiser, so that the variance stays 5; here it is trained, as in
+RepDistiller, whose numbers the field reprints. Source: RepDistiller (`distiller_zoo/VID.py`, after the authors' code:
+`-a 0 -b 1`).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.at import groups, same_size
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+
+EPS = 1e-5
+FIRST_VARIANCE = 5.0
+
+
+class Likelihood(nn.Module):
+    """A Gaussian of the teacher's map [N, C_t, H, W], its mean made from the student's [N, C_s, H, W]."""
+
+    def __init__(self, student: int, teacher: int) -> None:
+        super().__init__()
+        self.mean = nn.Sequential(
+            nn.Conv2d(student, teacher, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher, teacher, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(teacher, teacher, 1, bias=False),
+        )
+        self.log_scale = nn.Parameter(torch.full((teacher,), math.log(math.expm1(FIRST_VARIANCE - EPS))))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The negative log-likelihood, less a constant, as the mean over all entries: a scalar."""
+        student, teacher = same_size(student, teacher)
+        return negative_log_likelihood(self.mean(student), F.softplus(self.log_scale) + EPS, teacher)
+
+
+def negative_log_likelihood(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor:
+    """Mean over entries of −log p(x) − ½ log 2π of Gaussians: [N, C, H, W], [C], [N, C, H, W] -> scalar."""
+    variance = variance[:, None, None]
+    return 0.5 * ((mean - x).square() / variance + variance.log()).mean()
+
+
+@dataclass
+class Options:
+    """Options of VID; meanings and defaults in `conf/method/vid.yaml`."""
+
+    ce_weight: float = weight()
+    vid_weight: float = weight()
+
+
+class VID(Method):
+    """Variational information distillation. Terms: ce, vid. Needs both networks' maps after all stages but the stem;
+    trains a regressor and variances for each."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self.stages = groups(context)
+        self.student_needs = Needs.of(logits=True, maps=self.stages)
+        self.teacher_needs = Needs.of(maps=self.stages)
+        student, teacher = context.student.stages, context.teacher.stages
+        self.likelihoods = nn.ModuleList(Likelihood(student[k][0], teacher[k][0]) for k in self.stages)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        layers = zip(self.stages, self.likelihoods, strict=True)
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "vid": Term(sum(layer(student.maps[k], teacher.maps[k]) for k, layer in layers), self.options.vid_weight),
+        }

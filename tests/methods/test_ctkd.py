@@ -1,0 +1,94 @@
+"""CTKD: the learned temperature and its reversed gradient."""
+
+import math
+
+import pytest
+import torch
+
+from methods.ctkd import Reversal, strength
+from methods.kd import kl, standardised
+
+START = 1 + 20 / (1 + math.exp(-1))  # T where t is 1
+
+
+def test_starts_as_kd_at_the_temperature_of_the_authors(make, make_batch, make_outputs):
+    student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
+    terms = make("ctkd").double().losses(student, teacher, batch)
+    assert list(terms) == ["ce", "kd"]
+    total = 0.0
+    for s, t in zip(student.logits.tolist(), teacher.logits.tolist(), strict=True):
+        e_s, e_t = ([math.exp(v / START) for v in z] for z in (s, t))
+        total += sum(b / sum(e_t) * math.log(b / sum(e_t) / (a / sum(e_s))) for a, b in zip(e_s, e_t, strict=True))
+    assert terms["kd"].value.shape == ()
+    assert terms["kd"].value.item() == pytest.approx(START**2 * total / 7, rel=1e-9)
+    assert [t.weight for t in terms.values()] == [0.1, 0.9]
+
+
+def test_has_one_parameter(make):
+    method = make("ctkd")
+    assert [p.shape for p in method.parameters()] == [()]
+    assert method.temperature(1).item() == pytest.approx(START, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(1, 0.0244717), (5, 0.5), (10, 1.0), (11, 1.0), (240, 1.0)]
+)  # (1 − cos(π / 10)) / 2 = 0.0245
+def test_strength_rises_along_a_cosine(epoch, expected):
+    assert strength(epoch, 10.0) == pytest.approx(expected, abs=1e-6)
+    assert strength(epoch, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("epoch", [1, 5, 20])
+def test_the_temperatures_gradient_is_reversed_and_the_students_is_not(make, make_batch, make_outputs, epoch):
+    student, teacher = make_outputs(4, 1, grad=True), make_outputs(4, 2)
+    method = make("ctkd", warmup=10.0).double()
+    method.losses(student, teacher, make_batch(4, epoch=epoch))["kd"].value.backward()
+
+    def value(t):
+        return kl(student.logits.detach(), teacher.logits, 1 + 20 / (1 + math.exp(-t))).item()
+
+    slope = (value(1 + 1e-5) - value(1 - 1e-5)) / 2e-5
+    assert method.t.grad.item() == pytest.approx(-strength(epoch, 10.0) * slope, rel=1e-4)
+    plain = student.logits.detach().requires_grad_()
+    kl(plain, teacher.logits, START).backward()
+    torch.testing.assert_close(student.logits.grad, plain.grad, rtol=1e-6, atol=1e-9)
+
+
+def test_descent_makes_the_task_harder(make, make_batch, make_outputs):
+    method, student, teacher = make("ctkd"), make_outputs(8, 1), make_outputs(8, 2)
+    optimiser = torch.optim.SGD(method.parameters(), 0.05)
+    values = []
+    for _ in range(20):
+        loss = method.losses(student, teacher, make_batch(8, epoch=20))["kd"].value
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(loss.item())
+    assert values == sorted(values) and values[-1] > values[0]
+
+
+def test_reversal_is_the_identity_with_a_turned_gradient():
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    y = Reversal.apply(x, 0.25)
+    assert torch.equal(y, x)
+    (y * torch.tensor([4.0, 8.0])).sum().backward()
+    assert x.grad.tolist() == [-1.0, -2.0]
+
+
+def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
+    method, teacher, batch = make("ctkd").double(), make_outputs(4, 2), make_batch(4)
+
+    def loss(z):
+        student = make_outputs(4, 1)
+        student.logits = z
+        return method.losses(student, teacher, batch)["kd"].value
+
+    assert torch.autograd.gradcheck(loss, make_outputs(4, 1, grad=True).logits)
+
+
+def test_with_logit_standardisation(make, make_batch, make_outputs):
+    student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
+    terms = make("ctkd_ls").double().losses(student, teacher, batch)
+    expected = kl(standardised(student.logits), standardised(teacher.logits), START)
+    assert terms["kd"].value.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert [t.weight for t in terms.values()] == [0.1, 9.0]

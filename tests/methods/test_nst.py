@@ -1,0 +1,89 @@
+"""NST: the kernel by loops over channels, on either side."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from methods.contract import Context, Outputs, Shapes
+from methods.nst import channels, discrepancy, kernel
+
+STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (9, 2, 2))
+TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (9, 4, 4), (6, 2, 2))
+
+
+def random(*shape, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def halved(maps):
+    n, c, h, w = maps.shape
+    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
+
+
+def naive_kernel(a, b):
+    """Of lists of vectors."""
+    total = 0.0
+    for x in a:
+        for y in b:
+            cosine = sum(p * q for p, q in zip(x, y, strict=True)) / (math.hypot(*x) * math.hypot(*y))
+            total += cosine**2
+    return total / (len(a) * len(b))
+
+
+def naive(student, teacher):
+    student, teacher = student.numpy(), teacher.numpy()
+    while student.shape[2] > teacher.shape[2]:
+        student = halved(student)
+    while teacher.shape[2] > student.shape[2]:
+        teacher = halved(teacher)
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        s, t = [c.flatten().tolist() for c in s], [c.flatten().tolist() for c in t]
+        values.append(naive_kernel(t, t) + naive_kernel(s, s) - 2 * naive_kernel(s, t))
+    return float(np.mean(values))
+
+
+def test_terms_equal_naive_loops(make, make_batch):
+    method = make("nst", Context(5, Shapes(STUDENT, 6), Shapes(TEACHER, 9), torch.arange(40) % 5, 20))
+    assert method.student_needs.maps == method.teacher_needs.maps == {1, 2, 3}
+    student = Outputs(random(2, 5, seed=0), maps={k: random(2, *s, seed=k) for k, s in enumerate(STUDENT)})
+    teacher = Outputs(maps={k: random(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
+    terms = method.losses(student, teacher, make_batch(2))
+    expected = sum(naive(student.maps[k], teacher.maps[k]) for k in (1, 2, 3))
+    assert list(terms) == ["ce", "nst"]
+    assert terms["nst"].value.item() == pytest.approx(expected, rel=1e-10)
+    assert [t.weight for t in terms.values()] == [1.0, 50.0]
+
+
+@pytest.mark.parametrize(("c_a", "c_b", "positions"), [(2, 3, 9), (5, 4, 4), (3, 3, 3)], ids=["many", "few", "equal"])
+def test_both_sides_of_the_kernel_equal_naive_loops(c_a, c_b, positions):
+    a, b = random(2, c_a, positions, seed=1), random(2, c_b, positions, seed=2)
+    a, b = a / a.norm(dim=2, keepdim=True), b / b.norm(dim=2, keepdim=True)
+    expected = [naive_kernel(x.tolist(), y.tolist()) for x, y in zip(a, b, strict=True)]
+    assert kernel(a, b).item() == pytest.approx(sum(expected) / 2, rel=1e-10)
+
+
+def test_a_value_by_hand():
+    student, teacher = torch.tensor([[[[3.0, 0.0]]]]), torch.tensor([[[[1.0, 1.0]], [[0.0, -2.0]]]])
+    # cosines squared: student with itself 1; teacher 1, 1/2, 1/2, 1; across 1/2, 0
+    assert discrepancy(student, teacher).item() == pytest.approx(1 + 3 / 4 - 2 * 1 / 4, rel=1e-6)
+
+
+def test_knows_neither_scale_nor_sign_nor_order_of_channels():
+    student, teacher = random(2, 3, 4, 4, seed=3), random(2, 5, 4, 4, seed=4)
+    changed = teacher[:, [4, 2, 0, 1, 3]] * torch.tensor([-1.0, 2, 3, 4, 5])[:, None, None]
+    assert torch.allclose(discrepancy(student, teacher), discrepancy(student, changed))
+    assert discrepancy(changed, teacher).abs() < 1e-12
+
+
+def test_a_channel_of_zeros_stays_zero():
+    maps = random(2, 3, 2, 2, seed=5)
+    maps[:, 1] = 0
+    assert channels(maps)[:, 1].abs().max() == 0
+
+
+def test_gradient():
+    student, teacher = random(2, 3, 4, 4, seed=6).requires_grad_(), random(2, 2, 2, 2, seed=7)
+    assert torch.autograd.gradcheck(lambda s: discrepancy(s, teacher), student)

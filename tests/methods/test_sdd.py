@@ -1,0 +1,139 @@
+"""SDD: KD and DKD of regions."""
+
+import math
+
+import pytest
+import torch
+
+from methods.contract import Outputs
+from methods.dkd import nckd, tckd
+from methods.kd import kl
+from methods.sdd import regional, weights
+
+
+def cams(n, size, seed):
+    own = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(n, 5, size, size, generator=own, dtype=torch.float64)
+
+
+def naive_regions(maps, cells):
+    """Logits of all regions of all samples, by loops over the positions: the cells of a scale row by row."""
+    rows = []
+    for sample in maps:
+        regions, size = [], sample.shape[1]
+        for m in cells:
+            side = size // m
+            for i in range(m):
+                for j in range(m):
+                    patch = sample[:, i * side : (i + 1) * side, j * side : (j + 1) * side]
+                    regions.append([sum(v for row in c for v in row) / side**2 for c in patch.tolist()])
+        rows.append(regions)
+    return rows
+
+
+def naive_kd(z_s, z_t, temperature):
+    e_s, e_t = ([math.exp(v / temperature) for v in z] for z in (z_s, z_t))
+    p_s, p_t = ([v / sum(e) for v in e] for e in (e_s, e_t))
+    return temperature**2 * sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True))
+
+
+def naive(student, teacher, labels, cells, temperature, complementary):
+    """The distillation term of SD-KD, region by region."""
+    terms = []
+    regions = zip(naive_regions(student, cells), naive_regions(teacher, cells), labels.tolist(), strict=True)
+    for of_s, of_t, y in regions:
+        right = [z.index(max(z)) == y for z in of_t]
+        for z_s, z_t, r in zip(of_s, of_t, right, strict=True):
+            terms.append((1 if r == right[0] else complementary) * naive_kd(z_s, z_t, temperature))
+    return sum(terms) / len(terms)
+
+
+def outputs(maps):
+    return Outputs(maps.mean((2, 3)), cams=maps)
+
+
+@pytest.mark.parametrize(
+    ("pools", "cells"), [((True, False), [1, 2]), ((True, True), [1, 2, 4]), ((False, True), [1, 4])]
+)
+@pytest.mark.parametrize("size", [4, 8])
+def test_sd_kd_equals_naive_loops(make, make_batch, pools, cells, size):
+    student, teacher, batch = cams(6, size, 1), cams(6, size, 2), make_batch(6)
+    method = make("sdd", pool_2=pools[0], pool_4=pools[1], complementary=3.0)
+    terms = method.losses(outputs(student), outputs(teacher), batch)
+    assert list(terms) == ["ce", "kd"]
+    expected = naive(student, teacher, batch.labels, cells, 4.0, 3.0)
+    assert terms["kd"].value.item() == pytest.approx(expected, rel=1e-9)
+    assert [t.weight for t in terms.values()] == [0.1, 0.9]
+
+
+def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
+    student, teacher, batch = cams(5, 4, 1), cams(5, 4, 2), make_batch(5, epoch=20)
+    terms = make("sdd_dkd").losses(outputs(student), outputs(teacher), batch)
+    assert list(terms) == ["ce", "tckd", "nckd"]
+    z_s, z_t = regional(student, [1, 2]), regional(teacher, [1, 2])
+    w = weights(z_t, batch.labels, 2.0)
+    for name, term in (("tckd", tckd), ("nckd", nckd)):
+        each = [
+            w[i, m] * term(z_s[[i], m], z_t[[i], m], batch.labels[[i]], 4.0) for i in range(5) for m in range(5)
+        ]  # 1 + 4 regions
+        torch.testing.assert_close(terms[name].value, sum(each) / 25)
+    assert [t.weight for t in terms.values()] == [1.0, 1.0, 8.0]
+
+
+def test_the_whole_alone_is_kd_and_dkd(make, make_batch):
+    student, teacher, batch = outputs(cams(6, 4, 1)), outputs(cams(6, 4, 2)), make_batch(6)
+    terms = make("sdd", pool_2=False).losses(student, teacher, batch)
+    torch.testing.assert_close(terms["kd"].value, kl(student.logits, teacher.logits, 4.0))
+    terms = make("sdd_dkd", pool_2=False).losses(student, teacher, batch)
+    torch.testing.assert_close(terms["tckd"].value, tckd(student.logits, teacher.logits, batch.labels, 4.0))
+
+
+def test_regions_equal_naive_loops_and_begin_with_the_logits():
+    maps = cams(3, 8, 1)
+    torch.testing.assert_close(regional(maps, [1, 2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double())
+    torch.testing.assert_close(regional(maps, [1, 2])[:, 0], maps.mean((2, 3)))
+
+
+def test_maps_smaller_than_the_cells_are_repeated():
+    maps = cams(2, 2, 1)
+    found = regional(maps, [4]).view(2, 4, 4, 5).permute(0, 3, 1, 2)
+    assert torch.equal(found, maps.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+def test_weights_by_hand():
+    # the label is 0; the teacher is right on the whole of the first sample, wrong on that of the second
+    right, wrong, other = [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]
+    teacher = torch.tensor([[right, right, wrong], [wrong, right, other]])
+    assert weights(teacher, torch.tensor([0, 0]), 2.0).tolist() == [[1, 1, 2], [1, 2, 1]]
+
+
+def test_gradients_equal_finite_differences(make, make_batch):
+    teacher, batch = outputs(cams(2, 4, 2)), make_batch(2)
+    for name in ("sdd", "sdd_dkd"):
+        method = make(name, pool_4=True)
+
+        def loss(maps, method=method):
+            terms = method.losses(outputs(maps), teacher, batch)
+            return sum(t.weight * t.value for t in terms.values())
+
+        assert torch.autograd.gradcheck(loss, cams(2, 4, 1).requires_grad_())
+
+
+def test_needs_the_class_activation_maps_of_both(make):
+    method = make("sdd")
+    assert method.student_needs.cams and method.student_needs.logits
+    assert method.teacher_needs.cams and not method.teacher_needs.maps
+
+
+def test_warm_up_of_sd_dkd_alone(make, make_batch, make_outputs):
+    terms = {n: make(n).losses(make_outputs(4), make_outputs(4, 9), make_batch(4)) for n in ("sdd", "sdd_dkd")}
+    assert terms["sdd"]["kd"].weight == 0.9
+    assert terms["sdd_dkd"]["nckd"].weight == pytest.approx(8 * 12 / 20)  # epoch 1 of 20 / 12
+
+
+def test_unlike_architectures_have_finer_regions(read_yaml):
+    for name in ("sdd", "sdd_dkd"):
+        pairs = read_yaml(name)["pairs"]
+        assert pairs["ResNet50-vgg8"]["pool_4"] and pairs["wrn40_2-ShuffleV1"]["pool_4"]
+        assert "pool_4" not in pairs.get("vgg13-vgg8", {})
+    assert read_yaml("sdd_dkd")["pairs"]["vgg13-MobileNetV2"] == {"pool_4": True, "beta": 6.0}
