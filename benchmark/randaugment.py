@@ -3,6 +3,10 @@
 Operations, ranges and magnitude bins are torchvision's (`transforms.RandAugment`): 14 operations, each equally likely,
 at magnitude 10 of 31 bins; geometric and colour operations with a random sign. An operation is applied at once to all
 images of the batch that drew it.
+
+Not the RandAugment(2, 10) of MLLD's published code, which is FixMatch's, of the same 14 operations: there the 10 is not
+used, each magnitude is drawn uniformly, colours are only weakened, by factors of 0.05 to 0.95, shifts reach 0.3 of the
+side, and a grey square of up to half the side covers a part of each image.
 """
 
 import math
@@ -12,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-OPERATIONS, MAGNITUDE, BINS = 2, 10, 31  # operations an image, and their strength: the field's RandAugment(2, 10)
+OPERATIONS, MAGNITUDE, BINS = 2, 10, 31  # operations an image, and their strength
 SHARE = MAGNITUDE / (BINS - 1)
 
 
@@ -43,7 +47,7 @@ _ALL: tuple[Callable[[Tensor, int], Tensor], ...] = (
     lambda x, sign: F.adjust_contrast(x, 1 + sign * SHARE * 0.9),
     lambda x, sign: F.adjust_sharpness(x, 1 + sign * SHARE * 0.9),
     lambda x, sign: F.posterize(x, 8 - round(SHARE * 4)),
-    lambda x, sign: F.solarize(x, 255 * (1 - SHARE)),
+    lambda x, sign: F.solarize(x, 255 - 255 * SHARE),
     lambda x, sign: F.autocontrast(x),
     lambda x, sign: F.equalize(x),
 )

@@ -1,0 +1,89 @@
+"""CSKD: Ham, Kim, Lee, Lee, Kim, "Cosine Similarity Knowledge Distillation for Individual Class Information Transfer",
+arXiv 2311.14307.
+
+    L = ce_weight · (CE(z_s, y) + CE(z'_s, y)) + cs_weight · D(temperature) + cswt_weight · D(τ)
+
+    D(T) = 2 · mean_i(T_i)² · (1 − mean_j cos(p_s,·j, p_t,·j)),    p_i = softmax(z'_i / T_i)
+    τ_i = lowest + (highest − lowest) · (c_max − c_i) / (c_max − c_min),    c_i = cos(softmax(z_s,i), softmax(z_t,i))
+
+z: the logits [N, C] of an image as in every method, z' those of its second, strongly augmented view; y: labels [N]. D
+compares column by column: what a class j has got of all samples of the batch, [N]. τ is the cosine similarity weighted
+temperature (CSWT): of the samples of a batch, the one on which the networks agree most on the first view has the lowest
+temperature, the one on which they agree least the highest. It has no gradient; where they agree alike on all, all have
+the lowest. cos(a, b) = a·b / (‖a‖ ‖b‖ + 1e-8).
+
+From the abstract: the cosine similarity of the batch's predictions of each class, and temperatures that fall as the
+similarity rises. From the code of one repository, likely but not certainly the authors' (`llieeai/lud`,
+`mdistiller/distillers/CSKD.py`, `engine/cfg.py`): all of the above, temperature 4, lowest 2, highest 6, all weights 1,
+two views. Uncertain: the paper's own total, whose text was not at hand. That code adds, on the first view, about half
+of D(temperature) + D(τ), and about half of the same cosine distance of the rows of P Pᵀ and of Pᵀ P at both
+temperatures, scaled by masks as in MLLD (see `methods/mlld.py`); as these may belong to a combination with MLLD, they
+are left out. So this is the core of CSKD, and no published number belongs to it. Not comparable at equal cost: each
+step runs both networks on two views, and that code trains for 480 epochs at an initial rate of 0.025, or 0.01 for the
+light students.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from methods.contract import Batch, Context, Method, Outputs, Term, positive, weight
+
+EPSILON = 1e-8
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity row by row: [M, D], [M, D] -> [M]."""
+    lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return (a * b).sum(1) / (lengths + EPSILON)
+
+
+def class_distance(student: Tensor, teacher: Tensor, temperatures: Tensor) -> Tensor:
+    """D of the logits, with a temperature for each sample: [N, C], [N, C], [N] -> scalar."""
+    p_s, p_t = (F.softmax(z / temperatures[:, None], 1) for z in (student, teacher))
+    return 2 * temperatures.mean() ** 2 * (1 - cosine(p_s.T, p_t.T).mean())
+
+
+def similarity_temperatures(student: Tensor, teacher: Tensor, lowest: float, highest: float) -> Tensor:
+    """τ of the first view's logits: [N, C], [N, C] -> [N], without gradient."""
+    similarity = cosine(F.softmax(student.detach(), 1), F.softmax(teacher, 1))
+    behind = similarity.amax() - similarity
+    furthest = behind.amax()
+    return lowest + (highest - lowest) * behind / torch.where(furthest > 0, furthest, 1.0)
+
+
+@dataclass
+class Options:
+    """Options of CSKD; meanings and defaults in `conf/method/cskd.yaml`."""
+
+    temperature: float = positive()
+    lowest: float = positive()
+    highest: float = positive()
+    ce_weight: float = weight()
+    cs_weight: float = weight()
+    cswt_weight: float = weight()
+
+
+class CSKD(Method):
+    """Cosine similarity of each class's predictions. Terms: ce, cs, cswt. Needs the teacher's logits, of two views."""
+
+    Options = Options
+    second_view = True
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        if options.highest < options.lowest:
+            raise ValueError(f"highest is {options.highest}: it must be at least lowest, {options.lowest}")
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        o, labels = self.options, batch.labels
+        z_s, z_t = student.second.logits, teacher.second.logits
+        fixed = torch.full_like(z_s[:, 0], o.temperature)
+        own = similarity_temperatures(student.logits, teacher.logits, o.lowest, o.highest)
+        return {
+            "ce": Term(F.cross_entropy(student.logits, labels) + F.cross_entropy(z_s, labels), o.ce_weight),
+            "cs": Term(class_distance(z_s, z_t, fixed), o.cs_weight),
+            "cswt": Term(class_distance(z_s, z_t, own), o.cswt_weight),
+        }
