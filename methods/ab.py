@@ -1,0 +1,80 @@
+"""AB: Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
+AAAI 2019, arXiv 1811.03233.
+
+    first stage of `init_epochs` epochs:  L = ab_weight · 3 / 1000 · Σ_k 2^(k − K) · b(c_k(f_s,k), f_t,k),    k = 1 … K
+    then:                                 L = ce_weight · CE(z_s, y)
+
+    b(s, t) = Σ over channels and positions, mean over samples, of
+        (s + margin)²  where t ≤ 0 and s > −margin       a unit that is silent in the teacher shall be silent
+        (s − margin)²  where t > 0 and s ≤ margin        and one that is active, active
+        0              elsewhere
+
+z_s: logits [N, C]; y: labels [N]; f_s,k, f_t,k: maps of student and teacher before the last activation, of all stages
+but the stem; c_k: a trained connector to the teacher's shape where the shapes differ, FitNet's regressor without ReLU.
+Where one network has more stages its last ones are left out (the published code knows no such pair).
+
+Certain: all of it, as the field runs it. The first stage trains the connectors and the student's stages alone, without
+labels; the loss of the other could carry the term too, but in the published numbers it does not. Source: RepDistiller
+(`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`). Impossible for maps
+whose sizes no single convolution aligns.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.at import groups
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, positive, weight
+from methods.fitnet import resizing_convolution
+
+SCALE = 3 / 1000
+
+
+def connector(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:
+    """Student map [N, *student] -> [N, *teacher]."""
+    if student == teacher:
+        return nn.Identity()
+    return nn.Sequential(resizing_convolution(student, teacher), nn.BatchNorm2d(teacher[0]))
+
+
+def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
+    """b(s, t): how far the student is on the wrong side of the boundary: [N, C, H, W], [N, C, H, W] -> scalar."""
+    short = (margin - student.where(teacher > 0, -student)).relu()
+    return short.square().sum() / len(student)
+
+
+@dataclass
+class Options:
+    """Options of AB; meanings and defaults in `conf/method/ab.yaml`."""
+
+    ce_weight: float = weight()
+    ab_weight: float = weight()
+    margin: float = positive()
+    init_epochs: float = weight()
+
+
+class AB(Method):
+    """Activation boundaries. Terms: ab in the first stage, then ce. Needs both networks' pre-activations of all stages
+    but the stem; trains the connectors in the first stage."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        self.stages = groups(context)
+        self.student_needs = Needs.of(logits=True, preact=self.stages)
+        self.teacher_needs = Needs.of(preact=self.stages)
+        self.pre_epochs = math.ceil(options.init_epochs)
+        student, teacher = context.student.stages, context.teacher.stages
+        self.connectors = nn.ModuleList(connector(student[k], teacher[k]) for k in self.stages)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        options = self.options
+        if batch.epoch >= 1:
+            return {"ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight)}
+        loss = 0.0
+        for k, connect in zip(self.stages, self.connectors, strict=True):
+            loss = loss / 2 + boundary_distance(connect(student.preact[k]), teacher.preact[k], options.margin)
+        return {"ab": Term(SCALE * loss, options.ab_weight)}

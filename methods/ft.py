@@ -1,0 +1,105 @@
+"""FT: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
+arXiv 1802.04977.
+
+    first stage of `init_epochs` epochs:  L = paraphrase_weight · mean((d(e(f_t)) − f_t)²)
+    then:                                 L = ce_weight · CE(z_s, y) + ft_weight · mean |A(t(f_s)) − A(e(f_t))|
+
+    e, d: the paraphraser. e makes the teacher's factors, [N, k · C_t, H, W], by three 3×3 convolutions, each with
+        LeakyReLU (slope 0.1); d undoes it by three transposed ones. Frozen after the first stage.
+    t: the translator, which makes the student's factors: three 3×3 convolutions with batch norm and LeakyReLU
+    A(f) = unit(mean over channels of f²), flattened: [N, C, H, W] -> [N, H · W]
+
+z_s: logits [N, C]; y: labels [N]; f_s, f_t: maps after each network's last stage; k: `rate`; the larger factors are
+average-pooled to the smaller's size; means over all entries. The first stage trains the paraphraser alone, on the
+teacher's map.
+
+Certain: all of it, as the field runs it; the paper's own factors are compared entry by entry, without A (not verified).
+Source: RepDistiller (`distiller_zoo/FT.py`, `models/util.py`, `helper/pretrain.py`: `-a 0 -b 200`,
+`--init_epochs 30`). Two differences in the first stage: its rate is that of the first epoch, while the published code
+takes 0.01 for students of the resnet and wrn families (0.05 in the recipe); and the student, though not trained, is in
+training mode, so the running statistics of its batch norms, which the first epoch replaces, are not untouched.
+Impossible where a last map has a single position (MobileNetV2 on images of 16 px): A would be 1, whatever the factors.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.at import attention, same_size
+from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, positive, weight
+
+SLOPE = 0.1
+
+
+def layers(kind: type[nn.Module], widths: list[int], norm: bool) -> nn.Sequential:
+    """3×3 convolutions of a kind through `widths`, each with LeakyReLU, and batch norm before it where wanted."""
+    found: list[nn.Module] = []
+    for width_in, width in pairwise(widths):
+        found += [kind(width_in, width, 3, padding=1), *([nn.BatchNorm2d(width)] if norm else []), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*found)
+
+
+class Paraphraser(nn.Module):
+    """The teacher's map [N, C, H, W] to factors [N, k, H, W], and back."""
+
+    def __init__(self, channels: int, factors: int) -> None:
+        super().__init__()
+        self.encoder = layers(nn.Conv2d, [channels, channels, factors, factors], norm=False)
+        self.decoder = layers(nn.ConvTranspose2d, [factors, factors, channels, channels], norm=False)
+
+
+def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean absolute difference of where factors are large: [N, k, H_s, W_s], [N, k, H_t, W_t] -> scalar."""
+    student, teacher = same_size(student, teacher)
+    return F.l1_loss(attention(student), attention(teacher))
+
+
+@dataclass
+class Options:
+    """Options of FT; meanings and defaults in `conf/method/ft.yaml`."""
+
+    ce_weight: float = weight()
+    ft_weight: float = weight()
+    paraphrase_weight: float = weight()
+    rate: float = positive()
+    init_epochs: float = weight()
+
+
+class FT(Method):
+    """Factor transfer. Terms: paraphrase in the first stage, then ce, ft. Needs both networks' map after their last
+    stage; trains the paraphraser in the first stage, the translator in the other."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        student, teacher = context.student.stages, context.teacher.stages
+        own, known = student[-1][0], teacher[-1][0]
+        factors = int(options.rate * known)
+        if factors < 1:
+            raise ValueError(f"rate is {options.rate}: no factor is left of the teacher's {known} channels")
+        if student[-1][1:] == (1, 1) or teacher[-1][1:] == (1, 1):
+            raise Impossible("FT compares where in a map factors are large, but a last map here has a single position")
+        self.own, self.known = len(student) - 1, len(teacher) - 1
+        self.student_needs = Needs.of(logits=True, maps=[self.own])
+        self.teacher_needs = Needs.of(maps=[self.known])
+        self.pre_epochs = math.ceil(options.init_epochs)
+        self.paraphraser = Paraphraser(known, factors)
+        self.translator = layers(nn.Conv2d, [own, own, factors, factors], norm=True)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        options, known = self.options, teacher.maps[self.known]
+        if batch.epoch < 1:
+            again = self.paraphraser.decoder(self.paraphraser.encoder(known))
+            return {"paraphrase": Term(F.mse_loss(again, known), options.paraphrase_weight)}
+        with torch.no_grad():
+            factors = self.paraphraser.encoder(known)
+        distance = factor_distance(self.translator(student.maps[self.own]), factors)
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
+            "ft": Term(distance, options.ft_weight),
+        }

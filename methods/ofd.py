@@ -1,0 +1,95 @@
+"""OFD: Heo, Kim, Yun, Park, Kwak, Choi, "A Comprehensive Overhaul of Feature Distillation", ICCV 2019,
+arXiv 1904.01866.
+
+    L = ce_weight · CE(z_s, y) + ofd_weight · Σ_k d(c_k(f_s,k), f_t,k) / 2^(K − k),    k = 1 … K
+
+    d(s, t) = Σ over channels and positions, mean over samples, of
+        (s − m)²  where t ≤ m and s > m          the margin m < 0 of the channel stands for all that is below it
+        (s − t)²  where m < t ≤ 0 and s > t
+        (s − t)²  where t > 0
+        0         elsewhere
+    m = E[x | x < 0] for x ~ N(β, γ²), β and |γ| the bias and scale of the teacher's batch norm before the activation;
+        −3 |γ| where P(x < 0) ≤ 0.001
+
+z_s: logits [N, C]; y: labels [N]; f_s,k, f_t,k: maps of student and teacher before the last activation, of all stages
+but the stem, the teacher's average-pooled to the student's size; c_k: a trained 1×1 convolution without bias to the
+teacher's channels, and batch norm. Where one network has more stages its first ones are left out.
+
+Certain: all of it. Source: mdistiller (`distillers/OFD.py`), after the authors' overhaul-distillation. Its code leaves
+the teacher in training mode by mistake; here it is in evaluation mode, as the authors have it. Impossible for a teacher
+that ends its stages without batch norm (ShuffleNet, MobileNetV2), as in the published code.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, weight
+
+RARE = 0.001  # a channel that is below 0 with at most this probability
+TINY = 1e-8
+
+
+def margins(bias: Tensor, scale: Tensor) -> Tensor:
+    """E[x | x < 0] of Gaussians, where that is not too rare: [C], [C] -> [C]."""
+    ratio = bias / scale.clamp_min(TINY)
+    below = torch.special.ndtr(-ratio)
+    density = torch.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
+    return torch.where(below > RARE, bias - scale * density / below.clamp_min(RARE), -3 * scale)
+
+
+def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
+    """d(s, t), the distance that does not ask a silent unit to be silent alike: [N, C, H, W] × 2, [C] -> scalar."""
+    target = teacher.maximum(margin[:, None, None])
+    counts = (teacher > 0) | (student > target)
+    return ((student - target).square() * counts).sum() / len(student)
+
+
+class Connector(nn.Sequential):
+    """Student map [N, C_s, H, W] to the teacher's channels."""
+
+    def __init__(self, student: int, teacher: int) -> None:
+        conv = nn.Conv2d(student, teacher, 1, bias=False)
+        nn.init.normal_(conv.weight, 0.0, math.sqrt(2 / teacher))
+        super().__init__(conv, nn.BatchNorm2d(teacher))
+
+
+@dataclass
+class Options:
+    """Options of OFD; meanings and defaults in `conf/method/ofd.yaml`."""
+
+    ce_weight: float = weight()
+    ofd_weight: float = weight()
+
+
+class OFD(Method):
+    """Overhaul of feature distillation. Terms: ce, ofd. Needs both networks' pre-activations of all stages but the
+    stem, and the teacher's batch norms; trains the connectors."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        if not context.teacher.norms:
+            raise Impossible("OFD needs a teacher whose stages end in batch norm and activation: they give the margins")
+        student, teacher = context.student.stages, context.teacher.stages
+        count = min(len(student), len(teacher)) - 1
+        own, known = range(len(student) - count, len(student)), range(len(teacher) - count, len(teacher))
+        self.stages = list(zip(own, known, strict=True))
+        self.student_needs = Needs.of(logits=True, preact=own)
+        self.teacher_needs = Needs.of(preact=known, norms=known)
+        self.connectors = nn.ModuleList(Connector(student[k][0], teacher[j][0]) for k, j in self.stages)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        loss = 0.0
+        for (k, j), connector in zip(self.stages, self.connectors, strict=True):
+            own = connector(student.preact[k])
+            known = F.adaptive_avg_pool2d(teacher.preact[j], own.shape[2:])
+            loss = loss / 2 + partial_distance(own, known, margins(*teacher.norms[j]))
+        return {
+            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ofd": Term(loss, self.options.ofd_weight),
+        }

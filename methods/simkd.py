@@ -1,0 +1,96 @@
+"""SimKD: Chen, Mei, Zhang, Wang, Feng, Chen, "Knowledge Distillation with the Reused Teacher Classifier", CVPR 2022,
+arXiv 2203.14001.
+
+    L = simkd_weight · mean((p(f_s) − f_t)²)
+
+    p: the trained projector to the teacher's channels D: 1×1 convolution to D / factor, batch norm, ReLU, 3×3
+    convolution, batch norm, ReLU, 1×1 convolution to D, batch norm, ReLU; without biases
+
+f_s [N, C_s, H_s, W_s]: the student's map after its last stage; f_t [N, D, H_t, W_t]: the teacher's map whose average
+over the positions is its pooled features; the larger is average-pooled to the smaller's size; mean over all entries.
+There is no term with labels, and the student's own classifier is not trained. What is evaluated, and would be used, is
+student, projector, average over the positions, and the teacher's classifier: projector and classifier are kept at
+inference.
+
+Certain: all of it. Source: SimKD (`models/util.py`, `helper/loops.py`, `scripts/run_distill.sh`: `-c 0 -d 0 -b 1`).
+Uncertain: the teacher wrn, whose networks are not in that code: of its maps only the one after the last batch norm and
+ReLU fits its classifier, so that is taken (for all other teachers of the field the last stage's map is the same one).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, weight
+
+
+def pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map average-pooled to a size: [N, C, H, W] -> [N, C, *size]."""
+    return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)
+
+
+class Projector(nn.Module):
+    """Student map [N, C_s, H_s, W_s] to the teacher's channels: [N, D, *size], not below 0.
+
+    student, teacher: their shapes (C, H, W); size: the smaller one's.
+    """
+
+    def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int], factor: int) -> None:
+        super().__init__()
+        self.size = min(student[1:], teacher[1:])
+        middle, channels = teacher[0] // factor, teacher[0]
+        layers: list[nn.Module] = []
+        for width_in, width, kernel in ((student[0], middle, 1), (middle, middle, 3), (middle, channels, 1)):
+            conv = nn.Conv2d(width_in, width, kernel, padding=kernel // 2, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.layers(pooled_to(maps, self.size))
+
+
+class Reused(nn.Module):
+    """The student with the projector and the teacher's classifier: images [N, 3, H, W] to `Outputs` with logits."""
+
+    def __init__(self, student: nn.Module, stage: int, projector: Projector, classifier: nn.Module) -> None:
+        super().__init__()
+        self.student, self.projector, self.classifier = student, projector, classifier
+        self.needs = Needs.of(maps=[stage])
+
+    def forward(self, images: Tensor) -> Outputs:
+        (maps,) = self.student(images, self.needs).maps.values()
+        return Outputs(logits=self.classifier(self.projector(maps).mean((2, 3))))
+
+
+@dataclass
+class Options:
+    """Options of SimKD; meanings and defaults in `conf/method/simkd.yaml`."""
+
+    simkd_weight: float = weight()
+    factor: int = count(1)
+
+
+class SimKD(Method):
+    """The teacher's classifier reused. Term: simkd. Needs the student's map after its last stage and the teacher's
+    that is pooled; trains the projector."""
+
+    Options = Options
+
+    def __init__(self, options: Options, context: Context) -> None:
+        super().__init__(options, context)
+        student, teacher = context.student.stages, context.teacher.final
+        if options.factor > teacher[0]:
+            raise ValueError(f"factor is {options.factor}, but the teacher has {teacher[0]} channels to divide by it")
+        self.stage = len(student) - 1
+        self.student_needs = Needs.of(logits=True, maps=[self.stage])
+        self.teacher_needs = Needs.of(final=True)
+        self.projector = Projector(student[-1], teacher, options.factor)
+
+    def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
+        projected = self.projector(student.maps[self.stage])
+        known = pooled_to(teacher.final, self.projector.size)
+        return {"simkd": Term(F.mse_loss(projected, known), self.options.simkd_weight)}
+
+    def deployed(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
+        return Reused(student, self.stage, self.projector, teacher.head)
