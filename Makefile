@@ -51,7 +51,7 @@ scale: $(BIN)/installed ## time the tables of 10,000 run folders
 test: $(BIN)/installed ## lint and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 sync: $(BIN)/installed ## upload the W&B runs that were made offline
 	@test -d $(RUNS)/wandb || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }

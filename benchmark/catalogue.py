@@ -15,7 +15,7 @@ from benchmark.train import count
 from methods.contract import Context, Impossible, Method
 
 PAIR = "resnet32x4-resnet8x4"  # whose extra parameters are told
-SPEED = Path("results/speed/wrn40_2-wrn16_2.json")  # the measured speeds that are told
+SPEED = configs.CONF.parent / "results" / "speed" / "wrn40_2-wrn16_2.json"  # the measured speeds that are told
 CLASSES, IMAGES = 100, 50_000
 NOTHING = "–"
 

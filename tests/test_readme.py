@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import methods
+from benchmark import ablate, catalogue, grid, networks, pairs
 from benchmark import config as configs
-from benchmark import grid, networks, pairs
 from benchmark.tracking import Tracking
 from methods.contract import Batch, Outputs
 from tests.conftest import ROOT
@@ -41,9 +41,14 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_s_overrides_are_accepted(command):
     line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1] if command.startswith("make") else command
-    if "-m benchmark " not in line or line.endswith(" pairs"):
+    if "-m benchmark " not in line or line.endswith((" pairs", " methods")):
         return
-    words = [w for w in shlex.split(line.split("-m benchmark ")[1]) if "=" in w]
+    command, *words = shlex.split(line.split("-m benchmark ")[1])
+    words = [w for w in [command, *words] if "=" in w]
+    if command == "ablate":
+        ablate.parse(words)
+        return
+    words = [w for w in words if not w.startswith("trials=")]
     config = configs.load(words)
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)
@@ -69,6 +74,13 @@ def test_the_targets_run(tiny, tmp_path):
     assert "| KD " in make("table", runs, reports)
     make("plots", runs, reports)
     assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 3
+
+
+def test_the_list_of_methods_is_the_one_that_the_code_makes():
+    listed = re.search(r"<!-- methods -->\n(.*?)<!-- end of methods -->", README, re.DOTALL)[1]
+    assert listed == catalogue.markdown(), "run `make methods` and put its output between the marks"
+    for name in configs.group("method"):
+        assert f"| `{name}` |" in listed
 
 
 def test_the_measured_results_make_their_table(command, tmp_path):
