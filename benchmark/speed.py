@@ -108,7 +108,9 @@ class Bench:
     def method(self, name: str) -> Method:
         """A method with its published options for the pair, as a cell builds it."""
         options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
-        return build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
+        method = build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
+        method.begin(1)  # a first stage is not timed
+        return method
 
     def impossible(self, name: str) -> str | None:
         """Why a method cannot be on the pair; None where it can."""

@@ -70,6 +70,10 @@ class AB(Method):
         student, teacher = context.student.stages, context.teacher.stages
         self.connectors = nn.ModuleList(connector(student[k], teacher[k]) for k in self.stages)
 
+    def begin(self, epoch: int) -> None:
+        if epoch >= 1:  # the student learns from labels alone
+            self.student_needs, self.teacher_needs = Needs(logits=True), Needs()
+
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options
         if batch.epoch >= 1:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.ab import boundary_distance
-from methods.contract import Context, Impossible, Outputs, Shapes
+from methods.contract import Context, Impossible, Needs, Outputs, Shapes
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 4, 4), (1, 2, 2))
 TEACHER = ((2, 8, 8), (5, 8, 8), (6, 4, 4), (4, 4, 4))
@@ -94,6 +94,14 @@ def test_the_first_stage_leaves_the_classifier_alone(make, make_batch, make_outp
     method.losses(student, make_outputs(4, 2, torch.float32), make_batch(4, epoch=0))["ab"].value.backward()
     assert student.logits.grad is None
     assert all(student.preact[k].grad is not None for k in (1, 2, 3)) and student.preact[0].grad is None
+
+
+def test_after_the_first_stage_neither_maps_nor_teacher_are_needed(make):
+    method = make("ab")
+    method.begin(0)
+    assert method.teacher_needs.preact == method.student_needs.preact == {1, 2, 3}
+    method.begin(1)
+    assert method.teacher_needs.nothing and method.student_needs == Needs(logits=True)
 
 
 @pytest.mark.parametrize(("epochs", "whole"), [(30.0, 30), (2.5, 3), (0.0, 0)])
