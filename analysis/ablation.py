@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from analysis.statistics import MIN_SEEDS, RESOLUTION
-from analysis.tables import NOTHING, csv_text, escape, file_name, fixed, grid, signed
+from analysis.tables import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
 from benchmark.errors import UserError, nearest
 from benchmark.store import read_json, write_text
 
@@ -324,7 +324,7 @@ def _what(ablation: Ablation, row: Row) -> list[str]:
 
 
 def _numbers(ablation: Ablation, row: Row, *, setting: bool) -> list[str]:
-    value = NOTHING if not row.n else f"{fixed(row.mean)} {_spread(row.std, row.n)}"
+    value = NOTHING if not row.n else f"{fixed(row.mean)} {spread(row.std, row.n)}"
     cells = [value]
     cells += [_difference(paired(row, ablation.default)) if setting and row is not ablation.default else NOTHING]
     if ablation.has_baseline:
@@ -332,11 +332,7 @@ def _numbers(ablation: Ablation, row: Row, *, setting: bool) -> list[str]:
     shown = row.test and (not setting or row is ablation.chosen)
     test = list(row.test.values())
     std = float(np.std(test, ddof=1)) if len(test) > 1 else math.nan
-    return [*cells, f"{fixed(float(np.mean(test)))} {_spread(std, len(test))}" if shown else NOTHING]
-
-
-def _spread(std: float, n: int) -> str:
-    return f"({n})" if math.isnan(std) else f"± {fixed(std)} ({n})"
+    return [*cells, f"{fixed(float(np.mean(test)))} {spread(std, len(test))}" if shown else NOTHING]
 
 
 def _difference(found: Interval) -> str:

@@ -45,7 +45,7 @@ from benchmark.store import read_json, write_text
 
 SVG_LIMIT = 200_000  # bytes; a larger figure is shown as PNG
 PAIRS_ABREAST = 3  # in the main table, so that it needs no scrolling and is not cut in print
-STYLE = plots.STYLE | {"svg.hashsalt": "report", "text.parse_math": False}  # names may hold dollar signs
+STYLE = plots.STYLE | {"svg.hashsalt": "report"}
 NUMBER, TEXT, CODE = "number", "", "code"  # kinds of columns
 CONFUSED = 5  # pairs of classes listed for each method on each pair
 
@@ -220,12 +220,15 @@ def results(source: Source) -> Section:
 
 
 def _result(source: Source, line: tables.Line, pairs: Sequence[str]) -> Line:
-    row = next((r for r in source.group.rows if r.label == line.label), None) if line.kind != "teacher" else None
+    row = line.row
     items = [Item(line.label)]
     for pair in pairs:
         entry = line.entries.get(pair)
         if entry is None:
             items += [Item(NOTHING)] * (3 if source.table.has_published(pair) else 2)
+            continue
+        if entry.skipped:
+            items += [Item("n/a"), *[Item(NOTHING)] * (2 if source.table.has_published(pair) else 1)]
             continue
         spread = "" if math.isnan(entry.std) else f" ± {fixed(entry.std)}"
         text = f"{fixed(entry.mean)}{spread} ({entry.n}) {entry.dagger}".rstrip()

@@ -52,6 +52,7 @@ class Line:
     kind: str
     label: str
     entries: dict[str, Entry]
+    row: Row | None = None  # of the group; None for a teacher, and for a method that has no run
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
             place = statistics.key(row), pair
             entries[pair] = _entry(group, pair, row.method, cell, marks.get(place, ""), daggers.get(place, ""))
         label = f"{row.label} *" if flags(row) else row.label
-        lines.append(Line("student" if row.method == published.STUDENT else "method", label, entries))
+        lines.append(Line("student" if row.method == published.STUDENT else "method", label, entries, row))
     lines = _with_skipped(lines, group, unfinished := list(unfinished))
     sources: dict[str, int] = {}
     for line in lines:
@@ -132,11 +133,9 @@ def flags(row: Row) -> list[str]:
 def _with_skipped(lines: list[Line], group: Group, unfinished: Sequence[Unfinished]) -> list[Line]:
     """The lines with an entry for what cannot be, in a line of its own where a method is nowhere possible."""
     places = {(u.method, u.pair) for u in unfinished if u.skipped and u.pair in group.pairs}
-    rows = {statistics.key(r): r for r in group.rows}
-    first = len(lines) - len(rows)  # the teachers' lines come before those of the rows
-    for row, line in zip(rows.values(), lines[first:], strict=True):
+    for line in (line for line in lines if line.row):
         for pair in group.pairs:
-            if (row.method, pair) in places and pair not in line.entries:
+            if (line.row.method, pair) in places and pair not in line.entries:
                 line.entries[pair] = Entry(math.nan, math.nan, 0, skipped=True)
     for method in sorted({m for m, _ in places} - {r.method for r in group.rows}):
         entries = {p: Entry(math.nan, math.nan, 0, skipped=True) for m, p in sorted(places) if m == method}
@@ -206,7 +205,7 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else fixed(p, 3)
 
 
-def _spread(std: float, n: int) -> str:
+def spread(std: float, n: int) -> str:
     return f"({n})" if math.isnan(std) else f"± {fixed(std)} ({n})"
 
 
@@ -365,7 +364,7 @@ def _markdown_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
         return [NOTHING] * (3 if table.has_published(pair) else 2)
     if entry.skipped:
         return ["n/a", *[NOTHING] * (2 if table.has_published(pair) else 1)]
-    value = f"{fixed(entry.mean)} {_spread(entry.std, entry.n)}"
+    value = f"{fixed(entry.mean)} {spread(entry.std, entry.n)}"
     value = {BEST: f"**{value}**", SECOND: f"<u>{value}</u>"}.get(entry.mark, value)
     cells = [f"{value} {entry.dagger}".rstrip(), signed(entry.delta)]
     if known := entry.published:
@@ -475,7 +474,7 @@ def _latex_cells(table: Table, pair: str, entry: Entry | None) -> list[str]:
     value = fixed(entry.mean)
     value = {BEST: rf"\textbf{{{value}}}", SECOND: rf"\underline{{{value}}}"}.get(entry.mark, value)
     value += rf"\textsuperscript{{{escape(entry.dagger)}}}" if entry.dagger else ""
-    cells = [f"{value} {_small(_spread(entry.std, entry.n))}", escape(signed(entry.delta))]
+    cells = [f"{value} {_small(spread(entry.std, entry.n))}", escape(signed(entry.delta))]
     if known := entry.published:
         cells.append(f"{fixed(known.value)} {_small(f'[{table.sources[known.reference]}]')}")
     elif table.has_published(pair):

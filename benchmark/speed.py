@@ -150,7 +150,7 @@ class Bench:
 
     def teacher_part(self, trainer: Trainer) -> Lane:
         """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
-        needs, (_, batch) = trainer.method.teacher_needs, next(zip(range(1), trainer.loader.epoch(1), strict=False))
+        needs, batch = trainer.method.teacher_needs, next(trainer.loader.epoch(1))
         live = not needs.nothing and (trainer.cache is None or trainer.method.second_view)
         return Lane(lambda: trainer.taught(batch.images, needs) if live else None)
 

@@ -456,3 +456,18 @@ def test_it_prints_all_tables_without_controls(opened):
 def test_hostile_names_run_nothing(opened):
     assert opened.title == "Knowledge distillation: report"
     assert HOSTILE in column(opened, 0)
+
+
+def test_what_cannot_be_and_what_is_not_at_equal_cost_are_shown_too(tree, tmp_path):
+    """A marked label still leads to its runs and is chosen by its method; an impossible cell is n/a."""
+    tree.teacher("resnet20", 62.3)
+    tree.student(A, "ce", "0000000000a1", 0, 60.0)
+    tree.student(A, "kd", "0000000000a2", 0, 61.0, changes={"pre_epochs": 2})
+    tree.student(B, "ce", "0000000000b1", 0, 68.0)
+    tree.ended(B, "kd", "0000000000b2", 0, "skipped", "it does not fit")
+    for path in tree.root.rglob("test_outputs.npz"):
+        path.unlink()
+    assert main(["report", f"runs={tree.root}", f"reports={tmp_path / 'out'}"]) == 0
+    page = Page(tmp_path / "out" / "report.html")
+    assert "KD *" in page.text and "n/a" in page.text and "it does not fit" in page.text
+    assert any(h.endswith("runs-0000000000a2") for h in page.all("href"))
