@@ -17,10 +17,11 @@ Certain: all of it; the authors' code is public. Source: RepDistiller (`crd/crit
 `dataset/cifar100.py`). Negatives are drawn anew for each anchor, without replacement unless K is greater than their
 number. Mode "exact": the positive is the anchor itself; "relax": any sample of its class.
 
-Speed: scores against the whole bank are one matrix product [N, d] × [d, n], of which the K + 1 are then picked. It
-gives the same values and gradients as gathering K + 1 bank rows per anchor, [N, K + 1, d] numbers, at a fraction of
-the memory traffic. The gradient of what follows is known, x / (x + c + e) for a negative and that less 1 for the
-positive, each divided by T · N, so `Contrast` makes it on the way, in place.
+Speed: scores against the whole bank are one matrix product [n, d] × [d, N], in which the negatives are weighted by how
+often each was drawn, and all others by 0. It gives the same values and gradients as gathering K + 1 bank rows per
+anchor, [N, K + 1, d] numbers, at a fraction of the memory traffic. The gradient of what follows is known,
+x / (x + c + e) for a negative and that less 1 for the positive, each divided by T · N, so `Contrast` makes it on the
+way.
 """
 
 import math
@@ -38,113 +39,154 @@ Z_STUDENT, Z_TEACHER = 2, 3  # places in CRD.params
 
 
 class Contrast(torch.autograd.Function):
-    """The loss of anchors [N, d] against a bank [n, d] at samples [N, K + 1], the positive's first.
+    """The loss of anchors [N, d] against a bank [n, d].
 
-    z: the constant Z, or a number not above 0 where this batch is to set it. distinct: no sample stands twice in a
-    row. Gives the loss and Z, scalars; the gradient is the anchors' alone.
+    positives: a sample for each anchor, [N]. drawn: how often each sample is a negative of each anchor, [n, N]; each
+    column's sum is `negatives`. z: the constant Z, or a number not above 0 where this batch is to set it. Gives the
+    loss and Z, scalars; the gradient is the anchors' alone.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, anchors: Tensor, bank: Tensor, samples: Tensor, temperature: float, z: Tensor, distinct: bool
-    ) -> tuple[Tensor, Tensor]:
-        n, noise = len(samples), (samples.shape[1] - 1) / len(bank)
-        x = (anchors @ bank.T).gather(1, samples).div_(temperature).exp_()
+        ctx: Any, anchors: Tensor, bank: Tensor, positives: Tensor, drawn: Tensor, negatives: int, temperature: float,
+        z: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        n, noise = len(anchors), negatives / len(bank)
+        scaled, rows, weights = anchors / temperature, bank[positives], drawn.flatten()
+        own = (scaled * rows).sum(1).exp_()  # [N]
+        x = _products(bank, scaled).exp_()  # [n, N]
         # where() instead of if, which would wait for the device in each step
-        z = torch.where(z > 0, z, x.mean() * len(bank))
-        x.div_(z * noise)  # in units of c: log(c / (x + c + e)) becomes −log(x + 1 + e / c)
-        positives = x[:, 0].log()
-        y = x + (1 + EPS / noise)
-        slope = x.div_(y)
-        slope[:, 0] -= 1
-        ctx.distinct = distinct
-        ctx.save_for_backward(bank, samples, slope.div_(temperature * n))
+        mean = (x.flatten().dot(weights) + own.sum()) / (n * (negatives + 1))
+        z = torch.where(z > 0, z, mean * len(bank))
+        # in units of c + e: x / (x + c + e) becomes x / (x + 1), and −log(c / (x + c + e)) log(x + 1) + log(1 + e / c)
+        unit = z * (noise + EPS)
+        own.div_(unit)
+        y, y_own = x.div_(unit) + 1, own + 1
+        slope = _sums(x.div_(y).mul_(drawn), bank).addcdiv_(rows, y_own[:, None], value=-1)
+        ctx.save_for_backward(slope.div_(temperature * n))
         ctx.mark_non_differentiable(z)
-        return (y.log_().sum() - positives.sum()) / n, z
+        loss = y.log_().flatten().dot(weights) + (y_own.log_() - own.log_()).sum()
+        return loss / n + negatives * math.log1p(EPS / noise), z
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        bank, samples, slope = ctx.saved_tensors
-        spread = slope.new_zeros(len(samples), len(bank))
-        spread = spread.scatter_(1, samples, slope) if ctx.distinct else spread.scatter_add_(1, samples, slope)
-        return (spread @ bank).mul_(gradient), None, None, None, None, None
+        return ctx.saved_tensors[0] * gradient, None, None, None, None, None, None
+
+
+def _products(bank: Tensor, anchors: Tensor) -> Tensor:
+    """bank @ anchors.T, [n, d], [N, d] -> [n, N].
+
+    On a CPU as a 1 × 1 convolution: torch's is up to three times as fast as its matrix product, for which its library
+    has no good code on all makes.
+    """
+    if bank.is_cuda:  # where a convolution may round to TF32
+        return bank @ anchors.T
+    return F.conv2d(_images(bank), anchors[:, :, None, None]).permute(0, 2, 3, 1).reshape(len(bank), -1)
+
+
+def _sums(weights: Tensor, bank: Tensor) -> Tensor:
+    """weights.T @ bank, [n, N], [n, d] -> [N, d], likewise."""
+    if bank.is_cuda:
+        return weights.T @ bank
+    shape = weights.shape[1], bank.shape[1], 1, 1
+    return nn.grad.conv2d_weight(_images(bank), shape, _images(weights))[:, :, 0, 0]
+
+
+def _images(rows: Tensor) -> Tensor:
+    """Rows [n, C] as pixels of images of C channels, channels last: 500 images where that divides n, which is fast."""
+    return rows.view(math.gcd(len(rows), 500), -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 class Sampler:
-    """Draws positives and negatives among the training samples, whose labels are `labels` [n]."""
+    """Draws positives and negatives among the training samples, whose labels are `labels` [n].
 
-    def __init__(self, labels: Tensor, negatives: int) -> None:
+    thinning: the way that is fast on a CPU. It reads what it drew, for which a GPU would be waited for.
+    """
+
+    def __init__(self, labels: Tensor, negatives: int, thinning: bool) -> None:
         sizes = labels.bincount()
         if (sizes == len(labels)).any():
             raise ValueError("CRD needs training samples of at least two classes: it contrasts each with the others")
-        self.labels, self.k = labels, negatives
+        self.labels, self.k, self.thinning = labels, negatives, thinning
         self.sizes = sizes
         self.by_class = labels.argsort(stable=True)  # sample numbers, class by class
         self.starts = sizes.cumsum(0) - sizes  # where each class begins in it
-        self.distinct = len(labels) - sizes >= negatives  # by class: are there enough negatives?
+        others = len(labels) - sizes
+        self.distinct = others >= negatives  # by class: are there enough negatives?
         self.kinds = set(self.distinct[sizes > 0].tolist())
-        self.all_distinct = self.kinds == {True}
-        others = len(labels) - int(sizes.max())
-        # On a GPU it is not determined which of two equal draws is written last.
-        self.by_draws = labels.device.type == "cpu" and negatives <= others // 2 and len(sizes) < 2**15
-        if self.by_draws:
-            misses = len(labels) / (others - torch.arange(negatives, dtype=torch.float64))  # draws for one more sample
-            spread = (misses * (misses - 1)).sum().sqrt()
-            self.draws = int(misses.sum() + 8 * spread) + 1  # fewer would do but once in 10^14 anchors
-            self.short_labels = labels.short()
-            self.scratch: Tensor | None = None
+        if thinning:
+            # A sample is taken where a random byte is at most its class's limit, which is set so that too few are taken
+            # but once in a million anchors.
+            p = torch.arange(1, 257, dtype=torch.float64) / 256
+            mean, spread = others[:, None] * p, (others[:, None] * p * (1 - p)).sqrt()  # [C, 256], of the number taken
+            limit = (mean - 5 * spread < negatives).sum(1).clamp(max=255)
+            most = (mean + 5 * spread - negatives) / p * (len(labels) / others[:, None])  # draws that drop them
+            self.limit = limit.byte()
+            self.draws = 1 + int(max(most[self.distinct, limit[self.distinct]].tolist(), default=0))
+            self.short_labels = labels.short() if len(sizes) < 2**15 else labels
 
     def same_class(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """One sample of each label's class, uniformly: [N] -> [N]."""
         return self.by_class[self.starts[labels] + _below(self.sizes[labels], generator)]
 
     def other_classes(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """K samples of other classes for each label, uniformly and independently: [N] -> [N, K].
+        """How often each sample is among K of other classes than each label: [N] -> [n, N], of bool or int.
 
-        Distinct, but where K is greater than the number of such samples: there each is drawn from all of them.
+        They are drawn uniformly and independently for each label, and distinct, but where K is greater than the number
+        of such samples: there each is drawn from all of them.
         """
-        if self.all_distinct:
+        if self.kinds == {True}:
             return self._without_replacement(labels, generator)
         if self.kinds == {False}:
             return self._with_replacement(labels, generator)
-        distinct = self._without_replacement(labels, generator)
-        return torch.where(self.distinct[labels][:, None], distinct, self._with_replacement(labels, generator))
+        drawn = torch.empty(len(self.labels), len(labels), dtype=torch.int32, device=labels.device)
+        distinct = self.distinct[labels]
+        drawn[:, distinct] = self._without_replacement(labels[distinct], generator).int()
+        drawn[:, ~distinct] = self._with_replacement(labels[~distinct], generator)
+        return drawn
 
     def _without_replacement(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        if self.by_draws:
-            return self._first_distinct(labels, generator)
+        if self.thinning:
+            return self._thinned(labels, generator)
         # The K largest of random keys are a uniform K-subset. A tie at the border, where position would decide, comes
         # up once in about 2^31 / n anchors; float32 keys have 24 random bits and would tie 128 times as often.
-        keys = torch.empty(len(labels), len(self.labels), dtype=torch.int32, device=labels.device)
-        keys.random_(generator=generator).masked_fill_(labels[:, None] == self.labels, -1)
-        return keys.topk(self.k, dim=1, sorted=False).indices
+        keys = torch.empty(len(self.labels), len(labels), dtype=torch.int32, device=labels.device)
+        keys.random_(generator=generator).masked_fill_(labels == self.labels[:, None], -1)
+        chosen = keys.topk(self.k, dim=0, sorted=False).indices
+        return torch.zeros_like(keys, dtype=torch.bool).scatter_(0, chosen, True)
 
-    def _first_distinct(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """The first K distinct ones of uniform draws with replacement. Which are kept depends on where equal draws
-        stand, not on what they are: every K-subset is equally likely."""
-        shape = len(labels), self.draws
-        order = torch.arange(self.draws, dtype=torch.int32).expand(shape)
-        if self.scratch is None or len(self.scratch) < len(labels):
-            self.scratch = torch.empty(len(labels), len(self.labels), dtype=torch.int32)
-        last = self.scratch[: len(labels)]  # where each sample was drawn last
+    def _thinned(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """A few too many samples are taken independently, and random ones dropped until K are left.
+
+        No step looks at which sample is which, so every K-subset is equally likely.
+        """
+        shape = len(self.labels), len(labels)
+        others = self.short_labels[:, None] != labels.to(self.short_labels.dtype)
         while True:
-            drawn = torch.randint(len(self.labels), shape, generator=generator)
-            last.scatter_(1, drawn, order)
-            kept = last.gather(1, drawn) == order
-            kept &= self.short_labels.take(drawn) != labels[:, None].short()
-            rank = kept.cumsum(1, dtype=torch.int32)
-            if (rank[:, -1] >= self.k).all():
+            words = torch.empty(shape[0] * shape[1] // 8 + 1, dtype=torch.int64)
+            keys = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: others.numel()].view(shape)
+            taken = (keys <= self.limit[labels]).logical_and_(others)
+            surplus = taken.sum(0, dtype=torch.int32) - self.k
+            if (surplus >= 0).all():
                 break
-        kept &= rank <= self.k
-        # the first K draws, those that are not kept replaced by the later ones that are
-        first, later = (slice(None), slice(self.k)), (slice(None), slice(self.k, None))
-        return drawn[first].masked_scatter(~kept[first], drawn[later][kept[later]])
+        rows, order = taken.T, torch.arange(self.draws, dtype=torch.int32).expand(len(labels), -1)
+        first = torch.empty(rows.shape, dtype=torch.int32)
+        while (surplus > 0).any():
+            drawn = torch.randint(shape[0], order.shape, generator=generator)
+            first.scatter_reduce_(1, drawn, order, "amin", include_self=False)  # where each sample was drawn first
+            dropped = rows.gather(1, drawn).logical_and_(first.gather(1, drawn) == order)
+            dropped.logical_and_(dropped.cumsum(1, dtype=torch.int32) <= surplus[:, None])
+            rows.scatter_reduce_(1, drawn, ~dropped, "amin")
+            surplus -= dropped.sum(1, dtype=torch.int32)
+        return taken
 
     def _with_replacement(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        bound = (len(self.labels) - self.sizes[labels])[:, None].expand(-1, self.k)
+        bound = (len(self.labels) - self.sizes[labels]).expand(self.k, -1)
         place = _below(bound, generator)  # among the other classes' samples, class by class
-        skip = place >= self.starts[labels][:, None]
-        return self.by_class[place + skip * self.sizes[labels][:, None]]
+        skip = place >= self.starts[labels]
+        drawn = self.by_class[place + skip * self.sizes[labels]]
+        counts = torch.zeros(len(self.labels), len(labels), dtype=torch.int32, device=labels.device)
+        return counts.scatter_add_(0, drawn, torch.ones_like(drawn, dtype=counts.dtype))
 
 
 def _below(bound: Tensor, generator: torch.Generator) -> Tensor:
@@ -195,7 +237,8 @@ class CRD(Method):
             self.register_buffer(bank, torch.empty(self.n_data, options.feature_dim).uniform_(-limit, limit))
         constants = [float(options.negatives), options.temperature, -1.0, -1.0, options.momentum]
         self.register_buffer("params", torch.tensor(constants))
-        self.sampler = Sampler(context.train_labels, options.negatives)
+        labels = context.train_labels
+        self.sampler = Sampler(labels, options.negatives, thinning=labels.device.type == "cpu")
         self.seen: tuple[Tensor, Tensor, Tensor] | None = None  # indices and embeddings of the step under way
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
@@ -204,23 +247,24 @@ class CRD(Method):
         relax = options.mode == "relax"
         positives = self.sampler.same_class(labels, batch.generator) if relax else batch.indices
         negatives = self.negatives(batch)
-        samples = torch.cat([positives[:, None], negatives], 1)
         self.seen = batch.indices, v_s.detach(), v_t.detach()
         losses = {}
         for name, v, bank, z in (("student", v_s, self.bank_t, Z_STUDENT), ("teacher", v_t, self.bank_s, Z_TEACHER)):
-            losses[name], self.params[z] = self.contrast(v, bank, samples, self.params[z])
+            losses[name], self.params[z] = self.contrast(v, bank, positives, negatives, self.params[z])
         return {
             "ce": Term(F.cross_entropy(student.logits, labels), options.ce_weight),
             **{f"crd_{name}": Term(loss, options.crd_weight) for name, loss in losses.items()},
         }
 
     def negatives(self, batch: Batch) -> Tensor:
-        """K samples of other classes for each of the batch's: [N, K]."""
-        return self.sampler.other_classes(batch.labels, batch.generator)
+        """How often each training sample is among the K negatives of each of the batch's: [n, N]."""
+        return self.sampler.other_classes(batch.labels, batch.generator).to(self.bank_s.dtype)
 
-    def contrast(self, anchors: Tensor, bank: Tensor, samples: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of anchors [N, d] against a bank at `samples` [N, K + 1], and Z, which a first batch sets."""
-        return Contrast.apply(anchors, bank, samples, self.options.temperature, z, self.sampler.all_distinct)
+    def contrast(
+        self, anchors: Tensor, bank: Tensor, positives: Tensor, negatives: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of anchors [N, d] with `positives` [N] against a bank, and Z, which a first batch sets."""
+        return Contrast.apply(anchors, bank, positives, negatives, self.sampler.k, self.options.temperature, z)
 
     def after_step(self) -> None:
         """Move the banks' rows of the batch's samples towards the batch's embeddings."""
@@ -240,6 +284,7 @@ class GatheringCRD(CRD):
     """
 
     def negatives(self, batch: Batch) -> Tensor:
+        """The K negatives of each of the batch's samples: [N, K]."""
         drawn = []
         for label in batch.labels.tolist():
             others = (self.sampler.labels != label).nonzero()[:, 0]
@@ -250,14 +295,17 @@ class GatheringCRD(CRD):
             drawn.append(others[picks])
         return torch.stack(drawn)
 
-    def contrast(self, anchors: Tensor, bank: Tensor, samples: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, anchors: Tensor, bank: Tensor, positives: Tensor, negatives: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        samples = torch.cat([positives[:, None], negatives], 1)
         rows = bank[samples.flatten()].view(*samples.shape, -1)  # [N, K + 1, d]
         scores = torch.bmm(rows, anchors[:, :, None])[:, :, 0].div(self.options.temperature).exp()
         z = torch.where(z > 0, z, scores.detach().mean() * self.n_data)
         noise = (samples.shape[1] - 1) / self.n_data
-        positives, negatives = (scores / z).tensor_split([1], dim=1)
-        right = (positives / (positives + noise + EPS)).log().sum()
-        return -(right + (noise / (negatives + noise + EPS)).log().sum()) / len(samples), z
+        own, others = (scores / z).tensor_split([1], dim=1)
+        right = (own / (own + noise + EPS)).log().sum()
+        return -(right + (noise / (others + noise + EPS)).log().sum()) / len(samples), z
 
 
 CRD.published = GatheringCRD

@@ -29,9 +29,14 @@ def crd(make):
     return make("crd", negatives=12, feature_dim=4).double()
 
 
+def listed(counts):
+    """The draws behind counts [n, N]: the numbers of the samples, each as often as it was drawn, [N, K]."""
+    return torch.stack([torch.arange(len(column)).repeat_interleave(column) for column in counts.T.int()])
+
+
 def samples_of(method, batch, seed):
     """The K + 1 samples per anchor that `losses` draws from a generator of this seed."""
-    drawn = method.sampler.other_classes(batch.labels, generator(seed))
+    drawn = listed(method.sampler.other_classes(batch.labels, generator(seed)))
     return torch.cat([batch.indices[:, None], drawn], 1)
 
 
@@ -167,54 +172,79 @@ def test_parameter_counts_are_the_published_ones(make):
     assert not torch.equal(method.bank_s, method.bank_t)
 
 
-def test_cifar_sized_negatives_are_distinct_and_of_other_classes():
+both_ways = pytest.mark.parametrize("thinning", [True, False], ids=["thinned", "largest keys"])
+
+
+@both_ways
+def test_cifar_sized_negatives_are_distinct_and_of_other_classes(thinning):
     labels = torch.arange(50_000) % 100
     anchors = torch.tensor([0, 7, 7, 99])
-    drawn = Sampler(labels, 16_384).other_classes(anchors, generator())
-    assert drawn.shape == (4, 16_384)
-    assert not (labels[drawn] == anchors[:, None]).any()
-    assert [len(row.unique()) for row in drawn] == [16_384] * 4
-    assert len(set(drawn[1].tolist()) & set(drawn[2].tolist())) < 6_500  # drawn anew for each anchor
+    counts = Sampler(labels, 16_384, thinning).other_classes(anchors, generator())
+    assert counts.shape == (50_000, 4)
+    assert counts.max() == 1
+    assert counts.sum(0).tolist() == [16_384] * 4
+    assert not counts[labels[:, None] == anchors].any()
+    assert (counts[:, 1] & counts[:, 2]).sum() < 6_500  # drawn anew for each anchor
+    # as many as chance would have it of each class and of each thousand of samples
+    for groups in (labels, torch.arange(50_000) // 1000):
+        allowed, found = groups[labels != 7].bincount(), groups[counts[:, 1].bool()].bincount()
+        expected = allowed[allowed > 0] * 16_384 / allowed.sum()
+        assert stats.chisquare(found[allowed > 0].numpy(), expected.double().numpy(), sum_check=False).pvalue > 1e-3
 
 
-def test_without_replacement_every_subset_is_equally_likely():
-    labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
+@both_ways
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_without_replacement_every_subset_is_equally_likely(thinning, k):
+    labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
     anchors = torch.arange(3).repeat(2000)
-    drawn = Sampler(labels, 3).other_classes(anchors, generator(1))
+    drawn = listed(Sampler(labels, k, thinning).other_classes(anchors, generator(1)))
+    assert drawn.shape == (6000, k)
     for own in range(3):
         others = [i for i, y in enumerate(labels.tolist()) if y != own]
         seen = collections.Counter(tuple(sorted(row)) for row in drawn[anchors == own].tolist())
-        counts = [seen.pop(subset, 0) for subset in itertools.combinations(others, 3)]
+        counts = [seen.pop(subset, 0) for subset in itertools.combinations(others, k)]
         assert not seen
         assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_two_anchors_draws_are_independent():
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    drawn = listed(Sampler(labels, 2, True).other_classes(torch.zeros(2 * 6000, dtype=torch.long), generator(1)))
+    pairs = collections.Counter((tuple(a), tuple(b)) for a, b in drawn.view(6000, 2, 2).tolist())
+    assert len(pairs) == 36
+    assert stats.chisquare(list(pairs.values())).pvalue > 1e-3
 
 
 def test_with_replacement_every_draw_is_uniform():
     labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
     anchors = torch.arange(3).repeat(200)
-    drawn = Sampler(labels, 20).other_classes(anchors, generator(1))
-    assert drawn.shape == (600, 20)
+    counts = Sampler(labels, 20, True).other_classes(anchors, generator(1))
+    assert counts.sum(0).tolist() == [20] * 600
     for own in range(3):
-        counts = drawn[anchors == own].flatten().bincount(minlength=10)
-        allowed = labels != own
-        assert counts[~allowed].sum() == 0
-        assert stats.chisquare(counts[allowed].numpy()).pvalue > 1e-3
-    pairs = drawn[anchors == 2][:, :2]  # two draws of one anchor are independent: equal in one of six cases
-    assert stats.binomtest(int((pairs[:, 0] == pairs[:, 1]).sum()), 200, 1 / 6).pvalue > 1e-3
+        allowed, drawn = labels != own, counts[:, anchors == own]
+        assert drawn[~allowed].sum() == 0
+        assert stats.chisquare(drawn[allowed].sum(1).numpy()).pvalue > 1e-3
+    # draws of one anchor are independent: how often a sample is among its 20 is binomial
+    often = counts[labels != 2][:, anchors == 2].flatten().bincount(minlength=21)
+    expected = stats.binom(20, 1 / 6).pmf(np.arange(21)) * often.sum().item()
+    merged = [[*row[:7], sum(row[7:])] for row in (often.tolist(), expected.tolist())]
+    assert stats.chisquare(*merged).pvalue > 1e-3
 
 
-def test_replaces_only_for_classes_with_too_few_negatives():
+@both_ways
+def test_replaces_only_for_classes_with_too_few_negatives(thinning):
     labels = torch.tensor([0] * 8 + [1] * 2 + [2] * 2)  # 4 negatives for class 0, 10 for the others
     for k, repeated in ((4, []), (5, [0]), (10, [0]), (11, [0, 1, 2])):
-        drawn = Sampler(labels, k).other_classes(torch.arange(3), generator())
-        assert not (labels[drawn] == torch.arange(3)[:, None]).any()
-        assert [i for i, row in enumerate(drawn) if len(row.unique()) < k] == repeated
+        counts = Sampler(labels, k, thinning).other_classes(torch.arange(3), generator())
+        assert counts.sum(0).tolist() == [k] * 3
+        assert not counts[labels[:, None] == torch.arange(3)].any()
+        assert [i for i in range(3) if counts[:, i].max() > 1] == repeated
 
 
 def test_relax_takes_any_sample_of_the_class_as_positive(make, make_batch, make_outputs):
     labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
     anchors = torch.arange(3).repeat(500)
-    drawn = Sampler(labels, 3).same_class(anchors, generator(1))
+    drawn = Sampler(labels, 3, True).same_class(anchors, generator(1))
     for own in range(3):
         counts = drawn[anchors == own].bincount(minlength=10)
         assert counts[labels != own].sum() == 0
@@ -224,7 +254,7 @@ def test_relax_takes_any_sample_of_the_class_as_positive(make, make_batch, make_
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     own = generator(3)
     positives = method.sampler.same_class(batch.labels, own)
-    samples = torch.cat([positives[:, None], method.sampler.other_classes(batch.labels, own)], 1)
+    samples = torch.cat([positives[:, None], listed(method.sampler.other_classes(batch.labels, own))], 1)
     scores = naive_scores(naive_embedding(method.embed_s, student.pooled), method.bank_t.tolist(), samples, 0.07)
     batch.generator = generator(3)
     found = method.losses(student, teacher, batch)["crd_student"].value.item()
@@ -285,9 +315,10 @@ def test_the_published_form_gives_the_same_loss_and_gradients(crd):
     random = generator(1)
     pooled = [torch.randn(3, 6, generator=random, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     logits = torch.randn(3, 5, generator=random, dtype=torch.float64)
+    counts = torch.zeros(40, 3, dtype=torch.float64).scatter_(0, drawn.T, 1.0)
     found = []
-    for method in (crd, gathering):
-        method.negatives = lambda _: drawn
+    for method, negatives in ((crd, counts), (gathering, drawn)):
+        method.negatives = lambda _, negatives=negatives: negatives
         terms = method.losses(Outputs(logits, pooled[0]), Outputs(None, pooled[1]), batch)
         loss = sum(t.weight * t.value for t in terms.values())
         found.append([loss, *torch.autograd.grad(loss, [*pooled, *method.parameters()])])
