@@ -9,6 +9,7 @@ import torch
 from benchmark import config as configs
 from benchmark import speed
 from benchmark.__main__ import main
+from benchmark.errors import UserError
 from benchmark.plain import PlainTrainer
 
 
@@ -36,10 +37,10 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     for row in rows.values():
         for key in ("step_ms", "images_per_s", "ratio_to_student", "speedup_over_plain", "peak_mb", "plain_step_ms"):
             assert row[key] > 0
-        assert row["ratio_to_student"] == pytest.approx(row["step_ms"] / rows["ce"]["step_ms"])
+        assert row["ratio_to_student"] == pytest.approx(row["step_ms"] / row["student_ms"])
         assert row["speedup_over_plain"] == pytest.approx(row["plain_step_ms"] / row["step_ms"])
         assert row["images_per_s"] == pytest.approx(16 / row["step_ms"] * 1000)
-        both = rows["ce"]["step_ms"] + row["teacher_part_ms"]
+        both = row["student_ms"] + row["teacher_part_ms"]
         assert row["ratio_to_student_and_teacher_part"] == pytest.approx(row["step_ms"] / both)
     # FitNet alone runs a part of the teacher in each step
     assert rows["fitnet"]["teacher_part_ms"] > 20 * max(rows[n]["teacher_part_ms"] for n in ("ce", "kd", "crd"))
@@ -53,6 +54,15 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
+
+
+def test_a_plain_loop_that_dies_is_told_in_one_line():
+    with speed.Apart(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8", "kd") as lane:
+        assert len(lane.run(2, lambda: None)) == 2
+        lane._process.kill()
+        with pytest.raises(UserError, match=r"plain loop of kd ended with status -9 .* leave the method out"):
+            lane.run(1, lambda: None)
+    assert not lane._process.is_alive()
 
 
 def test_a_filled_cache_runs_no_teacher(small, tmp_path):
