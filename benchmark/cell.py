@@ -19,7 +19,7 @@ from benchmark import data, networks, store
 from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
 from benchmark.checkpoints import content_hash
 from benchmark.data import Dataset, DatasetConfig, Loader
-from benchmark.machine import Machine, versions
+from benchmark.machine import Machine, keep_memory, versions
 from benchmark.networks import Network
 from benchmark.progress import Progress
 from benchmark.seeding import seeded
@@ -111,6 +111,7 @@ class Outcome:
 def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
     torch.set_num_threads(cell.settings.machine.threads)
+    keep_memory()
     outcome = _execute(cell, tracking, progress)
     return dataclasses.replace(outcome, tracking=tracking.mode)
 

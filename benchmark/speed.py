@@ -2,8 +2,8 @@
 
 Three loops are timed for every method: ours with a filled teacher cache, ours with a live teacher, and the field's
 usual loop (`benchmark.plain`). They and the student alone take turns, a few steps each, so that a drift of the machine
-falls on all alike. The usual loop has a process of its own, as where it is used: beside others its large short-lived
-buffers come out of memory that these have freed, which spares it up to a fifth of its time on a CPU.
+falls on all alike. The usual loop has a process of its own, which is as it is where it is used: our allocator's
+setting (`machine.keep_memory`) and the memory that other loops have freed would spare it a fifth of its time on a CPU.
 Images are random, in CIFAR-100's number and shape: no speed depends on what they show.
 """
 
@@ -28,7 +28,7 @@ from benchmark.config import Config
 from benchmark.data import Dataset, DatasetConfig, Loader, Split
 from benchmark.errors import UserError
 from benchmark.executors import Processes
-from benchmark.machine import Machine, versions
+from benchmark.machine import Machine, keep_memory, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
@@ -220,6 +220,7 @@ class Bench:
 
 def measure(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, Any]:
     """Time everything for one pair; the content of `reports/speed/<pair>.json`."""
+    keep_memory()
     bench = Bench(config, overrides, teacher, student)
     torch.set_num_threads(bench.machine.threads)
     impossible = {n: why for n in config.methods if (why := bench.impossible(n))}
@@ -336,6 +337,7 @@ def _peaks(
 
 def peak(config: Config, overrides: list[str], teacher: str, student: str, name: str) -> float | None:
     """Peak memory in MB of a method's steps, in the process that calls it; None where the system does not tell."""
+    keep_memory()
     bench = Bench(config, overrides, teacher, student)
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
         lane, _ = bench.ours(name, Path(folder))

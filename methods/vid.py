@@ -51,8 +51,8 @@ class Likelihood(nn.Module):
 
 def negative_log_likelihood(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor:
     """Mean over entries of −log p(x) − ½ log 2π of Gaussians: [N, C, H, W], [C], [N, C, H, W] -> scalar."""
-    variance = variance[:, None, None]
-    return 0.5 * ((mean - x).square() / variance + variance.log()).mean()
+    squared = (mean - x).square().mean((0, 2, 3))  # of each channel, which has one variance
+    return 0.5 * (squared / variance + variance.log()).mean()
 
 
 @dataclass
