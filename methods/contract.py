@@ -74,13 +74,24 @@ class Outputs:
         return Outputs(
             self.logits.float() if needs.logits else None,
             self.pooled.float() if needs.pooled else None,
-            {k: self.maps[k].float() for k in needs.maps},
-            {k: self.preact[k].float() for k in needs.preact},
-            self.final.float() if needs.final else None,
+            {k: _full(self.maps[k]) for k in needs.maps},
+            {k: _full(self.preact[k]) for k in needs.preact},
+            _full(self.final) if needs.final else None,
             self.cams.float() if needs.cams else None,
             {k: self.norms[k] for k in needs.norms},
             self.second.only(needs) if self.second is not None else None,
         )
+
+
+def _full(maps: Tensor) -> Tensor:
+    """Maps in float32, whose gradient goes on in their own memory format.
+
+    Many losses give it as NCHW whatever the maps are, and all of the network's backward pass would be slow with it.
+    """
+    full = maps.float()
+    if full.requires_grad and full.is_contiguous(memory_format=torch.channels_last):
+        full.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return full
 
 
 @dataclass

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from methods.at import attention, same_size
 from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, positive, weight
+from methods.fitnet import hint
 
 SLOPE = 0.1
 
@@ -95,7 +96,7 @@ class FT(Method):
         options, known = self.options, teacher.maps[self.known]
         if batch.epoch < 1:
             again = self.paraphraser.decoder(self.paraphraser.encoder(known))
-            return {"paraphrase": Term(F.mse_loss(again, known), options.paraphrase_weight)}
+            return {"paraphrase": Term(hint(again, known), options.paraphrase_weight)}
         with torch.no_grad():
             factors = self.paraphraser.encoder(known)
         distance = factor_distance(self.translator(student.maps[self.own]), factors)

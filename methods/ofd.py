@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, weight
+from methods.fitnet import SquaredSum
 
 RARE = 0.001  # a channel that is below 0 with at most this probability
 TINY = 1e-8
@@ -45,7 +46,7 @@ def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor
     """d(s, t), the distance that does not ask a silent unit to be silent alike: [N, C, H, W] × 2, [C] -> scalar."""
     target = teacher.maximum(margin[:, None, None])
     counts = (teacher > 0) | (student > target)
-    return ((student - target).square() * counts).sum() / len(student)
+    return SquaredSum.apply((student - target) * counts) / len(student)
 
 
 class Connector(nn.Sequential):

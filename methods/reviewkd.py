@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.fitnet import hint
 
 WIDEST = 512
 POOLS = (4, 2, 1)
@@ -78,12 +79,12 @@ class Fusion(nn.Module):
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference at full size and pooled (HCL): [N, C, H, W], [N, C, H, W] -> scalar."""
-    loss, share, shares = F.mse_loss(student, teacher), 1.0, 1.0
+    loss, share, shares = hint(student, teacher), 1.0, 1.0
     for size in POOLS:
         if size < student.shape[2]:
             share /= 2
             pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
-            loss = loss + share * F.mse_loss(*pooled)
+            loss = loss + share * hint(*pooled)
             shares += share
     return loss / shares
 

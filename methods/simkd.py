@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, weight
+from methods.fitnet import hint
 
 
 def pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -90,7 +91,7 @@ class SimKD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         projected = self.projector(student.maps[self.stage])
         known = pooled_to(teacher.final, self.projector.size)
-        return {"simkd": Term(F.mse_loss(projected, known), self.options.simkd_weight)}
+        return {"simkd": Term(hint(projected, known), self.options.simkd_weight)}
 
     def deployed(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
         return Reused(student, self.stage, self.projector, teacher.head)

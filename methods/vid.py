@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from methods.at import groups, same_size
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.fitnet import SquaredSum
 
 EPS = 1e-5
 FIRST_VARIANCE = 5.0
@@ -51,8 +52,8 @@ class Likelihood(nn.Module):
 
 def negative_log_likelihood(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor:
     """Mean over entries of −log p(x) − ½ log 2π of Gaussians: [N, C, H, W], [C], [N, C, H, W] -> scalar."""
-    squared = (mean - x).square().mean((0, 2, 3))  # of each channel, which has one variance
-    return 0.5 * (squared / variance + variance.log()).mean()
+    deviations = (mean - x) * variance.rsqrt()[:, None, None]
+    return 0.5 * (SquaredSum.apply(deviations) / x.numel() + variance.log().mean())
 
 
 @dataclass
