@@ -203,7 +203,7 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
     trainer = Trainer(
         network.to(device, memory_format=torch.channels_last), method, teacher,
         Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device),
-        Schedule.of(recipe), device=device, precision=config["precision"],
+        Schedule.of(recipe), device=device, precision=config["precision"], compiled=cell.settings.machine.compiled,
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
 

@@ -83,6 +83,7 @@ class Config:
     precision: str = choice("auto", "fp32", "bf16")
     device: str = choice("auto", "cpu", "cuda")
     threads: int = count(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
+    compile: bool = field()
     jobs: int = count(1)  # cells trained side by side
     runs: str = field()
     reports: str = field()

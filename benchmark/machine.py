@@ -1,7 +1,9 @@
 """The machine a run uses: device, threads, precision, and what is recorded of them."""
 
 import ctypes
+import os
 import platform
+import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -17,15 +19,22 @@ class Machine:
 
     device: str  # cpu or cuda
     threads: int
+    compiled: bool = False
 
     @staticmethod
-    def find(device: str, threads: int, jobs: int) -> "Machine":
-        """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU."""
+    def find(device: str, threads: int, jobs: int, compiled: bool) -> "Machine":
+        """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU,
+        or no compiler for `compiled`."""
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda: no GPU is usable here; use device=cpu or device=auto")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Machine(device, threads or max(1, torch.get_num_threads() // jobs))
+        compiler = os.environ.get("CXX", "g++")
+        if compiled and device == "cpu" and shutil.which(compiler) is None:
+            raise UserError(
+                f"compile=true needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX"
+            )
+        return Machine(device, threads or max(1, torch.get_num_threads() // jobs), compiled)
 
     @property
     def name(self) -> str:
@@ -41,7 +50,7 @@ class Machine:
 
     def describe(self) -> dict[str, Any]:
         """Hardware as recorded in a result."""
-        return {"device": self.device, "name": self.name, "threads": self.threads}
+        return {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
 
 
 def keep_memory() -> None:

@@ -136,7 +136,7 @@ class Bench:
     def __init__(self, config: Config, overrides: list[str], teacher: str, student: str) -> None:
         self.config, self.overrides = config, overrides
         self.teacher, self.student = teacher, student
-        self.machine = Machine.find(config.device, config.threads, 1)
+        self.machine = Machine.find(config.device, config.threads, 1, config.compile)
         self.precision = self.machine.precision(config.precision)
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
@@ -178,7 +178,7 @@ class Bench:
         teacher = self.network(self.teacher, plain=False).eval().requires_grad_(False)
         return Trainer(
             self.network(self.student, plain=False), self.method(name), teacher, self.loader, self.schedule,
-            device=self.machine.device, precision=self.precision,
+            device=self.machine.device, precision=self.precision, compiled=self.machine.compiled,
         )  # fmt: skip
 
     def ours(self, name: str, root: Path | None) -> tuple[Lane, Trainer]:

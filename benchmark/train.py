@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 from benchmark import metrics
@@ -48,6 +49,12 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
+def compile_network(network: nn.Module, device: str) -> Callable[..., Outputs]:
+    """The network as torch compiles it, once for each size of batch; on a GPU replayed as a CUDA graph."""
+    functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
+    return torch.compile(network, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
+
+
 @torch.no_grad()
 def predict(network: nn.Module, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
     """Logits [N, C] float32 on the CPU of `network`, in eval mode, for the un-augmented images of a split."""
@@ -63,18 +70,20 @@ class Trainer:
     """A network in training by one method.
 
     network: the student (or a teacher in the making); method: its loss; teacher: frozen, or None where the method
-    needs nothing of one. Parameters of network and method are trained by one SGD.
+    needs nothing of one. Parameters of network and method are trained by one SGD. compiled: whether the network's
+    training pass goes through torch.compile, which gives the same to rounding.
     """
 
     def __init__(
         self, network: Network, method: Method, teacher: Network | None, loader: Loader, schedule: Schedule, *,
-        device: str, precision: str,
+        device: str, precision: str, compiled: bool = False,
     ) -> None:  # fmt: skip
         if teacher is None and not method.teacher_needs.nothing:
             raise ValueError(f"{type(method).__name__} needs a teacher")
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
+        self._forward = compile_network(network, device) if compiled else network
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
             parameters, schedule.lr, schedule.momentum,
@@ -85,11 +94,12 @@ class Trainer:
 
     def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
+        torch.compiler.cudagraph_mark_step_begin()  # counts, and does nothing where no graph is replayed
         known, needs = self._taught(batch), self.method.student_needs | Needs(logits=True)
         with autocast(self.device, self.precision):
-            given = self.network(batch.images, needs)
+            given = self._forward(batch.images, needs)
             if batch.second is not None:
-                given.second = self.network(batch.second, needs)
+                given.second = self._forward(batch.second, needs)
         terms = self.method.losses(
             given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
         )  # fmt: skip

@@ -5,6 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from benchmark.errors import UserError
+from benchmark.machine import Machine
 
 FAULTS = """
 import resource, torch
@@ -31,3 +35,16 @@ def test_memory_that_is_kept_is_not_faulted_in_anew():
 
     assert max(measured("keep_memory()")) <= 5
     assert max(measured("")) > 100
+
+
+def test_cores_are_shared_by_the_jobs():
+    assert Machine.find("cpu", 0, 1, False).threads == torch.get_num_threads()
+    assert Machine.find("cpu", 0, 1000, False).threads == 1
+    assert Machine.find("cpu", 3, 1000, False).threads == 3
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
+        Machine.find("cpu", 1, 1, True)
+    assert not Machine.find("cpu", 1, 1, False).compiled

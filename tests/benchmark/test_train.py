@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+import os
+import shutil
 
 import pytest
 import torch
@@ -29,7 +31,17 @@ def dataset(tmp_path_factory):
     return data.load(config, folder)
 
 
-def build(dataset, name: str, pair: str, *, precision: str = "fp32", batch: int = 8, schedule=SCHEDULE, seed: int = 0):
+def build(
+    dataset,
+    name: str,
+    pair: str,
+    *,
+    precision: str = "fp32",
+    batch: int = 8,
+    schedule=SCHEDULE,
+    seed: int = 0,
+    compiled=False,
+):
     """A trainer of one method on one pair, as a cell builds it; skips where the method cannot be on that pair.
 
     Every method must be able to be on the first of PAIRS.
@@ -47,13 +59,31 @@ def build(dataset, name: str, pair: str, *, precision: str = "fp32", batch: int 
             raise
         pytest.skip(str(reason))
     loader = Loader(dataset.train, dataset.config, batch, seed, "cpu")
-    return Trainer(student, method, teacher, loader, schedule, device="cpu", precision=precision)
+    return Trainer(student, method, teacher, loader, schedule, device="cpu", precision=precision, compiled=compiled)
 
 
 def batches(trainer, epoch=1):
     trainer.network.train()
     trainer.method.train()
     return iter(trainer.loader.epoch(epoch, trainer.method.second_view))
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_student_is_trained_alike(dataset):
+    """With a smaller last batch, and with DOT, which goes through the backward pass twice a step."""
+    found = []
+    for compiled in (False, True):
+        trainer = build(dataset, "dot", PAIRS[0], batch=20, compiled=compiled)
+        before = copy.deepcopy(trainer.network.state_dict())
+        measures = [trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)]
+        found.append((measures, trainer.network.state_dict()))
+    assert hasattr(trainer._forward, "_torchdynamo_orig_callable")
+    (eager, expected), (measured, weights) = found
+    assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
+    for key, value in weights.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-2, atol=1e-4)
+        assert not torch.equal(value, before[key]), key
+    assert list(weights) == list(before)  # a checkpoint of one is one of the other
 
 
 def each_stage(trainer, batches_of_each):
