@@ -42,7 +42,7 @@ TINY = 1e-8  # a vector shorter than this has no direction and is not normalised
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Rows scaled to length 1: [M, D] -> [M, D]."""
+    """Rows scaled to length 1: [M, D] -> [M, D] (or the columns of [M, D, …], along the second dimension)."""
     length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / torch.where(length > TINY, length, 1.0)
 

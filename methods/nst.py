@@ -27,17 +27,16 @@ from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weigh
 
 
 def channels(maps: Tensor) -> Tensor:
-    """The channels of a map as vectors of length 1: [N, C, H, W] -> [N, C, H · W]."""
-    rows = maps.flatten(2)
-    return unit(rows.flatten(0, 1)).reshape(rows.shape)
+    """The channels of a map as columns of length 1: [N, C, H, W] -> [N, H · W, C]; copies no map."""
+    return unit(maps.flatten(2).mT)
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """The mean of (a_i · b_j)² over samples and pairs of channels: [N, C_a, P], [N, C_b, P] -> scalar."""
-    pairs = len(a) * a.shape[1] * b.shape[1]
-    if a.shape[2] ** 2 < a.shape[1] * b.shape[1]:
-        return ((a.mT @ a) * (b.mT @ b)).sum() / pairs
-    return (a @ b.mT).square().sum() / pairs
+    """The mean of (a_i · b_j)² over samples and pairs of channels: [N, P, C_a], [N, P, C_b] -> scalar."""
+    pairs = len(a) * a.shape[2] * b.shape[2]
+    if a.shape[1] ** 2 < a.shape[2] * b.shape[2]:
+        return ((a @ a.mT) * (b @ b.mT)).sum() / pairs
+    return (a.mT @ b).square().sum() / pairs
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
