@@ -12,37 +12,50 @@ stem, the larger average-pooled to the smaller's size. Where one network has mor
 Certain: all of it, as the field runs it; the paper reports other kernels too, and takes the last stages alone (not
 verified). Source: RepDistiller (`distiller_zoo/NST.py`: `-a 0 -b 50`), mdistiller.
 
-Speed: Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels. Of the two sides, C × C and positions ×
-positions, the smaller is computed; the published code makes C × C × positions numbers for each sample.
+Speed: of the two sides of Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels, C × C and positions ×
+positions, the smaller is computed; the published code makes C × C × positions numbers for each sample. On the first
+side it is the products that are scaled, by their diagonal, and not the larger maps.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from methods.at import groups, same_size
-from methods.clkd import unit
+from methods.clkd import TINY, unit
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
-
-
-def channels(maps: Tensor) -> Tensor:
-    """The channels of a map as columns of length 1: [N, C, H, W] -> [N, H · W, C]; copies no map."""
-    return unit(maps.flatten(2).mT)
-
-
-def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """The mean of (a_i · b_j)² over samples and pairs of channels: [N, P, C_a], [N, P, C_b] -> scalar."""
-    pairs = len(a) * a.shape[2] * b.shape[2]
-    if a.shape[1] ** 2 < a.shape[2] * b.shape[2]:
-        return ((a @ a.mT) * (b @ b.mT)).sum() / pairs
-    return (a.mT @ b).square().sum() / pairs
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared maximum mean discrepancy of channels: [N, C_s, H_s, W_s], [N, C_t, H_t, W_t] -> scalar."""
-    s, t = (channels(maps) for maps in same_size(student, teacher))
-    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+    s, t = (maps.flatten(2).mT for maps in same_size(student, teacher))  # [N, P, C], of channels-last maps a view
+    return by_positions(s, t) if s.shape[1] ** 2 < s.shape[2] * t.shape[2] else by_channels(s, t)
+
+
+def by_channels(s: Tensor, t: Tensor) -> Tensor:
+    """It from the products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
+    own, known, across = s.mT @ s, t.mT @ t, s.mT @ t
+    of_s, of_t = (squared_lengths(products) for products in (own, known))
+    return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_s, of_t)
+
+
+def squared_lengths(products: Tensor) -> Tensor:
+    """Of the channels with these products with each other: [N, C, C] -> [N, C]; 1 for one without length."""
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    return torch.where(diagonal > TINY**2, diagonal, 1.0)
+
+
+def kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The mean squared cosine, from products and squared lengths: [N, C_a, C_b], [N, C_a], [N, C_b] -> scalar."""
+    return (products.square() / (a[:, :, None] * b[:, None, :])).mean()
+
+
+def by_positions(s: Tensor, t: Tensor) -> Tensor:
+    """The same from P × P."""
+    own, known = (x @ x.mT / x.shape[2] for x in (unit(s), unit(t)))
+    return (own - known).square().sum((1, 2)).mean()
 
 
 @dataclass
