@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from methods.clkd import unit
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, switch, weight
-from methods.nst import channels
 
 
 def attention(cams: Tensor, resolution: int, normalise: bool) -> Tensor:
     """Class activation maps pooled, and of length 1 where wanted: [N, C, H, W] -> [N, C, resolution²]."""
-    pooled = F.adaptive_avg_pool2d(cams, resolution)
-    return channels(pooled) if normalise else pooled.flatten(2)
+    pooled = F.adaptive_avg_pool2d(cams, resolution).flatten(2)
+    return unit(pooled.mT).mT if normalise else pooled
 
 
 def attention_distance(student: Tensor, teacher: Tensor, resolution: int, normalise: bool) -> Tensor:
