@@ -231,7 +231,6 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
     # on the disk that runs are kept on
     Path(config.runs).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
-        alone = bench.ours(STUDENT_ALONE, None)[0]
         rate = _matmul_rate(bench)
         pipeline = _pipeline_rate(bench)
         peaks = _peaks(config, overrides, teacher, student, names)
@@ -243,7 +242,7 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
                     "live": bench.ours(name, None)[0],
                     "plain": stack.enter_context(Apart(config, overrides, teacher, student, name)),
                     "teacher": bench.teacher_part(trainer),
-                    "alone": Lane(alone.step),
+                    "alone": bench.ours(STUDENT_ALONE, None)[0],
                 }
                 for lane in lanes.values():
                     lane.run(WARM, bench.wait)
