@@ -225,6 +225,7 @@ def hardware(of: Mapping[str, Any]) -> str:
     name, device, threads = (of.get(k) for k in ("name", "device", "threads"))
     details = [str(device)] if device else []
     details += [f"{threads} thread{'' if threads == 1 else 's'}"] if device == "cpu" and threads else []
+    details += ["compiled"] if of.get("compiled") else []
     return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
 
 

@@ -83,7 +83,7 @@ class Config:
     precision: str = choice("auto", "fp32", "bf16")
     device: str = choice("auto", "cpu", "cuda")
     threads: int = count(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
-    compile: bool = field()
+    compile: bool = field()  # the training pass of the network, by torch.compile
     jobs: int = count(1)  # cells trained side by side
     runs: str = field()
     reports: str = field()

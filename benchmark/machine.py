@@ -19,7 +19,7 @@ class Machine:
 
     device: str  # cpu or cuda
     threads: int
-    compiled: bool = False
+    compiled: bool  # the training pass of the network, by torch.compile
 
     @staticmethod
     def find(device: str, threads: int, jobs: int, compiled: bool) -> "Machine":

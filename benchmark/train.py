@@ -50,7 +50,10 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def compile_network(network: nn.Module, device: str) -> Callable[..., Outputs]:
-    """The network as torch compiles it, once for each size of batch; on a GPU replayed as a CUDA graph."""
+    """The network as torch compiles it, once for each size of batch; on a GPU replayed as a CUDA graph.
+
+    Called like the network: images [N, 3, H, W] and `Needs` to `Outputs`.
+    """
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
     return torch.compile(network, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
 

@@ -35,7 +35,7 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def by_channels(s: Tensor, t: Tensor) -> Tensor:
-    """It from the products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
+    """The discrepancy from products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
     own, known, across = s.mT @ s, t.mT @ t, s.mT @ t
     of_s, of_t = (squared_lengths(products) for products in (own, known))
     return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_s, of_t)
@@ -53,7 +53,7 @@ def kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def by_positions(s: Tensor, t: Tensor) -> Tensor:
-    """The same from P × P."""
+    """The discrepancy from products of positions, P × P: [N, P, C_s], [N, P, C_t] -> scalar."""
     own, known = (x @ x.mT / x.shape[2] for x in (unit(s), unit(t)))
     return (own - known).square().sum((1, 2)).mean()
 

@@ -86,6 +86,18 @@ def test_a_compiled_student_is_trained_alike(dataset):
     assert list(weights) == list(before)  # a checkpoint of one is one of the other
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_gradient_of_a_map_comes_in_the_map_s_memory_format(channels_last):
+    """A mean's gradient is NCHW by itself."""
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    given = torch.randn(2, 3, 4, 4).contiguous(memory_format=form).requires_grad_()
+    maps = given * 1.0
+    seen = []
+    given.register_hook(lambda gradient: seen.append(gradient.is_contiguous(memory_format=form)))
+    Outputs(maps={1: maps}).only(Needs.of(maps=[1])).maps[1].square().mean().backward()
+    assert seen == [True]
+
+
 def each_stage(trainer, batches_of_each):
     """Some batches of the training, and before them as many of the first stage where there is one."""
     for epoch in [0, 1] if trainer.method.pre_epochs else [1]:

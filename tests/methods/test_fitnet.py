@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from methods.contract import Context, Shapes
-from methods.fitnet import Regressor
+from methods.fitnet import Regressor, hint
 
 # (student, teacher) maps after stage 2 of the cross-architecture pairs
 UNLIKE = {
@@ -142,3 +142,13 @@ def test_the_regressor_can_learn_the_hint(make, make_batch, make_outputs):
         optimiser.step()
         values.append(value.item())
     assert values[-1] < 0.05 * values[0]
+
+
+def test_the_hint_s_gradient_lies_in_memory_as_the_map_does():
+    regressed = torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = []
+    scaled = regressed * 1.0
+    scaled.register_hook(lambda gradient: found.append(gradient.is_contiguous(memory_format=torch.channels_last)))
+    hint(scaled, torch.zeros(2, 3, 4, 4)).backward()
+    assert found == [True]
+    torch.testing.assert_close(regressed.grad, 2 * regressed.detach() / 96)
