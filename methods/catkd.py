@@ -2,11 +2,11 @@
 
     L = ce_weight · CE(z_s, y) + catkd_weight · mean((A(m_s) − A(m_t))²)
 
-    A(m) = m average-pooled to resolution × resolution positions: [N, C, resolution, resolution]; with `normalise` each
-    sample's map of each class is then scaled to length 1
+    A(m) = m, or with `normalise` each sample's map of each class scaled to length 1
 
-z_s: logits [N, C]; y: labels [N]; m_s, m_t [N, C, H, W]: the class activation maps of student and teacher, that is
-their classifier on each position of the map that is pooled, so that the average of m_s is z_s; mean over all entries.
+z_s: logits [N, C]; y: labels [N]; m_s, m_t [N, C, resolution, resolution]: the class activation maps of student and
+teacher, average-pooled to resolution × resolution positions; such a map is the classifier on each position of the map
+that is pooled, so that the average of m_s is z_s; mean over all entries.
 
 Certain: all of it, and the options of the eleven pairs in the authors' configs. Source: CAT-KD
 (`mdistiller/distillers/CAT_KD.py`, `configs/cifar100/CAT_KD`). One difference: the authors' networks are converted to
@@ -24,15 +24,10 @@ from methods.clkd import unit
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, switch, weight
 
 
-def attention(cams: Tensor, resolution: int, normalise: bool) -> Tensor:
-    """Class activation maps pooled, and of length 1 where wanted: [N, C, H, W] -> [N, C, resolution²]."""
-    pooled = F.adaptive_avg_pool2d(cams, resolution).flatten(2)
-    return unit(pooled.mT).mT if normalise else pooled
-
-
-def attention_distance(student: Tensor, teacher: Tensor, resolution: int, normalise: bool) -> Tensor:
-    """Mean squared difference: [N, C, H_s, W_s], [N, C, H_t, W_t] -> scalar."""
-    return F.mse_loss(*(attention(cams, resolution, normalise) for cams in (student, teacher)))
+def attention_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
+    """Mean squared difference of class activation maps, of length 1 where wanted: twice [N, C, m, m] -> scalar."""
+    a_s, a_t = (unit(cams.flatten(2).mT) if normalise else cams for cams in (student, teacher))
+    return F.mse_loss(a_s, a_t)
 
 
 @dataclass
@@ -52,12 +47,12 @@ class CATKD(Method):
 
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.student_needs = Needs.of(logits=True, cams=True)
-        self.teacher_needs = Needs.of(cams=True)
+        self.student_needs = Needs.of(logits=True, cams=[options.resolution])
+        self.teacher_needs = Needs.of(cams=[options.resolution])
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
-        distance = attention_distance(student.cams, teacher.cams, o.resolution, o.normalise)
+        distance = attention_distance(student.cams[o.resolution], teacher.cams[o.resolution], o.normalise)
         return {
             "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
             "catkd": Term(distance, o.catkd_weight),

@@ -20,7 +20,8 @@ class Needs:
     logits, pooled: the classifier's output [N, C]; its input, the pooled features [N, D].
     maps, preact: stages whose map [N, C_k, H_k, W_k] is read after, and before, its last activation.
     final: the map [N, D, H, W], after its activation, whose average over the positions is `pooled`.
-    cams: the class activation maps [N, C, H, W]: the classifier on each position of `final`; their average is `logits`.
+    cams: grids m × m whose class activation maps [N, C, m, m] are read: the classifier on `final`, average-pooled to
+        the grid. That of 1 × 1 would be `logits`.
     norms: stages whose last batch norm before the activation is read: its biases and scales [C_k] each.
     """
 
@@ -29,16 +30,18 @@ class Needs:
     maps: frozenset[int] = frozenset()
     preact: frozenset[int] = frozenset()
     final: bool = False
-    cams: bool = False
+    cams: frozenset[int] = frozenset()
     norms: frozenset[int] = frozenset()
 
     @staticmethod
     def of(
         *, logits: bool = False, pooled: bool = False, maps: Collection[int] = (), preact: Collection[int] = (),
-        final: bool = False, cams: bool = False, norms: Collection[int] = (),
+        final: bool = False, cams: Collection[int] = (), norms: Collection[int] = (),
     ) -> "Needs":  # fmt: skip
-        """`Needs` from any collections of stage numbers."""
-        return Needs(logits, pooled, frozenset(maps), frozenset(preact), final, cams, frozenset(norms))
+        """`Needs` from any collections of stages and grids."""
+        return Needs(
+            logits, pooled, frozenset(maps), frozenset(preact), final, frozenset(cams), frozenset(norms)
+        )  # fmt: skip
 
     @property
     def nothing(self) -> bool:
@@ -65,7 +68,7 @@ class Outputs:
     maps: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
     preact: dict[int, Tensor] = field(default_factory=dict)  # likewise, before the activation
     final: Tensor | None = None  # [N, D, H, W]
-    cams: Tensor | None = None  # [N, C, H, W]
+    cams: dict[int, Tensor] = field(default_factory=dict)  # m -> [N, C, m, m]
     norms: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # stage -> bias [C_k], scale >= 0 [C_k]
     second: "Outputs | None" = None  # the same of the second view, where the method has one
 
@@ -77,7 +80,7 @@ class Outputs:
             {k: _full(self.maps[k]) for k in needs.maps},
             {k: _full(self.preact[k]) for k in needs.preact},
             _full(self.final) if needs.final else None,
-            self.cams.float() if needs.cams else None,
+            {m: self.cams[m].float() for m in needs.cams},
             {k: self.norms[k] for k in needs.norms},
             self.second.only(needs) if self.second is not None else None,
         )
@@ -101,10 +104,11 @@ class Batch:
     images: Tensor  # [N, 3, H, W] float32, normalised
     labels: Tensor  # [N] int64
     indices: Tensor  # [N] int64, positions of the samples in the training split
-    views: Tensor  # [N] int64, which of the augmentation's outcomes each image shows
+    views: Tensor  # [N] int64 on the CPU, which of the augmentation's outcomes each image shows
     epoch: int  # counted from 1; the epochs of a first stage are … −2, −1, 0
     generator: torch.Generator  # the method's own stream on the device, seeded anew each epoch
     second: Tensor | None = None  # [N, 3, H, W], a second, strongly augmented view, where the method has one
+    samples: Tensor | None = None  # `indices` on the CPU, where outputs of a teacher are looked up
 
 
 class Term(NamedTuple):

@@ -5,11 +5,10 @@
 
     D = 1 / (N R) · Σ_{i,m} w_im · d(z_s,im, z_t,im),    r = min(epoch / warmup, 1), epoch from 1
 
-z_im: the logits of region m of sample i, the mean of its class activation maps [N, C, H, W] over the region. The
-regions are the whole (its logits are the network's own), with `pool_2` the 2 × 2 and with `pool_4` the 4 × 4 cells: R
-of them. d: the sample's T² · KL of KD, or TCKD and NCKD of DKD (see `methods/kd.py`, `methods/dkd.py`); w is
-`complementary` where the teacher is right on the region and wrong on the whole, or the other way round, else 1. y:
-labels [N].
+z_im: the logits of region m of sample i, the mean of its class activation maps over the region. The regions are the
+whole (its logits are the network's own), with `pool_2` the 2 × 2 and with `pool_4` the 4 × 4 cells: R of them. d: the
+sample's T² · KL of KD, or TCKD and NCKD of DKD (see `methods/kd.py`, `methods/dkd.py`); w is `complementary` where the
+teacher is right on the region and wrong on the whole, or the other way round, else 1. y: labels [N].
 
 Certain: formula, complementary 2, and the regions: 2 × 2 for pairs of like architecture, 4 × 4 too for unlike ones.
 Source: SDD-CVPR2024 (`mdistiller/distillers/KD.py`, `SDD_DKD.py`, `models/cifar/utils.py`, the scripts `teacher_*.sh`)
@@ -34,9 +33,10 @@ from methods.dkd import target_or_not, without_target
 from methods.kd import sample_kl
 
 
-def regional(cams: Tensor, cells: list[int]) -> Tensor:
-    """Mean logits of m × m cells for each m, the cells of the first m first: [N, C, H, W] -> [N, R, C]."""
-    return torch.cat([F.adaptive_avg_pool2d(cams, m).flatten(2) for m in cells], 2).transpose(1, 2)
+def regional(outputs: Outputs, grids: list[int]) -> Tensor:
+    """Logits of all regions of a network, [N, R, C]: the whole, then the cells of each grid, row by row."""
+    cells = [outputs.cams[m].flatten(2).mT for m in grids]
+    return torch.cat([outputs.logits[:, None], *cells], 1)
 
 
 def weights(teacher: Tensor, labels: Tensor, complementary: float) -> Tensor:
@@ -73,19 +73,19 @@ class Options:
 
 
 class SDD(Method):
-    """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Needs both networks' class activation maps."""
+    """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Needs both networks' logits, of the regions too."""
 
     Options = Options
 
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.student_needs, self.teacher_needs = Needs.of(logits=True, cams=True), Needs.of(cams=True)
-        self.cells = [1] + [2] * options.pool_2 + [4] * options.pool_4
+        self.grids = [2] * options.pool_2 + [4] * options.pool_4
+        self.student_needs = self.teacher_needs = Needs.of(logits=True, cams=self.grids)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
         ramp = min(batch.epoch / o.warmup, 1.0) if o.warmup > 0 else 1.0
-        z_s, z_t = regional(student.cams, self.cells), regional(teacher.cams, self.cells)
+        z_s, z_t = regional(student, self.grids), regional(teacher, self.grids)
         w = weights(z_t, batch.labels, o.complementary).flatten()
         labels = batch.labels.repeat_interleave(z_t.shape[1])
         found = distances(z_s.flatten(0, 1), z_t.flatten(0, 1), labels, o.temperature, o.loss)

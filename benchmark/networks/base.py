@@ -72,8 +72,9 @@ class Network(nn.Module):
                 out.pooled = pooled
             if needs.logits:
                 out.logits = self.head(pooled)
-            if needs.cams:
-                out.cams = functional.conv2d(x, self.head.weight[:, :, None, None], self.head.bias)
+            for m in needs.cams:
+                cells = functional.adaptive_avg_pool2d(x, m)
+                out.cams[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
         return out
 
 

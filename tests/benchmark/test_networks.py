@@ -423,10 +423,18 @@ def test_light_networks():
 def test_pooled_features_and_logits_are_averages_of_the_final_map_and_the_activation_maps(name):
     network = seeded(name).eval()
     with torch.no_grad():
-        out = network(images(2, 32), Needs.of(logits=True, pooled=True, final=True, cams=True))
+        out = network(images(2, 32), Needs.of(logits=True, pooled=True, final=True, cams=[1, 2, 3]))
         early = network(images(2, 32), Needs.of(final=True))
     torch.testing.assert_close(out.final.mean((2, 3)), out.pooled)
-    torch.testing.assert_close(out.cams.mean((2, 3)), out.logits, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():  # the classifier on every position, then the mean over each cell
+        every = network.head(out.final.movedim(1, 3)).movedim(3, 1)
+    side = every.shape[2]
+    for m, cams in out.cams.items():
+        edges = [(i * side // m, -(-(i + 1) * side // m)) for i in range(m)]
+        cells = [[every[:, :, a:b, c:d].mean((2, 3)) for c, d in edges] for a, b in edges]
+        expected = torch.stack([torch.stack(row, 2) for row in cells], 2)
+        torch.testing.assert_close(cams, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out.cams[1][:, :, 0, 0], out.logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(early.final, out.final) and early.logits is None
     told = shapes(network, 32)
     assert told.final == tuple(out.final.shape[1:]) and told.pooled == told.final[0]

@@ -89,8 +89,9 @@ def make_outputs():
         def one():
             logits, pooled = leaf(n, CLASSES), leaf(n, POOLED)
             maps, preact = ({k: leaf(n, *shape) for k, shape in enumerate(STAGES)} for _ in range(2))
+            cams = {m: leaf(n, CLASSES, m, m) for m in (2, 4)}
             norms = {k: (leaf(c).detach(), leaf(c).detach().abs()) for k, (c, *_) in enumerate(STAGES)}
-            return Outputs(logits, pooled, maps, preact, leaf(n, *FINAL), leaf(n, CLASSES, *FINAL[1:]), norms)
+            return Outputs(logits, pooled, maps, preact, leaf(n, *FINAL), cams, norms)
 
         outputs = one()
         outputs.second = one()

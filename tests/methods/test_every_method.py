@@ -95,8 +95,8 @@ def leaves(outputs):
     """All tensors of outputs but the norms; the second view's come last."""
     if outputs is None:
         return []
-    maps = *outputs.maps.values(), *outputs.preact.values()
-    return [outputs.logits, outputs.pooled, *maps, outputs.final, outputs.cams, *leaves(outputs.second)]
+    maps = *outputs.maps.values(), *outputs.preact.values(), *outputs.cams.values()
+    return [outputs.logits, outputs.pooled, *maps, outputs.final, *leaves(outputs.second)]
 
 
 def run(method, student, teacher, batch):
@@ -170,8 +170,8 @@ def test_unusual_outputs_have_a_finite_loss_and_gradient(make, make_batch, make_
             return (EDGES[edge](value) if changed else value.clone()).requires_grad_(grad)
 
         def one(view):
-            maps, preact = ({k: altered(v) for k, v in m.items()} for m in (view.maps, view.preact))
-            logits, pooled, final, cams = map(altered, (view.logits, view.pooled, view.final, view.cams))
+            maps, preact, cams = ({k: altered(v) for k, v in m.items()} for m in (view.maps, view.preact, view.cams))
+            logits, pooled, final = map(altered, (view.logits, view.pooled, view.final))
             return Outputs(logits, pooled, maps, preact, final, cams, view.norms)
 
         plain = make_outputs(8, seed, torch.float32)

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
-from methods.contract import Outputs
+from methods.contract import Needs, Outputs
 from methods.dkd import nckd, tckd
 from methods.kd import kl
 from methods.sdd import regional, weights
@@ -49,7 +50,8 @@ def naive(student, teacher, labels, cells, temperature, complementary):
 
 
 def outputs(maps):
-    return Outputs(maps.mean((2, 3)), cams=maps)
+    """Of a network with these class activation maps [N, C, H, W]."""
+    return Outputs(maps.mean((2, 3)), cams={m: adaptive_avg_pool2d(maps, m) for m in (2, 4)})
 
 
 @pytest.mark.parametrize(
@@ -68,9 +70,10 @@ def test_sd_kd_equals_naive_loops(make, make_batch, pools, cells, size):
 
 def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
     student, teacher, batch = cams(5, 4, 1), cams(5, 4, 2), make_batch(5, epoch=20)
-    terms = make("sdd_dkd").losses(outputs(student), outputs(teacher), batch)
+    student, teacher = outputs(student), outputs(teacher)
+    terms = make("sdd_dkd").losses(student, teacher, batch)
     assert list(terms) == ["ce", "tckd", "nckd"]
-    z_s, z_t = regional(student, [1, 2]), regional(teacher, [1, 2])
+    z_s, z_t = regional(student, [2]), regional(teacher, [2])
     w = weights(z_t, batch.labels, 2.0)
     for name, term in (("tckd", tckd), ("nckd", nckd)):
         each = [
@@ -90,14 +93,8 @@ def test_the_whole_alone_is_kd_and_dkd(make, make_batch):
 
 def test_regions_equal_naive_loops_and_begin_with_the_logits():
     maps = cams(3, 8, 1)
-    torch.testing.assert_close(regional(maps, [1, 2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double())
-    torch.testing.assert_close(regional(maps, [1, 2])[:, 0], maps.mean((2, 3)))
-
-
-def test_maps_smaller_than_the_cells_are_repeated():
-    maps = cams(2, 2, 1)
-    found = regional(maps, [4]).view(2, 4, 4, 5).permute(0, 3, 1, 2)
-    assert torch.equal(found, maps.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    torch.testing.assert_close(regional(outputs(maps), [2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double())
+    torch.testing.assert_close(regional(outputs(maps), [4])[:, 0], maps.mean((2, 3)))
 
 
 def test_weights_by_hand():
@@ -120,9 +117,9 @@ def test_gradients_equal_finite_differences(make, make_batch):
 
 
 def test_needs_the_class_activation_maps_of_both(make):
-    method = make("sdd")
-    assert method.student_needs.cams and method.student_needs.logits
-    assert method.teacher_needs.cams and not method.teacher_needs.maps
+    for grids, pools in (({2}, {}), ({2, 4}, {"pool_4": True}), ((), {"pool_2": False})):
+        method = make("sdd", **pools)
+        assert method.student_needs == method.teacher_needs == Needs.of(logits=True, cams=grids)
 
 
 def test_warm_up_of_sd_dkd_alone(make, make_batch, make_outputs):
