@@ -1,11 +1,13 @@
 """What a teacher says of every view of every training image, kept on disk.
 
-Random crop and flip have finitely many outcomes (`benchmark.augment`), so the teacher's logits and pooled features can
-be stored exactly, one row for each (sample, view), and serve every student, method and seed:
+Random crop and flip have finitely many outcomes (`benchmark.augment`), so the teacher's logits, pooled features and
+pooled class activation maps can be stored exactly, one row for each (sample, view), and serve every student, method
+and seed. Strongly augmented second views are endless, but those of one seed are the same in every run, so that each
+epoch's can be stored and serve every student and method. Both are tables of samples × columns:
 
-    <teacher's run>/cache/<key>/header.json                      what the rows depend on; the key is its hash
-                                logits.bin, pooled.bin           [n, views, D], bfloat16 or float32
-                                logits.check, pooled.check       [n, views] int64, a row's checksum; 0: not filled
+    <teacher's run>/cache/<key>/header.json             what the rows depend on; the key is its hash
+                                <kind>.bin              [samples, columns, D], bfloat16 or float32
+                                <kind>.check            [samples, columns] int64, a row's checksum; 0: not filled
 
 A row is trusted only when it has the checksum that was written after it: what was never written, was cut off by a kill,
 or is damaged, is computed again. Several processes may read and fill at once; what two compute of one row is the same.
@@ -28,6 +30,7 @@ from benchmark import store
 from methods.contract import Needs, Outputs
 
 GIGA = 1e9  # bytes
+CAMS = "cams"  # the kinds of rows of class activation maps begin with it
 FEWEST = 16  # rows computed at a time; kernels for fewer round differently, and a row should not depend on its company
 
 
@@ -38,12 +41,11 @@ class Header:
     teacher: str  # content hash
     data: str  # fingerprint
     precision: str
-    padding: int
-    flip: bool
+    views: str  # what is done to an image, and what the columns are
     samples: int
-    views: int
-    logits: int  # row lengths
-    pooled: int
+    columns: int
+    classes: int
+    pooled: int  # number of pooled features
 
     @property
     def key(self) -> str:
@@ -54,30 +56,37 @@ class Header:
         """The type the network computes in: storing it loses nothing."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
+    def length(self, kind: str) -> int:
+        """Length D of the rows of a kind: `logits`, `pooled`, or `cams<m>`, the maps of the m × m grid."""
+        if kind == "pooled":
+            return self.pooled
+        return self.classes * (1 if kind == "logits" else int(kind.removeprefix(CAMS)) ** 2)
+
     def gigabytes(self, kinds: list[str]) -> float:
         """Size of a full cache of these kinds of rows, with its checksums."""
-        row = sum(getattr(self, k) * self.dtype.itemsize + 8 for k in kinds)
-        return self.samples * self.views * row / GIGA
+        row = sum(self.length(k) * self.dtype.itemsize + 8 for k in kinds)
+        return self.samples * self.columns * row / GIGA
 
 
 def wanted(needs: Needs) -> list[str] | None:
     """The kinds of rows that serve `needs`; None where they do not suffice (feature maps are too large to keep)."""
-    kinds = [k for k in ("logits", "pooled") if getattr(needs, k)]
-    return kinds if kinds and needs == Needs(**dict.fromkeys(kinds, True)) else None
+    if needs.nothing or needs != Needs(needs.logits, needs.pooled, cams=needs.cams):
+        return None
+    return ["logits"] * needs.logits + ["pooled"] * needs.pooled + [f"{CAMS}{m}" for m in sorted(needs.cams)]
 
 
 class Rows:
-    """One kind of rows [n, views, D] in a file mapped into memory, and their checksums."""
+    """One kind of rows [samples, columns, D] in a file mapped into memory, and their checksums."""
 
     def __init__(self, folder: Path, kind: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
-        n, views, length = shape
-        self.values = _mapped(folder / f"{kind}.bin", n * views * length, dtype).view(n * views, length)
-        self.checks = _mapped(folder / f"{kind}.check", n * views, torch.int64)
+        samples, columns, length = shape
+        self.values = _mapped(folder / f"{kind}.bin", samples * columns * length, dtype).view(-1, length)
+        self.checks = _mapped(folder / f"{kind}.check", samples * columns, torch.int64)
         halves = length * dtype.itemsize // 2
         self._weights = torch.arange(1, halves + 1).mul(-7046029254386353131).bitwise_or(1)  # odd, so none is lost
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows at `places` [B] (sample × views + view), and which of them are there: [B, D], bool [B]."""
+        """The rows at `places` [B] (sample × columns + column), and which of them are there: [B, D], bool [B]."""
         rows = self.values[places]
         return rows, self.checks[places] == self._checksum(rows)
 
@@ -95,48 +104,66 @@ class Rows:
 
 
 class TeacherCache:
-    """The rows of one teacher on one training split, filled on first use or ahead.
+    """The rows of one teacher on one training split that serve `needs`, filled on first use or ahead.
 
-    compute: what the teacher's network gives for training samples `indices` [B] in the views `views` [B].
+    compute: what the teacher's network gives for images [B, 3, H, W]. Raises OSError where the disk has no room.
     """
 
-    def __init__(
-        self, root: Path, header: Header, kinds: list[str], compute: Callable[[Tensor, Tensor, Needs], Outputs]
-    ) -> None:
-        self.header, self._compute = header, compute
+    def __init__(self, root: Path, header: Header, needs: Needs, compute: Callable[[Tensor, Needs], Outputs]) -> None:
+        self.header, self.needs, self._compute = header, needs, compute
         self.folder = root / header.key
-        self.needs = Needs(logits="logits" in kinds, pooled="pooled" in kinds)
         if store.read_json(self.folder / "header.json") != asdict(header):
             store.write_json(self.folder / "header.json", asdict(header))
-        shape = (header.samples, header.views)
-        self.rows = {k: Rows(self.folder, k, (*shape, getattr(header, k)), header.dtype) for k in kinds}
+        shape = (header.samples, header.columns)
+        self.rows = {k: Rows(self.folder, k, (*shape, header.length(k)), header.dtype) for k in wanted(needs)}
 
-    def __call__(self, indices: Tensor, views: Tensor) -> Outputs:
-        """The teacher's outputs for a batch, on the indices' device; missing rows are computed and kept."""
-        places = (indices * self.header.views + views).cpu()
+    def __call__(self, samples: Tensor, columns: Tensor | int, images: Tensor) -> Outputs:
+        """The teacher's outputs for `images` [B, 3, H, W], on their device; missing rows are computed and kept.
+
+        samples, columns: [B] int64 on the CPU, so that a device that has work to do is not waited for.
+        """
+        places = samples * self.header.columns + columns
         found = {k: r.read(places) for k, r in self.rows.items()}
         missing = ~torch.stack([there for _, there in found.values()]).all(0)
         if missing.any():
             at = missing.nonzero()[:, 0]
-            padded = torch.cat([at, at[:1].expand(max(FEWEST - len(at), 0))]).to(indices.device)
-            fresh = self._compute(indices[padded], views[padded], self.needs)
+            padded = torch.cat([at, at[:1].expand(max(FEWEST - len(at), 0))]).to(images.device)
+            fresh = _rows(self._compute(images[padded], self.needs))
             for kind, (rows, _) in found.items():
-                computed = getattr(fresh, kind)[: len(at)].to("cpu", self.header.dtype)
+                computed = fresh[kind][: len(at)].to("cpu", self.header.dtype)
                 rows[at] = computed
                 self.rows[kind].write(places[at], computed)
-        return Outputs(**{k: rows.to(indices.device, non_blocking=True) for k, (rows, _) in found.items()})
+        rows = {k: rows.to(images.device, non_blocking=True) for k, (rows, _) in found.items()}
+        return _outputs(rows, self.header.classes)
 
     def share_filled(self) -> float:
         """Share of the rows that have been written."""
-        return min(r.filled() for r in self.rows.values()) / (self.header.samples * self.header.views)
+        return min(r.filled() for r in self.rows.values()) / (self.header.samples * self.header.columns)
 
-    def fill(self, batch: int, device: torch.device | str) -> None:
-        """Compute all rows that are missing, `batch` at a time. Left to the other where a process is already at it."""
+    def fill(self, batch: int, view: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Compute all rows that are missing, `batch` at a time. Left to the other where a process is already at it.
+
+        view: the images [B, 3, H, W] of samples [B] in columns [B].
+        """
         with contextlib.suppress(store.Busy), store.lock(self.folder / "fill.lock"):
-            for places in torch.arange(self.header.samples * self.header.views).split(batch):
+            for places in torch.arange(self.header.samples * self.header.columns).split(batch):
                 missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
                 if len(missing):
-                    self(missing.to(device) // self.header.views, missing.to(device) % self.header.views)
+                    samples, columns = missing // self.header.columns, missing % self.header.columns
+                    self(samples, columns, view(samples, columns))
+
+
+def _rows(outputs: Outputs) -> dict[str, Tensor]:
+    """Outputs as rows [B, D] of each kind."""
+    cams = {f"{CAMS}{m}": maps.flatten(1) for m, maps in outputs.cams.items()}
+    return {"logits": outputs.logits, "pooled": outputs.pooled, **cams}
+
+
+def _outputs(rows: dict[str, Tensor], classes: int) -> Outputs:
+    """Rows [B, D] of each kind as outputs."""
+    grids = {int(k.removeprefix(CAMS)): k for k in rows if k.startswith(CAMS)}
+    cams = {m: rows[k].view(-1, classes, m, m) for m, k in grids.items()}
+    return Outputs(rows.get("logits"), rows.get("pooled"), cams=cams)
 
 
 def visited(views: int, visits: int) -> float:
@@ -151,7 +178,7 @@ def cheaper_ahead(views: int, visits: int, seconds_ahead: float, seconds_live: f
 
 
 def opened(
-    root: Path, header: Header, needs: Needs, limit: float, compute: Callable[[Tensor, Tensor, Needs], Outputs]
+    root: Path, header: Header, needs: Needs, limit: float, compute: Callable[[Tensor, Needs], Outputs]
 ) -> tuple[TeacherCache | None, str]:
     """The cache that serves `needs`, and a line about it; None where the teacher has to run live, and the line why.
 
@@ -160,11 +187,11 @@ def opened(
     kinds = wanted(needs)
     if kinds is None:
         return None, ""
-    what = f"teacher cache of {' and '.join(kinds)}, {(size := header.gigabytes(kinds)):.2g} GB"
+    what = f"teacher cache of {' and '.join(kinds)} on {header.views}, {(size := header.gigabytes(kinds)):.2g} GB"
     if size > limit:
         return None, f"no {what}: more than teacher.cache_gb={limit:g}; the teacher runs live"
     try:
-        return TeacherCache(root, header, kinds, compute), what
+        return TeacherCache(root, header, needs, compute), what
     except OSError as e:
         return None, f"no {what}: {e.strerror}; the teacher runs live"
 

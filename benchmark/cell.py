@@ -209,39 +209,48 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
 
 
 def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
-    """Give the trainer the teacher's cache where one can serve its method; says in one line how it is filled."""
+    """Give the trainer the teacher's caches where they can serve its method; says in a line how each is filled."""
     config, settings = cell.config, cell.settings
     if cell.teacher_run is None:
         return
     header = trainer.cache_header(config["teacher"]["sha256"], dataset.fingerprint)
     root = settings.runs / cell.teacher_run / "cache"
-    trainer.cache, line = opened(
-        root, header, trainer.method.teacher_needs, settings.cache_gb, trainer.taught_views
-    )  # fmt: skip
+    needs, limit = trainer.method.teacher_needs, settings.cache_gb
+    trainer.cache, line = opened(root, header, needs, limit, trainer.taught)
     if trainer.cache is not None:
         share = trainer.cache.share_filled()
         visits = config["recipe"]["epochs"] * settings.seeds
         line += f", {100 * share:.0f} % filled, the rest " + _fill(trainer.cache, trainer, visits, share)
-    if line:
+    lines = [line]
+    if trainer.method.second_view:
+        header = trainer.second_cache_header(config["teacher"]["sha256"], dataset.fingerprint)
+        trainer.second_cache, line = opened(root, header, needs, limit, trainer.taught)
+        if trainer.second_cache is not None:
+            line += f", {100 * trainer.second_cache.share_filled():.0f} % filled, the rest on first use"
+        lines.append(line)
+    for line in filter(None, lines):
         print(f"{cell.name}: {line}", flush=True)
 
 
 def _fill(cache: TeacherCache, trainer: Trainer, visits: int, share: float) -> str:
     """Fill the cache ahead where that is cheaper for `visits` draws of a view; returns how it is filled, and why."""
-    views, rows = cache.header.views, cache.header.samples * cache.header.views
+    views, rows = cache.header.columns, cache.header.samples * cache.header.columns
     seen = f"{visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
     if rows * (1 - share) < 100 * EVALUATION_BATCH:
         return "on first use (it is small)"
     loader, device = trainer.loader, trainer.device
 
+    def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+        return loader.view(indices.to(device), shown.to(device))
+
     def seconds(batch: int) -> float:
-        indices = torch.arange(min(batch, loader.size), device=device)
-        images = loader.view(indices, indices % views)
+        indices = torch.arange(min(batch, loader.size))
+        images = view(indices, indices % views)
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None
         return seconds_a_row(lambda: trainer.taught(images, cache.needs), len(indices), wait)
 
     if cheaper_ahead(views, visits, seconds(EVALUATION_BATCH), seconds(loader.batch_size)):
-        cache.fill(EVALUATION_BATCH, device)
+        cache.fill(EVALUATION_BATCH, view)
         return f"ahead: {seen}"
     return f"on first use: {seen}"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark import augment, sources
+from benchmark import augment, randaugment, sources
 from benchmark.errors import UserError, nearest
 from benchmark.randaugment import rand_augment
 from benchmark.seeding import generator
@@ -142,21 +142,33 @@ class Loader:
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest > 1) if self.batch_size > 1 else 0
 
+    @property
+    def told(self) -> str:
+        """What the views are, in words."""
+        return f"crops with padding {self.padding}" + (" and flips" if self.flip else "")
+
+    @property
+    def second_told(self) -> str:
+        """What the second views are, in words that name all that they depend on but the images and the epoch."""
+        return f"second views of seed {self.seed} ({self.told} in batches of {self.batch_size}, {randaugment.TOLD})"
+
     def view(self, indices: Tensor, views: Tensor) -> Tensor:
-        """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W]."""
+        """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W], on their device."""
         return augment.standardise(augment.augment(self.images, indices, views, self.padding, self.flip), *self.affine)
 
     def epoch(self, epoch: int, second_view: bool = False) -> Iterator[Batch]:
         """The batches of one epoch, counted from 1, with a second view where asked for. Indices are positions in the
         split. A second view is an independent crop and flip, then RandAugment."""
         # drawn on the CPU, so that all devices see the same batches
-        order = torch.randperm(self.size, generator=generator("order", self.seed, epoch)).to(self.device)
-        views = torch.randint(self.views, (self.size,), generator=generator("views", self.seed, epoch)).to(self.device)
+        order = torch.randperm(self.size, generator=generator("order", self.seed, epoch))
+        views = torch.randint(self.views, (self.size,), generator=generator("views", self.seed, epoch))
         method = generator("method", self.seed, epoch, device=self.device)
         strong = generator("second view", self.seed, epoch)
-        for i, v in list(zip(order.split(self.batch_size), views.split(self.batch_size), strict=True))[: len(self)]:
+        columns = order, views, order.to(self.device), views.to(self.device)
+        batches = list(zip(*(column.split(self.batch_size) for column in columns), strict=True))
+        for samples, shown, i, v in batches[: len(self)]:
             second = self._second(i, strong) if second_view else None
-            yield Batch(self.view(i, v), self.labels[i], i, v, epoch, method, second)
+            yield Batch(self.view(i, v), self.labels[i], i, shown, epoch, method, second, samples)
 
     def _second(self, indices: Tensor, random: torch.Generator) -> Tensor:
         views = torch.randint(self.views, indices.shape, generator=random).to(self.device)

@@ -7,6 +7,7 @@ setting (`machine.keep_memory`) and the memory that other loops have freed would
 Images are random, in CIFAR-100's number and shape: no speed depends on what they show.
 """
 
+import itertools
 import multiprocessing
 import signal
 import statistics
@@ -185,26 +186,31 @@ class Bench:
         """Our loop; with a cache under `root`, filled for the batches to come, where that is given."""
         trainer = self.trainer(name)
         trainer.network.train()
-        batches = list(zip(range(WARM + ROUNDS * STEPS), trainer.loader.epoch(1), strict=False))
-        if root is not None:
-            header = trainer.cache_header(self.teacher, "random")
-            trainer.cache, _ = cache.opened(
-                root, header, trainer.method.teacher_needs, float("inf"), trainer.taught_views
-            )
-            if trainer.cache is not None:
-                for _, batch in batches:
-                    trainer.cache(batch.indices, batch.views)
-        stream = trainer.loader.epoch(1, trainer.method.second_view)
+        two = trainer.method.second_view
+        if root is not None and cache.wanted(trainer.method.teacher_needs) is not None:
+            trainer.cache = self._opened(root, trainer, trainer.cache_header(self.teacher, "random"))
+            if two:
+                trainer.second_cache = self._opened(root, trainer, trainer.second_cache_header(self.teacher, "random"))
+            for batch in itertools.islice(trainer.loader.epoch(1, two), WARM + ROUNDS * STEPS):
+                trainer.known(batch)
+        stream = trainer.loader.epoch(1, two)
 
         def step() -> object:
             return trainer.step(next(stream))
 
         return Lane(step), trainer
 
+    @staticmethod
+    def _opened(root: Path, trainer: Trainer, header: cache.Header) -> cache.TeacherCache:
+        found, line = cache.opened(root, header, trainer.method.teacher_needs, float("inf"), trainer.taught)
+        if found is None:
+            raise UserError(f"{line.removesuffix('; the teacher runs live')}: make room in the folder of runs=")
+        return found
+
     def teacher_part(self, trainer: Trainer) -> Lane:
         """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
         needs, batch = trainer.method.teacher_needs, next(trainer.loader.epoch(1))
-        live = not needs.nothing and (trainer.cache is None or trainer.method.second_view)
+        live = not needs.nothing and trainer.cache is None
         return Lane(lambda: trainer.taught(batch.images, needs) if live else None)
 
     def plain(self, name: str) -> Lane:
@@ -295,8 +301,7 @@ def _row(
         "peak_mb": peak,
         "extra_parameters": count(trainer.method)[0],
         "extra_buffers": count(trainer.method)[1],
-        "cache_gb": trainer.cache_header(bench.teacher, "random").gigabytes(kinds) if kinds else 0.0,
-        "cache_fill_s": _seconds_to_fill(bench, trainer) if kinds else 0.0,
+        **_cost_of_caches(bench, trainer, kinds or []),
     }
 
 
@@ -309,12 +314,23 @@ def _matmul_rate(bench: Bench) -> float:
     return 2 * n**3 / min(seconds)
 
 
-def _seconds_to_fill(bench: Bench, trainer: Trainer) -> float:
+def _cost_of_caches(bench: Bench, trainer: Trainer, kinds: list[str]) -> dict[str, float]:
+    """Size and time to fill of the cache, and of that of one seed's second views; nought where there is none."""
+    headers = trainer.cache_header(bench.teacher, "random"), trainer.second_cache_header(bench.teacher, "random")
+    used = bool(kinds), bool(kinds) and trainer.method.second_view
+    row = _seconds_a_row(bench, trainer) if kinds else 0.0
+    first, second = (
+        {"gb": h.gigabytes(kinds), "fill_s": row * h.samples * h.columns} if u else {"gb": 0.0, "fill_s": 0.0}
+        for h, u in zip(headers, used, strict=True)
+    )
+    return {f"cache_{k}": v for k, v in first.items()} | {f"second_cache_{k}": v for k, v in second.items()}
+
+
+def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
     indices = torch.arange(EVALUATION_BATCH, device=bench.machine.device)
     images = trainer.loader.view(indices, indices % trainer.loader.views)
     needs = Needs(logits=True, pooled=True)
-    row = cache.seconds_a_row(lambda: trainer.taught(images, needs), EVALUATION_BATCH, bench.wait)
-    return row * IMAGES * trainer.loader.views
+    return cache.seconds_a_row(lambda: trainer.taught(images, needs), EVALUATION_BATCH, bench.wait)
 
 
 def _pipeline_rate(bench: Bench) -> float:
@@ -355,9 +371,11 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
 def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Hours of the steps of all methods so far over all seeds, for 240 epochs, with the cache, live, and plain."""
     steps, seeds = EPOCHS * (IMAGES // bench.batch + 1), len(bench.config.seeds)
-    told, hours, filled = [], dict.fromkeys(LOOPS, 0.0), 0.0
+    told, hours, first, second = [], dict.fromkeys(LOOPS, 0.0), 0.0, 0.0
     for n, row in enumerate(rows, start=1):
-        filled = max(filled, row["cache_fill_s"])  # once for all methods
+        first = max(first, row["cache_fill_s"])  # once for all methods
+        second = max(second, seeds * row["second_cache_fill_s"])
+        filled = first + second
         for loop, key in zip(LOOPS, ("step_ms", "live_step_ms", "plain_step_ms"), strict=True):
             hours[loop] += seeds * steps * row[key] / 3.6e6
         told.append({"methods": n, "up_to": row["method"], **hours, "cached": hours["cached"] + filled / 3600})
@@ -375,7 +393,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"torch {made['torch']}. Median of {ROUNDS * STEPS} steps in {ROUNDS} interleaved rounds; IQR: interquartile "
         "range; drift: last quarter of the steps over the first; teacher's part: the forward pass, as deep as the "
         "method reads, that no cache can spare it; × student, and part: over the student alone in the same rounds; "
-        "peak MB: of a process with data and libraries.",
+        "peak MB: of a process with data and libraries; "
+        f"cache: filled before; where there is a second: of one seed's {EPOCHS} epochs of strongly augmented views.",
         "",
         "| method | ms/step | IQR | drift | images/s | × student | teacher's part, ms | × student and part "
         "| live teacher, ms | plain loop, ms "
@@ -389,7 +408,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"{r['ratio_to_student_and_teacher_part']:.2f} | {r['live_step_ms']:.1f} | "
             f"{r['plain_step_ms']:.1f} | {r['speedup_over_plain']:.2f} | "
             f"{100 * r['share_of_matmul_rate']:.0f} % | {_number(r['peak_mb'])} | "
-            f"{r['extra_parameters']:,} | {r['cache_gb']:.2f} | {r['cache_fill_s']:,.0f} |"
+            f"{r['extra_parameters']:,} | {_both(r, 'gb', '.2f')} | {_both(r, 'fill_s', ',.0f')} |"
         )
     lines += [f"\n{name}: n/a: {why}" for name, why in found["impossible"].items()]
     lines += [
@@ -409,6 +428,12 @@ def markdown(found: dict[str, Any]) -> str:
         for w in found["whole_pair"]
     ]
     return "\n".join(lines) + "\n"
+
+
+def _both(row: dict[str, Any], what: str, form: str) -> str:
+    """The size or time of the cache, and of that of the second views where there is one."""
+    first, second = row[f"cache_{what}"], row[f"second_cache_{what}"]
+    return f"{first:{form}}" + (f" + {second:{form}}" if second else "")
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -93,12 +93,14 @@ class Trainer:
             weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
         )  # fmt: skip
         self.watch = Stopwatch(device)
-        self.cache: TeacherCache | None = None  # in place of the teacher's network, where it is set
+        # in place of the teacher's network, where they are set: for the first view, and for the second
+        self.cache: TeacherCache | None = None
+        self.second_cache: TeacherCache | None = None
 
     def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
         """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
         torch.compiler.cudagraph_mark_step_begin()  # counts, and does nothing where no graph is replayed
-        known, needs = self._taught(batch), self.method.student_needs | Needs(logits=True)
+        known, needs = self.known(batch), self.method.student_needs | Needs(logits=True)
         with autocast(self.device, self.precision):
             given = self._forward(batch.images, needs)
             if batch.second is not None:
@@ -114,12 +116,18 @@ class Trainer:
             record[f"weighted/{name}"] = term.weight * term.value.detach()
         return record, given.logits.detach()
 
-    def _taught(self, batch: Batch) -> Outputs:
+    def known(self, batch: Batch) -> Outputs:
+        """What the method needs of the teacher for a batch, from the caches or the network."""
         needs = self.method.teacher_needs
         if needs.nothing:
             return Outputs()
-        known = self.cache(batch.indices, batch.views) if self.cache is not None else self.taught(batch.images, needs)
-        if batch.second is not None:
+        if self.cache is not None:
+            known = self.cache(batch.samples, batch.views, batch.images)
+        else:
+            known = self.taught(batch.images, needs)
+        if batch.second is not None and self.second_cache is not None and batch.epoch > 0:
+            known.second = self.second_cache(batch.samples, batch.epoch - 1, batch.second)
+        elif batch.second is not None:
             known.second = self.taught(batch.second, needs)
         return known
 
@@ -129,17 +137,19 @@ class Trainer:
         with autocast(self.device, self.precision):
             return self.teacher(images, needs)
 
-    def taught_views(self, indices: Tensor, views: Tensor, needs: Needs) -> Outputs:
-        """What the teacher's network gives for the views `views` [B] of the training images `indices` [B]."""
-        return self.taught(self.loader.view(indices, views), needs)
-
     def cache_header(self, teacher: str, data: str) -> Header:
         """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""
         context, loader = self.method.context, self.loader
         return Header(
-            teacher, data, self.precision, loader.padding, loader.flip, loader.size, loader.views,
+            teacher, data, self.precision, loader.told, loader.size, loader.views,
             context.classes, context.teacher.pooled,
         )  # fmt: skip
+
+    def second_cache_header(self, teacher: str, data: str) -> Header:
+        """The same for its outputs on the second views: a column for each epoch but those of a first stage."""
+        return dataclasses.replace(
+            self.cache_header(teacher, data), views=self.loader.second_told, columns=self.method.context.epochs
+        )
 
     def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
         """Train for one epoch, counted from 1 (a first stage ends with 0); `tick(step, steps)` is called after a step.

@@ -18,14 +18,25 @@ from benchmark.store import Run
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
 
-HEADER = Header("a" * 64, "b" * 64, "fp32", 1, True, samples=20, views=18, logits=5, pooled=7)
-BOTH = Needs(logits=True, pooled=True)
+HEADER = Header("a" * 64, "b" * 64, "fp32", "crops", samples=20, columns=18, classes=5, pooled=7)
+NEEDS = Needs.of(logits=True, pooled=True, cams=[2])
 
 
-def truth(indices, views, needs=BOTH):
-    """Rows that differ for every sample, view and column."""
-    base = (indices * 100 + views).float()[:, None]
-    return Outputs(torch.sin(base + torch.arange(5)), torch.cos(base * 3 + torch.arange(7)))
+def batch(samples, columns):
+    """Samples, columns, and images that show which they are."""
+    return samples, columns, (samples * 100 + columns).float()[:, None, None, None]
+
+
+def truth(samples, columns, images) -> Outputs:
+    """Rows that differ for every sample, column and entry."""
+    base = images[:, :, 0, 0]
+    logits, pooled, cams = torch.arange(5), torch.arange(7), torch.arange(20)
+    cams = {2: torch.sin(base * 5 + cams).view(-1, 5, 2, 2)}
+    return Outputs(torch.sin(base + logits), torch.cos(base * 3 + pooled), cams=cams)
+
+
+def equal(a: Outputs, b: Outputs) -> bool:
+    return torch.equal(a.logits, b.logits) and torch.equal(a.pooled, b.pooled) and torch.equal(a.cams[2], b.cams[2])
 
 
 class Counting:
@@ -34,56 +45,59 @@ class Counting:
     def __init__(self, pause: float = 0.0):
         self.rows, self.pause = 0, pause
 
-    def __call__(self, indices, views, needs):
+    def __call__(self, images, needs):
         time.sleep(self.pause)
-        assert len(indices) >= FEWEST  # a smaller batch is padded with its first row
-        self.rows += len(set(zip(indices.tolist(), views.tolist(), strict=True)))
-        return truth(indices, views)
+        assert len(images) >= FEWEST  # a smaller batch is padded with its first row
+        assert needs == NEEDS
+        self.rows += len(images.unique())
+        return truth(None, None, images)
 
 
-def make(root: Path, teacher=None, header=HEADER, kinds=("logits", "pooled")) -> tuple[TeacherCache, Counting]:
+def make(root: Path, teacher=None, header=HEADER) -> tuple[TeacherCache, Counting]:
     teacher = teacher or Counting()
-    return TeacherCache(root, header, list(kinds), teacher), teacher
+    return TeacherCache(root, header, NEEDS, teacher), teacher
 
 
-def everything(cache: TeacherCache):
-    places = torch.arange(HEADER.samples * HEADER.views)
-    return places // HEADER.views, places % HEADER.views
+def everything():
+    places = torch.arange(HEADER.samples * HEADER.columns)
+    return batch(places // HEADER.columns, places % HEADER.columns)
+
+
+def view(samples, columns):
+    return batch(samples, columns)[2]
 
 
 def right(cache: TeacherCache) -> bool:
-    found, wanted_ = cache(*everything(cache)), truth(*everything(cache))
-    return torch.equal(found.logits, wanted_.logits) and torch.equal(found.pooled, wanted_.pooled)
+    return equal(cache(*everything()), truth(*everything()))
 
 
 def test_rows_are_exact_and_computed_once(tmp_path):
     cache, teacher = make(tmp_path)
-    indices, views = torch.tensor([3, 3, 19, 0]), torch.tensor([0, 17, 5, 0])
+    asked = batch(torch.tensor([3, 3, 19, 0]), torch.tensor([0, 17, 5, 0]))
     for _ in range(3):
-        out = cache(indices, views)
-        assert torch.equal(out.logits, truth(indices, views).logits)
-        assert torch.equal(out.pooled, truth(indices, views).pooled)
+        assert equal(cache(*asked), truth(*asked))
     assert teacher.rows == 4
     again, teacher = make(tmp_path)  # as another process would
-    assert torch.equal(again(indices, views).logits, truth(indices, views).logits) and teacher.rows == 0
-    again(torch.tensor([3, 4]), torch.tensor([0, 0]))
+    assert equal(again(*asked), truth(*asked)) and teacher.rows == 0
+    again(*batch(torch.tensor([3, 4]), 0))
     assert teacher.rows == 1
     assert again.share_filled() == 5 / (20 * 18)
 
 
 def test_bf16_rows_lose_nothing(tmp_path):
+    def halves(outputs):
+        return Outputs(outputs.logits.bfloat16(), outputs.pooled.bfloat16(), cams={2: outputs.cams[2].bfloat16()})
+
     cache, _ = make(
-        tmp_path,
-        lambda i, v, n: Outputs(truth(i, v).logits.bfloat16(), truth(i, v).pooled.bfloat16()),
-        dataclasses.replace(HEADER, precision="bf16"),
+        tmp_path, lambda images, _: halves(truth(None, None, images)), dataclasses.replace(HEADER, precision="bf16")
     )
     for _ in range(2):
-        assert torch.equal(cache(*everything(cache)).logits, truth(*everything(cache)).logits.bfloat16())
+        assert equal(cache(*everything()), halves(truth(*everything())))
 
 
 def test_damage_is_found_and_mended(tmp_path):
     cache, _ = make(tmp_path)
-    cache.fill(50, "cpu")
+    cache.fill(50, view)
     path = cache.folder / "logits.bin"
     data = bytearray(path.read_bytes())
     data[4 * 5 * 7 + 2] ^= 1  # one bit of row 7
@@ -99,23 +113,23 @@ def test_damage_is_found_and_mended(tmp_path):
 @pytest.mark.parametrize("name", ["logits.bin", "pooled.check"])
 def test_a_truncated_file_is_made_anew(tmp_path, name):
     cache, _ = make(tmp_path)
-    cache.fill(50, "cpu")
+    cache.fill(50, view)
     os.truncate(cache.folder / name, 100)
     again, teacher = make(tmp_path)
     assert right(again) and teacher.rows == 20 * 18
 
 
-@pytest.mark.parametrize("change", [{"teacher": "c"}, {"data": "c"}, {"precision": "bf16"}, {"flip": False}])
+@pytest.mark.parametrize("change", [{"teacher": "c"}, {"data": "c"}, {"precision": "bf16"}, {"views": "second"}])
 def test_what_rows_depend_on_has_rows_of_its_own(tmp_path, change):
-    make(tmp_path)[0].fill(50, "cpu")
+    make(tmp_path)[0].fill(50, view)
     other, _ = make(tmp_path, header=dataclasses.replace(HEADER, **change))
     assert other.share_filled() == 0
 
 
 def _filler(root: Path, pause: float) -> subprocess.Popen:
     code = (
-        "import sys; from pathlib import Path; from tests.benchmark.test_cache import Counting, make\n"
-        f"make(Path(sys.argv[1]), Counting({pause}))[0].fill(10, 'cpu')"
+        "import sys; from pathlib import Path; from tests.benchmark.test_cache import Counting, make, view\n"
+        f"make(Path(sys.argv[1]), Counting({pause}))[0].fill(10, view)"
     )
     return subprocess.Popen([sys.executable, "-c", code, str(root)], cwd=ROOT)
 
@@ -128,7 +142,7 @@ def test_filling_survives_a_kill(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    cache.fill(10, "cpu")
+    cache.fill(10, view)
     assert 0 < teacher.rows <= 0.9 * 20 * 18
     assert right(cache) and cache.share_filled() == 1
 
@@ -138,8 +152,8 @@ def test_two_processes_fill_and_read_at_once(tmp_path):
     cache, teacher = make(tmp_path)
     generator = torch.Generator().manual_seed(0)
     while process.poll() is None:
-        i, v = (torch.randint(n, (16,), generator=generator) for n in (20, 18))
-        assert torch.equal(cache(i, v).logits, truth(i, v).logits)
+        asked = batch(*(torch.randint(n, (16,), generator=generator) for n in (20, 18)))
+        assert equal(cache(*asked), truth(*asked))
     assert process.returncode == 0
     before = teacher.rows
     assert right(cache) and teacher.rows == before
@@ -150,7 +164,7 @@ def test_a_second_filler_leaves_it_to_the_first(tmp_path):
     cache, teacher = make(tmp_path)
     while cache.share_filled() == 0:
         time.sleep(0.01)
-    cache.fill(10, "cpu")
+    cache.fill(10, view)
     assert process.poll() is None and teacher.rows == 0
     process.kill()
     process.wait()
@@ -160,11 +174,13 @@ def test_feature_maps_are_not_kept():
     assert wanted(Needs.of(maps=[2])) is None and wanted(Needs.of(logits=True, preact=[1])) is None
     assert wanted(Needs()) is None
     assert wanted(Needs(pooled=True)) == ["pooled"]
+    assert wanted(Needs.of(logits=True, cams=[4, 2])) == ["logits", "cams2", "cams4"]
 
 
 def test_size_by_hand_and_the_limit(tmp_path):
-    header = Header("a", "b", "fp32", 4, True, samples=50000, views=162, logits=100, pooled=128)
+    header = Header("a", "b", "fp32", "crops", samples=50000, columns=162, classes=100, pooled=128)
     assert header.gigabytes(["logits"]) * GIGA == 50000 * 162 * (400 + 8)
+    assert header.gigabytes(["pooled", "cams4"]) * GIGA == 50000 * 162 * (512 + 8 + 16 * 400 + 8)
     cache, line = opened(tmp_path, header, Needs(logits=True), 3.0, truth)
     assert cache is None and "3.3 GB: more than teacher.cache_gb=3; the teacher runs live" in line
     assert not any(tmp_path.iterdir())
@@ -189,7 +205,7 @@ def test_filling_ahead_pays_when_most_views_will_be_seen():
     assert not cheaper_ahead(162, 1, 1.0, 8.0)
 
 
-@pytest.mark.parametrize("method", ["kd", "crd", "fitnet"])
+@pytest.mark.parametrize("method", ["kd", "crd", "sdd", "mlld", "fitnet"])
 def test_a_run_with_a_cache_equals_one_with_a_live_teacher(tiny, tmp_path, capsys, method):
     lines = []
     for name, limit in (("cached", 20), ("cached again", 20), ("live", 0)):

@@ -183,17 +183,11 @@ def test_a_method_of_one_view_costs_no_second(dataset):
 def test_a_cached_first_and_a_live_second_view_agree_with_a_live_teacher(dataset, tmp_path):
     live, cached = trainer_of(dataset), trainer_of(dataset)
     needs = cached.method.teacher_needs
-    cached.cache, _ = opened(tmp_path, cached.cache_header("a" * 64, "b" * 64), needs, 1.0, cached.taught_views)
-    images = []
-    taught = cached.taught
-
-    def counting(x, asked):
-        images.append(len(x))
-        return taught(x, asked)
-
+    taught, images = cached.taught, []
+    cached.taught = lambda x, asked: (images.append(len(x)), taught(x, asked))[1]
+    cached.cache, _ = opened(tmp_path, cached.cache_header("a" * 64, "b" * 64), needs, 1.0, cached.taught)
     for _ in range(2):  # the cache is filled on first use, then read
         images.clear()
-        cached.taught = counting
         lines = [t.epoch(1, no_tick) for t in (live, cached)]
         for key, value in lines[0].items():
             assert lines[1][key] == pytest.approx(value, rel=1e-4), key
@@ -226,6 +220,54 @@ def test_there_are_two_view_methods():
     assert {"mlld", "mlld_ls", "cskd"} <= set(two_view_methods())
 
 
+def with_caches(dataset, folder, seed: int = 0, batch: int = 16) -> tuple[Trainer, list[int]]:
+    """A trainer with both caches, and the sizes of the batches that its teacher is run on."""
+    trainer, images = trainer_of(dataset, seed=seed), []
+    trainer.loader = Loader(dataset.train, dataset.config, batch, seed, "cpu")
+    taught, needs = trainer.taught, trainer.method.teacher_needs
+    trainer.taught = lambda x, asked: (images.append(len(x)), taught(x, asked))[1]
+    headers = trainer.cache_header("a" * 64, "b" * 64), trainer.second_cache_header("a" * 64, "b" * 64)
+    trainer.cache, trainer.second_cache = (opened(folder, h, needs, 1.0, trainer.taught)[0] for h in headers)
+    return trainer, images
+
+
+def test_second_views_of_a_seed_are_taught_once(dataset, tmp_path):
+    live = trainer_of(dataset)
+    expected = [live.epoch(e, no_tick) for e in (1, 2)]
+    first, images = with_caches(dataset, tmp_path)
+    assert [first.epoch(e, no_tick) for e in (1, 2)] == expected and images
+    # another method or run of the seed, and one that is resumed
+    for epochs in ((1, 2), (2,)):
+        again, images = with_caches(dataset, tmp_path)
+        for epoch in epochs:
+            again.epoch(epoch, no_tick)
+        assert images == []
+        for (_, a, _), (_, b, _) in zip(live.method.handed[-3:], again.method.handed[-3:], strict=True):
+            torch.testing.assert_close(a.second.logits, b.second.logits)
+            torch.testing.assert_close(a.second.pooled, b.second.pooled)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 8}])
+def test_what_draws_other_second_views_has_rows_of_its_own(dataset, tmp_path, change):
+    with_caches(dataset, tmp_path)[0].epoch(1, no_tick)
+    other, _ = with_caches(dataset, tmp_path, **change)
+    assert other.second_cache.share_filled() == 0 and other.cache.share_filled() > 0
+    other.epoch(1, no_tick)
+    for _, teacher, batch in other.method.handed:
+        expected = other.teacher(batch.second, other.method.teacher_needs)
+        torch.testing.assert_close(teacher.second.logits, expected.logits)
+
+
+def test_a_first_stage_is_taught_live(dataset, tmp_path):
+    trainer, _ = with_caches(dataset, tmp_path)
+    for epoch in (1, 0):
+        trainer.epoch(epoch, no_tick)
+    _, teacher, batch = trainer.method.handed[-1]
+    expected = trainer.teacher(batch.second, trainer.method.teacher_needs)
+    assert batch.epoch == 0 and torch.equal(teacher.second.logits, expected.logits)
+    assert trainer.second_cache.share_filled() == 0.5  # of two epochs
+
+
 @pytest.mark.parametrize("cache", ["20", "0"])
 def test_a_run_resumes_bit_for_bit(tiny, tmp_path, monkeypatch, cache):
     monkeypatch.setattr("benchmark.cell.CHECKPOINT_SHARE", math.inf)  # a checkpoint after every epoch
@@ -234,7 +276,7 @@ def test_a_run_resumes_bit_for_bit(tiny, tmp_path, monkeypatch, cache):
     whole = trained(cells(plan)["mlld"].run)
     assert cells(plan)["mlld"].run.result["views"] == 2
     kept = list((tmp_path / "runs").glob("**/cache/*/logits.bin"))
-    assert len(kept) == (1 if cache == "20" else 0)
+    assert len(kept) == (2 if cache == "20" else 0)  # of first and of second views
 
     again = [*overrides, f"runs={tmp_path / 'again'}"]
     config = configs.load(again)

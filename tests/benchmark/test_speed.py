@@ -28,12 +28,13 @@ OVERRIDES = [
 
 def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(speed, "_peaks", lambda *of: dict.fromkeys(of[-1], 123.0))
-    overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd", f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd,mlld", *folders]
     assert main(["speed", *overrides]) == 0
     found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
     assert found["hardware"]["device"] == "cpu" and found["versions"]["torch"] == torch.__version__
     rows = {r["method"]: r for r in found["rows"]}
-    assert list(rows) == ["ce", "kd", "fitnet", "crd"]
+    assert list(rows) == ["ce", "kd", "fitnet", "crd", "mlld"]
     for row in rows.values():
         for key in ("step_ms", "images_per_s", "ratio_to_student", "speedup_over_plain", "peak_mb", "plain_step_ms"):
             assert row[key] > 0
@@ -43,13 +44,16 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
         both = row["student_ms"] + row["teacher_part_ms"]
         assert row["ratio_to_student_and_teacher_part"] == pytest.approx(row["step_ms"] / both)
     # FitNet alone runs a part of the teacher in each step
-    assert rows["fitnet"]["teacher_part_ms"] > 20 * max(rows[n]["teacher_part_ms"] for n in ("ce", "kd", "crd"))
+    assert rows["fitnet"]["teacher_part_ms"] > 20 * max(rows[n]["teacher_part_ms"] for n in ("ce", "kd", "crd", "mlld"))
     # a cache where logits or pooled features suffice, its size by hand: 600 images, 162 views, rows and checksums
     width = 2 if found["precision"] == "bf16" else 4
     assert rows["kd"]["cache_gb"] == pytest.approx(600 * 162 * (100 * width + 8) / 1e9)
     assert rows["crd"]["cache_gb"] == pytest.approx(600 * 162 * (64 * width + 8) / 1e9)
     assert rows["ce"]["cache_gb"] == rows["fitnet"]["cache_gb"] == 0
-    assert [w["methods"] for w in found["whole_pair"]] == [1, 2, 3, 4]
+    # and of the second views of one seed, a row for each of 240 epochs
+    assert rows["mlld"]["second_cache_gb"] == pytest.approx(600 * 240 * (100 * width + 8) / 1e9)
+    assert all(rows[n]["second_cache_gb"] == 0 for n in ("ce", "kd", "fitnet", "crd"))
+    assert [w["methods"] for w in found["whole_pair"]] == [1, 2, 3, 4, 5]
     assert found["pipeline_images_per_s"] > 0
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
@@ -65,9 +69,10 @@ def test_a_plain_loop_that_dies_is_told_in_one_line():
     assert not lane._process.is_alive()
 
 
-def test_a_filled_cache_runs_no_teacher(small, tmp_path):
+@pytest.mark.parametrize("name", ["kd", "crd", "sdd", "catkd", "mlld"])
+def test_a_filled_cache_runs_no_teacher(small, tmp_path, name):
     bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    lane, trainer = bench.ours("kd", tmp_path)
+    lane, trainer = bench.ours(name, tmp_path)
 
     def never(*_):
         raise AssertionError("the teacher was run")
