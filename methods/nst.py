@@ -14,7 +14,8 @@ verified). Source: RepDistiller (`distiller_zoo/NST.py`: `-a 0 -b 50`), mdistill
 
 Speed: of the two sides of Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels, C × C and positions ×
 positions, the smaller is computed; the published code makes C × C × positions numbers for each sample. On the first
-side it is the products that are scaled, by their diagonal, and not the larger maps.
+side it is the products that are scaled, by their diagonal, and not the larger maps. A gradient that is the same through
+both factors of a product goes through one.
 """
 
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
 
 def by_channels(s: Tensor, t: Tensor) -> Tensor:
     """The discrepancy from products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
-    own, known, across = s.mT @ s, t.mT @ t, s.mT @ t
+    own, known, across = doubled(s.detach().mT @ s), t.mT @ t, t.mT @ s
     of_s, of_t = (squared_lengths(products) for products in (own, known))
-    return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_s, of_t)
+    return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_t, of_s)
 
 
 def squared_lengths(products: Tensor) -> Tensor:
@@ -54,8 +55,14 @@ def kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def by_positions(s: Tensor, t: Tensor) -> Tensor:
     """The discrepancy from products of positions, P × P: [N, P, C_s], [N, P, C_t] -> scalar."""
-    own, known = (x @ x.mT / x.shape[2] for x in (unit(s), unit(t)))
+    s, t = unit(s), unit(t)
+    own, known = doubled(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
     return (own - known).square().sum((1, 2)).mean()
+
+
+def doubled(products: Tensor) -> Tensor:
+    """These products, twice their gradient: of a matrix with itself, where one factor is detached, it is both's."""
+    return 2 * products - products.detach()
 
 
 @dataclass
