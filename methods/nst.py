@@ -14,8 +14,7 @@ verified). Source: RepDistiller (`distiller_zoo/NST.py`: `-a 0 -b 50`), mdistill
 
 Speed: of the two sides of Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels, C × C and positions ×
 positions, the smaller is computed; the published code makes C × C × positions numbers for each sample. On the first
-side it is the products that are scaled, by their diagonal, and not the larger maps. A gradient that is the same through
-both factors of a product goes through one.
+side it is the products that are scaled, by their diagonal, and not the larger maps.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.at import groups, same_size
+from methods.at import doubled, groups, same_size
 from methods.clkd import TINY, unit
 from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
 
@@ -58,11 +57,6 @@ def by_positions(s: Tensor, t: Tensor) -> Tensor:
     s, t = unit(s), unit(t)
     own, known = doubled(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
     return (own - known).square().sum((1, 2)).mean()
-
-
-def doubled(products: Tensor) -> Tensor:
-    """These products, twice their gradient: of a matrix with itself, where one factor is detached, it is both's."""
-    return 2 * products - products.detach()
 
 
 @dataclass
