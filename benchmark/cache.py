@@ -41,7 +41,8 @@ class Header:
     teacher: str  # content hash
     data: str  # fingerprint
     precision: str
-    views: str  # what is done to an image, and what the columns are
+    views: str  # what is done to an image
+    drawn_by: str  # versions of the libraries that this depends on, if on any
     samples: int
     columns: int
     classes: int

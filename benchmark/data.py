@@ -149,7 +149,7 @@ class Loader:
 
     @property
     def second_told(self) -> str:
-        """What the second views are, in words that name all that they depend on but the images and the epoch."""
+        """What the second views are, in words: all that they depend on but the images, the epoch and the libraries."""
         return f"second views of seed {self.seed} ({self.told} in batches of {self.batch_size}, {randaugment.TOLD})"
 
     def view(self, indices: Tensor, views: Tensor) -> Tensor:

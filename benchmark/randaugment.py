@@ -19,11 +19,8 @@ from torchvision.transforms.v2 import functional as F
 
 OPERATIONS, MAGNITUDE, BINS = 2, 10, 31  # operations an image, and their strength
 SHARE = MAGNITUDE / (BINS - 1)
-# what its outcomes depend on, beside the images and the generator; torch, whose random streams may change, too
-TOLD = (
-    f"RandAugment {OPERATIONS} × {MAGNITUDE}/{BINS - 1}, "
-    f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-)
+TOLD = f"RandAugment {OPERATIONS} × {MAGNITUDE}/{BINS - 1}"
+DRAWN_BY = f"torch {torch.__version__}, torchvision {torchvision.__version__}"  # others may draw or round otherwise
 
 
 def _shear(x: Tensor, across: float, down: float) -> Tensor:

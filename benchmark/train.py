@@ -9,7 +9,7 @@ import torch
 import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
-from benchmark import metrics
+from benchmark import metrics, randaugment
 from benchmark.cache import Header, TeacherCache
 from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
@@ -141,15 +141,16 @@ class Trainer:
         """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""
         context, loader = self.method.context, self.loader
         return Header(
-            teacher, data, self.precision, loader.told, loader.size, loader.views,
+            teacher, data, self.precision, loader.told, "", loader.size, loader.views,
             context.classes, context.teacher.pooled,
         )  # fmt: skip
 
     def second_cache_header(self, teacher: str, data: str) -> Header:
         """The same for its outputs on the second views: a column for each epoch but those of a first stage."""
         return dataclasses.replace(
-            self.cache_header(teacher, data), views=self.loader.second_told, columns=self.method.context.epochs
-        )
+            self.cache_header(teacher, data), views=self.loader.second_told, drawn_by=randaugment.DRAWN_BY,
+            columns=self.method.context.epochs,
+        )  # fmt: skip
 
     def epoch(self, epoch: int, tick: Callable[[int, int], None]) -> dict[str, float]:
         """Train for one epoch, counted from 1 (a first stage ends with 0); `tick(step, steps)` is called after a step.

@@ -18,7 +18,7 @@ from benchmark.store import Run
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
 
-HEADER = Header("a" * 64, "b" * 64, "fp32", "crops", samples=20, columns=18, classes=5, pooled=7)
+HEADER = Header("a" * 64, "b" * 64, "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
 NEEDS = Needs.of(logits=True, pooled=True, cams=[2])
 
 
@@ -119,7 +119,9 @@ def test_a_truncated_file_is_made_anew(tmp_path, name):
     assert right(again) and teacher.rows == 20 * 18
 
 
-@pytest.mark.parametrize("change", [{"teacher": "c"}, {"data": "c"}, {"precision": "bf16"}, {"views": "second"}])
+@pytest.mark.parametrize(
+    "change", [{"teacher": "c"}, {"data": "c"}, {"precision": "bf16"}, {"views": "second"}, {"drawn_by": "2"}]
+)
 def test_what_rows_depend_on_has_rows_of_its_own(tmp_path, change):
     make(tmp_path)[0].fill(50, view)
     other, _ = make(tmp_path, header=dataclasses.replace(HEADER, **change))
@@ -178,7 +180,7 @@ def test_feature_maps_are_not_kept():
 
 
 def test_size_by_hand_and_the_limit(tmp_path):
-    header = Header("a", "b", "fp32", "crops", samples=50000, columns=162, classes=100, pooled=128)
+    header = Header("a", "b", "fp32", "crops", "", samples=50000, columns=162, classes=100, pooled=128)
     assert header.gigabytes(["logits"]) * GIGA == 50000 * 162 * (400 + 8)
     assert header.gigabytes(["pooled", "cams4"]) * GIGA == 50000 * 162 * (512 + 8 + 16 * 400 + 8)
     cache, line = opened(tmp_path, header, Needs(logits=True), 3.0, truth)
