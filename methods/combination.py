@@ -1,7 +1,8 @@
 """Two or more methods trained at once, as in CRD+KD: all terms of all of them in one sum.
 
-A YAML asks for it by `implementation: crd+kd`; the options of each part then stand under the part's name. Terms that
-parts share by name, such as the cross-entropy `ce`, have one value, and their weights add up.
+A YAML asks for it by `implementation: crd+kd`; the options of each part then stand under the part's name. The
+cross-entropy `ce` is one term, in which the parts' weights add up, where all parts have it of as many views. Other
+terms of the same name have their part's name before it. A first stage is of those parts alone that have one.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ def combined(parts: Mapping[str, type[Method]]) -> type[Method]:
         owners = [n for n, kind in parts.items() if getattr(kind, hook) is not getattr(Method, hook)]
         if owners:
             raise TypeError(f"{', '.join(owners)} cannot be combined: it has a {hook} of its own")
+    alike = len({kind.second_view for kind in parts.values()}) == 1
     schema = dataclasses.make_dataclass("Options", [(n, kind.Options) for n, kind in parts.items()])
 
     class Combination(Method):
@@ -48,10 +50,14 @@ def combined(parts: Mapping[str, type[Method]]) -> type[Method]:
 
         def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
             found: dict[str, Term] = {}
-            for part in self.parts.values():
+            for part_name, part in self.parts.items():
+                if batch.epoch <= -part.pre_epochs:
+                    continue
                 for name, term in part.losses(student, teacher, batch).items():
-                    weight = term.weight + (found[name].weight if name in found else 0.0)
-                    found[name] = Term(term.value, weight)
+                    if name in found and name == "ce" and alike:
+                        found[name] = Term(term.value, found[name].weight + term.weight)
+                    else:
+                        found[f"{part_name}_{name}" if name in found else name] = term
             return found
 
         def after_step(self) -> None:

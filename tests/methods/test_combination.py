@@ -2,10 +2,26 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import methods
 from methods.combination import combined
-from methods.contract import Impossible, Method, Needs
+from methods.contract import Impossible, Method, Needs, total
+from tests.methods.conftest import only, small
+
+
+@pytest.fixture
+def build(read_yaml):
+    """build(parts): the combination of methods with the options of their YAMLs."""
+
+    def one(parts):
+        implementation = methods.load("+".join(parts))
+        tree = {p: only(methods.load(p).Options, read_yaml(p)) for p in parts}
+        return implementation(
+            OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(implementation.Options), tree)), small()
+        )
+
+    return one
 
 
 def test_the_terms_are_those_of_the_parts_and_shared_ones_add_their_weights(make, make_batch, make_outputs):
@@ -59,3 +75,25 @@ def test_a_part_that_cannot_be_says_so(make):
     shapes = [Shapes(((2, 8, 8), (2, 8, 8), size), 6) for size in ((3, 4, 4), (3, 32, 32))]
     with pytest.raises(Impossible):
         make("fitnet_kd", Context(5, *shapes, torch.arange(40) % 5, 20))
+
+
+def test_terms_of_one_name_and_different_values_are_told_apart(build, make_batch, make_outputs):
+    """KD and LoCa both call their term `kd`; MLLD's cross-entropy is of two views and KD's of one."""
+    student, teacher, batch = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32), make_batch(8)
+    for parts, names in ((("kd", "loca"), ["ce", "kd", "loca_kd"]), (("mlld", "kd"), None)):
+        both = build(parts)
+        found = both.losses(student, teacher, batch)
+        expected = [part.losses(student, teacher, batch) for part in both.parts.values()]
+        assert names is None or list(found) == names
+        assert total(found).item() == pytest.approx(sum(total(terms).item() for terms in expected), rel=1e-6)
+    assert {"ce", "kd_ce", "kd_kd"} < set(found)
+
+
+def test_a_first_stage_is_of_the_parts_that_have_one(build, make_batch, make_outputs):
+    student, teacher = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32)
+    both = build(("fsp", "dkd"))
+    assert both.pre_epochs == both.parts["fsp"].pre_epochs > 0
+    both.begin(0)
+    assert list(both.losses(student, teacher, make_batch(8, epoch=0))) == ["fsp"]
+    both.begin(1)
+    assert {"ce", "tckd", "nckd"} <= set(both.losses(student, teacher, make_batch(8)))
