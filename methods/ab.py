@@ -15,8 +15,9 @@ Where one network has more stages its last ones are left out (the published code
 
 Certain: all of it, as the field runs it. The first stage trains the connectors and the student's stages alone, without
 labels; the loss of the other could carry the term too, but in the published numbers it does not. Source: RepDistiller
-(`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`). Impossible for maps
-whose sizes no single convolution aligns.
+(`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`). One difference: of a
+wide ResNet as student that code leaves the batch norm before the last activation out of the first stage; here it is
+trained with the stages. Impossible for maps whose sizes no single convolution aligns.
 """
 
 import math

@@ -11,7 +11,8 @@ stages, its last ones are left out.
 
 Certain: all of it, as the field runs it. The paper writes the length of the difference, not the mean of its square,
 and scales beta = 1000 by the size of map and batch, which the mean does here. Source: RepDistiller
-(`distiller_zoo/AT.py`: `-a 0 -b 1000`); mdistiller (`distillers/AT.py`) agrees.
+(`distiller_zoo/AT.py`: `-a 0 -b 1000`); mdistiller (`distillers/AT.py`) agrees. Attention of a length
+below 1e-8 is left as it is; there the limit is 1e-12.
 """
 
 from dataclasses import dataclass

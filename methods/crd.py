@@ -133,7 +133,8 @@ class Sampler:
         """How often each sample is among K of other classes than each label: [N] -> [n, N], of bool or int.
 
         They are drawn uniformly and independently for each label, and distinct, but where K is greater than the number
-        of such samples: there each is drawn from all of them.
+        of such samples: there each is drawn from all of them. Where that is so for some labels only, a GPU is waited
+        for.
         """
         if self.kinds == {True}:
             return self._without_replacement(labels, generator)
