@@ -15,9 +15,11 @@ The files are reserved in full when they are made, so that a disk that fills up 
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -30,6 +32,7 @@ from benchmark import store
 from methods.contract import Needs, Outputs
 
 GIGA = 1e9  # bytes
+SPARE = 1.0  # GB that a new cache leaves free for checkpoints and results
 CAMS = "cams"  # the kinds of rows of class activation maps begin with it
 FEWEST = 16  # rows computed at a time; kernels for fewer round differently, and a row should not depend on its company
 
@@ -40,6 +43,7 @@ class Header:
 
     teacher: str  # content hash
     data: str  # fingerprint
+    device: str  # a GPU rounds otherwise
     precision: str
     views: str  # what is done to an image
     drawn_by: str  # versions of the libraries that this depends on, if on any
@@ -113,10 +117,14 @@ class TeacherCache:
     def __init__(self, root: Path, header: Header, needs: Needs, compute: Callable[[Tensor, Needs], Outputs]) -> None:
         self.header, self.needs, self._compute = header, needs, compute
         self.folder = root / header.key
-        if store.read_json(self.folder / "header.json") != asdict(header):
-            store.write_json(self.folder / "header.json", asdict(header))
-        shape = (header.samples, header.columns)
-        self.rows = {k: Rows(self.folder, k, (*shape, header.length(k)), header.dtype) for k in wanted(needs)}
+        # two processes that made a file at once would each fill one that the other does not read
+        with store.lock(self.folder / "make.lock", wait=True):
+            for part in self.folder.glob("*.part"):  # left by a process that was killed while making it
+                part.unlink()
+            if store.read_json(self.folder / "header.json") != asdict(header):
+                store.write_json(self.folder / "header.json", asdict(header))
+            shape = (header.samples, header.columns)
+            self.rows = {k: Rows(self.folder, k, (*shape, header.length(k)), header.dtype) for k in wanted(needs)}
 
     def __call__(self, samples: Tensor, columns: Tensor | int, images: Tensor) -> Outputs:
         """The teacher's outputs for `images` [B, 3, H, W], on their device; missing rows are computed and kept.
@@ -191,6 +199,9 @@ def opened(
     what = f"teacher cache of {' and '.join(kinds)} on {header.views}, {(size := header.gigabytes(kinds)):.2g} GB"
     if size > limit:
         return None, f"no {what}: more than teacher.cache_gb={limit:g}; the teacher runs live"
+    new = header.gigabytes([k for k in kinds if not (root / header.key / f"{k}.bin").exists()])
+    if new and (free := _free(root)) < new + SPARE:
+        return None, f"no {what}: {free:.2g} GB of the disk are free, and {SPARE:g} have to stay; the teacher runs live"
     try:
         return TeacherCache(root, header, needs, compute), what
     except OSError as e:
@@ -209,10 +220,16 @@ def seconds_a_row(compute: Callable[[], object], rows: int, synchronise: Callabl
     return min(times[1:]) / rows
 
 
+def _free(folder: Path) -> float:
+    """Free space in GB of the disk that `folder`, which need not be there yet, is on."""
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free / GIGA
+
+
 def _mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
     """A file of `length` values mapped into memory, made, all zero, where it is missing or of another size.
 
-    Raises OSError where the disk has no room for it.
+    Raises OSError where the disk has no room for it, or the process no addresses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.stat().st_size != length * dtype.itemsize:
@@ -223,4 +240,7 @@ def _mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
-    return torch.from_file(str(path), shared=True, size=length, dtype=dtype)
+    try:
+        return torch.from_file(str(path), shared=True, size=length, dtype=dtype)
+    except RuntimeError as e:
+        raise OSError(errno.ENOMEM, f"{path} cannot be mapped into memory") from e

@@ -1,5 +1,6 @@
 """One cell: a network trained by one method with one seed, from a resolved config to a finished run folder."""
 
+import contextlib
 import dataclasses
 import pickle
 import statistics
@@ -134,8 +135,9 @@ def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
                 return Outcome(cell.name, "diverged", str(e))
             except Exception as e:
                 reason = f"{type(e).__name__}: {e}".splitlines()[0]
-                store.write_text(run.folder / "error.txt", traceback.format_exc())
-                run.set_status("failed", reason)
+                with contextlib.suppress(OSError):  # of a full disk, which is why it failed
+                    store.write_text(run.folder / "error.txt", traceback.format_exc())
+                    run.set_status("failed", reason)
                 return Outcome(cell.name, "failed", f"{reason} (traceback in {run.folder / 'error.txt'})")
     except Busy as e:
         return Outcome(cell.name, "busy", str(e))
@@ -266,7 +268,7 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
     try:
         with tracking.run(
             ids=run.folder / "wandb.json", name=cell.name, group=f"{cell.pair}/{cell.method}/{cell.identity}",
-            job_type=cell.config["role"], tags=tags, config=cell.config,
+            job_type=cell.config["role"], tags=tags, config=cell.config, first=1 - trainer.method.pre_epochs,
         ) as tracked:  # fmt: skip
             logits, wall = _epochs(run, trainer, evaluator, tracked, progress, done, epochs, wall)
             _finish(cell, run, trainer, dataset, logits, wall, tracked)
@@ -285,8 +287,12 @@ def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
         except (RuntimeError, EOFError, pickle.UnpicklingError):
             print(f"{cell.name}: {run.checkpoint} is damaged; it begins anew", file=sys.stderr)
         else:
-            trainer.load_state(saved["trainer"])
-            done, wall = saved["epoch"], saved["wall_s"]
+            kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
+            if kept == list(range(done + 1, saved["epoch"] + 1)):
+                trainer.load_state(saved["trainer"])
+                done, wall = saved["epoch"], saved["wall_s"]
+            else:
+                print(f"{cell.name}: {run.folder / 'metrics.jsonl'} lacks epochs; it begins anew", file=sys.stderr)
     run.write_config(cell.config)
     run.rewind(done)
     run.set_status("running")

@@ -7,6 +7,7 @@ Hydra composes the tree in `conf/`; the dataclasses below are its schema. Everyt
 import dataclasses
 import functools
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -137,7 +138,17 @@ def load(overrides: Sequence[str]) -> Config:
             raise UserError(f"{what} names something twice: {', '.join(map(str, values))}")
     for name in {_key(o).split(".")[0] for o in overrides} & set(known) - set(config.methods):
         raise UserError(f"an option of {name} is given, but {name} is not among the methods {','.join(config.methods)}")
+    for what in ("runs", "reports"):
+        _check_folder(what, Path(getattr(config, what)))
     return config
+
+
+def _check_folder(what: str, path: Path) -> None:
+    there = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+    if not there.is_dir():
+        raise UserError(f"{what}={path}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{what}={path}: {there} cannot be written to; give another folder")
 
 
 def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:

@@ -2,8 +2,9 @@
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ class Processes:
     def __init__(self, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs)
         self._running: set[BaseProcess] = set()
+        self._stopped, self._starting = False, threading.Lock()
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
         return self._threads.submit(self._run, function, *args)
@@ -45,8 +47,10 @@ class Processes:
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-            for process in list(self._running):
-                process.terminate()
+            with self._starting:
+                self._stopped = True
+                for process in self._running:
+                    process.terminate()
         self._threads.shutdown(wait=True)
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -54,8 +58,11 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(theirs, function, args), daemon=True)
-        process.start()
-        self._running.add(process)
+        with self._starting:
+            if self._stopped:
+                raise CancelledError
+            process.start()
+            self._running.add(process)
         theirs.close()
         try:
             result = ours.recv()
@@ -63,7 +70,8 @@ class Processes:
             process.join()
             raise RuntimeError(f"its process ended with status {process.exitcode}") from None
         finally:
-            self._running.discard(process)
+            with self._starting:
+                self._running.discard(process)
         process.join()
         if isinstance(result, BaseException):
             raise result

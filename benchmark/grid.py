@@ -214,7 +214,7 @@ def cost(cell: Cell, dataset: Dataset) -> float:
 
 def _learn(tracking: Tracking, future: Future) -> None:
     """What a cell's process found out about the W&B server counts for the cells to come."""
-    if future.exception() is None and tracking.mode == "online":
+    if not future.cancelled() and future.exception() is None and tracking.mode == "online":
         tracking.mode = future.result().tracking
 
 

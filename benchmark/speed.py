@@ -11,9 +11,10 @@ import itertools
 import multiprocessing
 import signal
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -33,7 +34,7 @@ from benchmark.machine import Machine, keep_memory, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
-from methods.contract import Impossible, Method, Needs
+from methods.contract import Batch, Impossible, Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS, WARM = 8, 3, 2  # rounds of every loop, steps of a loop in a round, and steps before the first
@@ -123,6 +124,11 @@ def _plain_steps(pipe: Connection, config: Config, overrides: list[str], teacher
         pipe.send(lane.run(pipe.recv(), bench.wait))
 
 
+def _batches(loader: Loader, second_view: bool = False) -> Iterator[Batch]:
+    """Those of one epoch after another."""
+    return itertools.chain.from_iterable(loader.epoch(epoch, second_view) for epoch in itertools.count(1))
+
+
 def stand_in(config: DatasetConfig) -> Dataset:
     """Random images in the shape of CIFAR-100's training set."""
     random = torch.Generator().manual_seed(0)
@@ -191,27 +197,27 @@ class Bench:
             trainer.cache = self._opened(root, trainer, trainer.cache_header(self.teacher, "random"))
             if two:
                 trainer.second_cache = self._opened(root, trainer, trainer.second_cache_header(self.teacher, "random"))
-            for batch in itertools.islice(trainer.loader.epoch(1, two), WARM + ROUNDS * STEPS):
+            for batch in itertools.islice(_batches(trainer.loader, two), WARM + ROUNDS * STEPS):
                 trainer.known(batch)
-        stream = trainer.loader.epoch(1, two)
+        stream = _batches(trainer.loader, two)
 
         def step() -> object:
             return trainer.step(next(stream))
 
         return Lane(step), trainer
 
-    @staticmethod
-    def _opened(root: Path, trainer: Trainer, header: cache.Header) -> cache.TeacherCache:
-        found, line = cache.opened(root, header, trainer.method.teacher_needs, float("inf"), trainer.taught)
+    def _opened(self, root: Path, trainer: Trainer, header: cache.Header) -> cache.TeacherCache | None:
+        """The cache that a run would have; where it would have none, says so."""
+        limit = self.config.teacher.cache_gb
+        found, line = cache.opened(root, header, trainer.method.teacher_needs, limit, trainer.taught)
         if found is None:
-            raise UserError(f"{line.removesuffix('; the teacher runs live')}: make room in the folder of runs=")
+            print(line, file=sys.stderr)
         return found
 
     def teacher_part(self, trainer: Trainer) -> Lane:
         """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
-        needs, batch = trainer.method.teacher_needs, next(trainer.loader.epoch(1))
-        live = not needs.nothing and trainer.cache is None
-        return Lane(lambda: trainer.taught(batch.images, needs) if live else None)
+        needs, batch, times = trainer.method.teacher_needs, next(trainer.loader.epoch(1)), trainer.teacher_passes
+        return Lane(lambda: [trainer.taught(batch.images, needs) for _ in range(times)])
 
     def plain(self, name: str) -> Lane:
         """The field's usual loop for a method."""
@@ -276,12 +282,10 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     """One method's row. The share of the matmul rate counts the networks' multiplications, not the method's own."""
     cached, live, plain, part, alone = (lanes[loop] for loop in (*LOOPS, "teacher", "alone"))
-    kinds = cache.wanted(trainer.method.teacher_needs)
     size = bench.dataset.config.size
     work = 3 * networks.multiplications(bench.student, CLASSES, size)
-    if kinds is None and not trainer.method.teacher_needs.nothing:
-        work += networks.multiplications(bench.teacher, CLASSES, size)
     work *= 2 if trainer.method.second_view else 1
+    work += trainer.teacher_passes * networks.multiplications(bench.teacher, CLASSES, size)
     described = configs.method(name, f"{bench.teacher}-{bench.student}", bench.overrides).about
     return {
         "method": name,
@@ -301,7 +305,7 @@ def _row(
         "peak_mb": peak,
         "extra_parameters": count(trainer.method)[0],
         "extra_buffers": count(trainer.method)[1],
-        **_cost_of_caches(bench, trainer, kinds or []),
+        **_cost_of_caches(bench, trainer),
     }
 
 
@@ -314,16 +318,18 @@ def _matmul_rate(bench: Bench) -> float:
     return 2 * n**3 / min(seconds)
 
 
-def _cost_of_caches(bench: Bench, trainer: Trainer, kinds: list[str]) -> dict[str, float]:
-    """Size and time to fill of the cache, and of that of one seed's second views; nought where there is none."""
-    headers = trainer.cache_header(bench.teacher, "random"), trainer.second_cache_header(bench.teacher, "random")
-    used = bool(kinds), bool(kinds) and trainer.method.second_view
-    row = _seconds_a_row(bench, trainer) if kinds else 0.0
-    first, second = (
-        {"gb": h.gigabytes(kinds), "fill_s": row * h.samples * h.columns} if u else {"gb": 0.0, "fill_s": 0.0}
-        for h, u in zip(headers, used, strict=True)
-    )
-    return {f"cache_{k}": v for k, v in first.items()} | {f"second_cache_{k}": v for k, v in second.items()}
+def _cost_of_caches(bench: Bench, trainer: Trainer) -> dict[str, Any]:
+    """Kinds of rows, size and time to fill of the cache, and of that of one seed's second views; nought without one."""
+    found: dict[str, Any] = {}
+    for name, used in (("cache", trainer.cache), ("second_cache", trainer.second_cache)):
+        kinds = list(used.rows) if used else []
+        rows = used.header.samples * used.header.columns if used else 0
+        found |= {
+            f"{name}_kinds": kinds,
+            f"{name}_gb": used.header.gigabytes(kinds) if used else 0.0,
+            f"{name}_fill_s": rows * _seconds_a_row(bench, trainer) if used else 0.0,
+        }
+    return found
 
 
 def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
@@ -336,9 +342,9 @@ def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
 def _pipeline_rate(bench: Bench) -> float:
     """Images a second of the input pipeline alone: the median of single batches of one pass."""
     loader = Loader(bench.dataset.train, bench.dataset.config, bench.batch, 0, bench.machine.device)
-    stream = loader.epoch(1)
+    stream = _batches(loader)
     next(stream)
-    seconds = Lane(lambda: next(stream)).run(min(300, len(loader) - 2), bench.wait)
+    seconds = Lane(lambda: next(stream)).run(300, bench.wait)
     return bench.batch / statistics.median(seconds)
 
 
@@ -371,11 +377,14 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
 def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Hours of the steps of all methods so far over all seeds, for 240 epochs, with the cache, live, and plain."""
     steps, seeds = EPOCHS * (IMAGES // bench.batch + 1), len(bench.config.seeds)
-    told, hours, first, second = [], dict.fromkeys(LOOPS, 0.0), 0.0, 0.0
+    told, hours = [], dict.fromkeys(LOOPS, 0.0)
+    there, filled = set(), 0.0
     for n, row in enumerate(rows, start=1):
-        first = max(first, row["cache_fill_s"])  # once for all methods
-        second = max(second, seeds * row["second_cache_fill_s"])
-        filled = first + second
+        # once for all methods that read the same; the second views of each seed are others
+        for name, times in (("cache", 1), ("second_cache", seeds)):
+            new = {(name, kind) for kind in row[f"{name}_kinds"]} - there
+            there |= new
+            filled += times * row[f"{name}_fill_s"] if new else 0.0
         for loop, key in zip(LOOPS, ("step_ms", "live_step_ms", "plain_step_ms"), strict=True):
             hours[loop] += seeds * steps * row[key] / 3.6e6
         told.append({"methods": n, "up_to": row["method"], **hours, "cached": hours["cached"] + filled / 3600})

@@ -64,12 +64,15 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold the file `path`; the kernel lets go when the process ends, however it ends. Raises Busy where it is held."""
+def lock(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the file `path`; the kernel lets go when the process ends, however it ends.
+
+    Where another process holds it: waits for it, or else raises Busy.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as e:
             raise Busy(f"another process is writing {path.parent}") from e
         yield
@@ -152,6 +155,8 @@ class Run:
         """Add one epoch to metrics.jsonl."""
         with open(self.folder / "metrics.jsonl", "a") as f:
             f.write(json.dumps(_finite(line)) + "\n")
+            f.flush()
+            os.fsync(f.fileno())  # before the checkpoint that goes on from here
 
     def metrics(self) -> list[dict[str, Any]]:
         """The epochs recorded so far; a half-written last line is left out."""

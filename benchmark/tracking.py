@@ -19,6 +19,8 @@ from benchmark import store
 from benchmark.config import TrackerConfig
 from benchmark.errors import UserError
 
+WANDB_MODES = ("online", "offline", "disabled")
+
 
 class Tracked(Protocol):
     """One run being tracked."""
@@ -39,13 +41,13 @@ class _Off:
 
 
 class _Wandb:
-    def __init__(self, run: Any) -> None:
-        self._run = run
+    def __init__(self, run: Any, first: int) -> None:
+        self._run, self._offset = run, max(0, -first)
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
 
     def log(self, line: Mapping[str, Any]) -> None:
-        self._run.log(dict(line), step=line["epoch"])
+        self._run.log(dict(line), step=line["epoch"] + self._offset)  # W&B drops what has a negative step
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self._run.summary.update(dict(values))
@@ -66,6 +68,8 @@ class Tracking:
             raise UserError("wandb is not installed: pip install wandb, or set tracker.mode=off")
         if self.mode == "auto":
             self.mode = os.environ.get("WANDB_MODE") or ("online" if self._logged_in() else "offline")
+            if self.mode not in WANDB_MODES:
+                raise UserError(f"WANDB_MODE is {self.mode!r}: it must be one of {', '.join(WANDB_MODES)}")
         elif self.mode == "online" and not self._logged_in():
             raise UserError("tracker.mode=online, but no login to W&B: run `wandb login`, or use tracker.mode=offline")
 
@@ -89,9 +93,12 @@ class Tracking:
     @contextlib.contextmanager
     def run(
         self, *, name: str, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any],
-        ids: Path | None = None,
+        ids: Path | None = None, first: int = 0,
     ) -> Iterator[Tracked]:  # fmt: skip
-        """A tracked run. Its W&B id is kept in the file `ids`, so that a resumed run goes on in the same W&B run."""
+        """A tracked run. Its W&B id is kept in the file `ids`, so that a resumed run goes on in the same W&B run.
+
+        first: the first epoch, which is below 0 where there is a first stage.
+        """
         if self.mode == "off":
             yield _Off()
             return
@@ -106,7 +113,7 @@ class Tracking:
             url = run.url if self.mode == "online" else known.get("url")
             store.write_json(ids, {**known, "id": run.id, "url": url})  # in a sweep the id is the agent's, not ours
         try:
-            yield _Wandb(run)
+            yield _Wandb(run, first)
         except BaseException:
             run.finish(exit_code=1)
             raise

@@ -131,6 +131,13 @@ class Trainer:
             known.second = self.taught(batch.second, needs)
         return known
 
+    @property
+    def teacher_passes(self) -> int:
+        """How often the teacher's network is run in a step, with the caches that there are, once they are filled."""
+        if self.method.teacher_needs.nothing:
+            return 0
+        return (self.cache is None) + (self.method.second_view and self.second_cache is None)
+
     @torch.no_grad()
     def taught(self, images: Tensor, needs: Needs) -> Outputs:
         """What the teacher's network gives for images [B, 3, H, W]."""
@@ -141,7 +148,7 @@ class Trainer:
         """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""
         context, loader = self.method.context, self.loader
         return Header(
-            teacher, data, self.precision, loader.told, "", loader.size, loader.views,
+            teacher, data, self.device, self.precision, loader.told, "", loader.size, loader.views,
             context.classes, context.teacher.pooled,
         )  # fmt: skip
 

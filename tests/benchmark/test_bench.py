@@ -1,5 +1,6 @@
 """The command from end to end: plan, skip, resume, refuse, fail; what a run folder holds."""
 
+import errno
 import json
 import math
 import os
@@ -216,6 +217,47 @@ def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(tiny, capsys):
     assert execute(cell, Tracking(plan.config.tracker, plan.settings.runs), Progress(1)).status == "done"
     assert "is damaged; it begins anew" in capsys.readouterr().err
     assert same(trained(cell.run), whole) and not list(cell.run.folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("left", [[1], [2], []])
+def test_a_checkpoint_whose_epochs_are_not_all_recorded_is_not_gone_on_from(tiny, capsys, monkeypatch, left):
+    # as after a power loss: a result would be taken from the wrong epoch
+    monkeypatch.setattr("benchmark.cell.CHECKPOINT_SHARE", math.inf)
+    overrides = [*tiny, "methods=ce", "recipe.epochs=3"]
+    plan = grid.plan(configs.load(overrides), overrides)
+    tracking = Tracking(plan.config.tracker, plan.settings.runs)
+    (teacher,) = plan.teachers.values()
+
+    class Stop(Progress):
+        def tick(self, step, steps):
+            if len(teacher.run.metrics()) == 2:
+                raise Killed
+
+    with pytest.raises(Killed):
+        execute(teacher, tracking, Stop(1))
+    assert torch.load(teacher.run.checkpoint, weights_only=True)["epoch"] == 2
+    lines = [m for m in teacher.run.metrics() if m["epoch"] in left]
+    (teacher.run.folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+    assert execute(teacher, tracking, Progress(1)).status == "done"
+    assert "lacks epochs; it begins anew" in capsys.readouterr().err
+    assert [m["epoch"] for m in teacher.run.metrics()] == [1, 2, 3]
+
+
+def test_a_full_disk_fails_its_cell_alone(tiny, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    overrides = [*tiny, "methods=ce,kd", "recipe.epochs=1"]
+    plan = grid.plan(configs.load(overrides), overrides)
+    tracking = Tracking(plan.config.tracker, plan.settings.runs)
+    assert execute(plan.teachers["resnet14"], tracking, Progress(2)).status == "done"
+    first, second = plan.students("resnet14")
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        outcome = execute(first, tracking, Progress(2))
+    assert outcome.status == "failed" and "No space left" in outcome.reason
+    assert execute(second, tracking, Progress(2)).status == "done"
+    assert execute(first, tracking, Progress(2)).status == "done"  # the same command again, once there is room
 
 
 def test_a_diverged_cell_does_not_stop_the_others(tiny, capsys):

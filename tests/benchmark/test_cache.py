@@ -1,6 +1,7 @@
 """The teacher's cache: exact, never trusted when damaged, safe to kill and to share."""
 
 import dataclasses
+import multiprocessing
 import os
 import resource
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from benchmark.store import Run
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
 
-HEADER = Header("a" * 64, "b" * 64, "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
+HEADER = Header("a" * 64, "b" * 64, "cpu", "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
 NEEDS = Needs.of(logits=True, pooled=True, cams=[2])
 
 
@@ -120,7 +122,15 @@ def test_a_truncated_file_is_made_anew(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "change", [{"teacher": "c"}, {"data": "c"}, {"precision": "bf16"}, {"views": "second"}, {"drawn_by": "2"}]
+    "change",
+    [
+        {"teacher": "c"},
+        {"data": "c"},
+        {"device": "cuda"},
+        {"precision": "bf16"},
+        {"views": "second"},
+        {"drawn_by": "2"},
+    ],
 )
 def test_what_rows_depend_on_has_rows_of_its_own(tmp_path, change):
     make(tmp_path)[0].fill(50, view)
@@ -180,7 +190,7 @@ def test_feature_maps_are_not_kept():
 
 
 def test_size_by_hand_and_the_limit(tmp_path):
-    header = Header("a", "b", "fp32", "crops", "", samples=50000, columns=162, classes=100, pooled=128)
+    header = Header("a", "b", "cpu", "fp32", "crops", "", samples=50000, columns=162, classes=100, pooled=128)
     assert header.gigabytes(["logits"]) * GIGA == 50000 * 162 * (400 + 8)
     assert header.gigabytes(["pooled", "cams4"]) * GIGA == 50000 * 162 * (512 + 8 + 16 * 400 + 8)
     cache, line = opened(tmp_path, header, Needs(logits=True), 3.0, truth)
@@ -197,6 +207,55 @@ def test_a_full_disk_leaves_the_teacher_live(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert cache is None and "the teacher runs live" in line and "too large" in line
     assert not list(tmp_path.rglob("*.bin")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_new_cache_leaves_room_for_what_else_is_written(tmp_path, monkeypatch):
+    size = HEADER.gigabytes(["logits"])
+    free = (1.0 + size / 2) * GIGA
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    cache, line = opened(tmp_path / "not there yet", HEADER, Needs(logits=True), 1.0, truth)
+    assert cache is None and "1 GB of the disk are free, and 1 have to stay; the teacher runs live" in line
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + size * GIGA))
+    assert opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None  # it has its room already
+
+
+def test_too_little_memory_to_map_it_leaves_the_teacher_live(tmp_path, monkeypatch):
+    def no_room(*_, **__):
+        raise RuntimeError("unable to mmap 6480 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("torch.from_file", no_room)
+    cache, line = opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
+    assert cache is None and "cannot be mapped into memory; the teacher runs live" in line
+
+
+def _open_at_once(root: Path, ready, go, found) -> None:
+    ready.put(1)
+    go.wait()
+    cache, _ = make(root)
+    cache(*everything())
+    again, teacher = make(root)
+    assert right(again)
+    found.put((teacher.rows, (root / HEADER.key / "logits.bin").stat().st_ino))
+
+
+def test_processes_that_open_it_at_once_fill_the_same_files(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, found, go = context.Queue(), context.Queue(), context.Event()
+    (tmp_path / HEADER.key).mkdir()
+    (tmp_path / HEADER.key / "logits.bin.77.part").write_bytes(b"left by a kill")
+    processes = [context.Process(target=_open_at_once, args=(tmp_path, ready, go, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        ready.get(timeout=60)
+    go.set()
+    told = [found.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert [rows for rows, _ in told] == [0, 0, 0] and len({inode for _, inode in told}) == 1
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_filling_ahead_pays_when_most_views_will_be_seen():

@@ -128,3 +128,13 @@ def test_the_lists_of_pairs_are_those_with_published_results():
 )
 def test_bad_input_is_refused_in_one_line_with_what_would_be_right(override, said):
     assert said in refusal(override)
+
+
+@pytest.mark.parametrize("what", ["runs", "reports"])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_done(tmp_path, what):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=rf"{what}=.*file is a file; give a folder"):
+            configs.load([f"{what}={path}"])
+    configs.load([f"{what}={tmp_path / 'new' / 'folder'}"])
+    assert not (tmp_path / "new").exists()

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
@@ -65,6 +65,18 @@ def test_leaving_by_an_exception_ends_what_runs_and_begins_nothing_more(tmp_path
         raise KeyboardInterrupt
     assert waiting.cancelled() and not (tmp_path / "b").exists()
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool")]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.001, 0.02])
+def test_leaving_at_once_ends_what_is_about_to_begin(tmp_path, pause):
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Processes(1) as pool:
+        future = pool.submit(meet, tmp_path, "a", 99)
+        time.sleep(pause)
+        raise KeyboardInterrupt
+    assert time.monotonic() - began < 30  # not the minute that it would wait for another
+    with pytest.raises((CancelledError, RuntimeError)):
+        future.result()
 
 
 def results(runs) -> dict[str, list]:

@@ -81,6 +81,23 @@ def test_a_filled_cache_runs_no_teacher(small, tmp_path, name):
     assert len(lane.run(3, bench.wait)) == 3
 
 
+def test_a_cache_beyond_the_limit_is_not_timed(small, tmp_path, capsys):
+    overrides = [*OVERRIDES, "teacher.cache_gb=0.001"]
+    bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
+    _, trainer = bench.ours("kd", tmp_path)
+    assert trainer.cache is None and trainer.teacher_passes == 1
+    assert "more than teacher.cache_gb=0.001; the teacher runs live" in capsys.readouterr().err
+    assert speed._cost_of_caches(bench, trainer)["cache_gb"] == 0
+
+
+def test_the_steps_go_on_where_an_epoch_ends(small, tmp_path):
+    overrides = [*OVERRIDES, "recipe.batch_size=200"]  # three batches of 600 images
+    bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
+    lane, _ = bench.ours("kd", tmp_path)
+    assert len(lane.run(5, bench.wait)) == 5
+    assert speed._pipeline_rate(bench) > 0
+
+
 def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
     overrides = [*OVERRIDES, f"runs={tmp_path}", "methods=ce,crd"]
     peaks = speed._peaks(configs.load(overrides), overrides, "resnet14", "resnet8", ["ce", "crd"])

@@ -80,6 +80,21 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(alone, tmp_path):
     assert first["exit"] == 0
 
 
+def test_no_epoch_of_a_first_stage_is_lost(alone, tmp_path):
+    with Tracking(settings("tracker.mode=offline"), tmp_path).run(**ARGUMENTS, first=-2) as run:
+        for epoch in range(-2, 3):
+            run.log({"epoch": epoch, "loss": 1.0})
+    (found,) = offline(tmp_path)
+    assert [r["epoch"] for r in found["history"]] == [-2, -1, 0, 1, 2]
+    assert [r["_step"] for r in found["history"]] == [0, 1, 2, 3, 4]
+
+
+def test_an_unknown_wandb_mode_is_refused(alone, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="WANDB_MODE is 'ofline': it must be one of online, offline, disabled"):
+        Tracking(settings(), tmp_path)
+
+
 def test_a_failing_run_is_finished_as_failed(alone, tmp_path):
     tracking = Tracking(settings("tracker.mode=offline"), tmp_path)
     with pytest.raises(KeyboardInterrupt), tracking.run(**ARGUMENTS, ids=tmp_path / "wandb.json"):
