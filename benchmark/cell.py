@@ -135,10 +135,12 @@ def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
                 return Outcome(cell.name, "diverged", str(e))
             except Exception as e:
                 reason = f"{type(e).__name__}: {e}".splitlines()[0]
+                told = reason
                 with contextlib.suppress(OSError):  # of a full disk, which is why it failed
                     store.write_text(run.folder / "error.txt", traceback.format_exc())
+                    told = f"{reason} (traceback in {run.folder / 'error.txt'})"
                     run.set_status("failed", reason)
-                return Outcome(cell.name, "failed", f"{reason} (traceback in {run.folder / 'error.txt'})")
+                return Outcome(cell.name, "failed", told)
     except Busy as e:
         return Outcome(cell.name, "busy", str(e))
 

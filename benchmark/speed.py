@@ -340,7 +340,7 @@ def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
 
 
 def _pipeline_rate(bench: Bench) -> float:
-    """Images a second of the input pipeline alone: the median of single batches of one pass."""
+    """Images a second of the input pipeline alone: the median of single batches."""
     loader = Loader(bench.dataset.train, bench.dataset.config, bench.batch, 0, bench.machine.device)
     stream = _batches(loader)
     next(stream)
