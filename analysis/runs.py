@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from benchmark import store
 from benchmark.store import Run, read_json
 
 TEACHERS = "teachers"  # the folder of teachers, where students have their pair
@@ -97,14 +98,9 @@ def metrics(folder: Path) -> pd.DataFrame:
     """The epochs of a run, indexed by `epoch`: test_top1, and `seconds` of training (data and steps, not evaluation) up
     to the end of the epoch; NaN where they were not measured."""
     found = {}
-    try:
-        lines = Run(folder).metrics()
-    except ValueError:  # not even text
-        lines = []
-    for line in lines:
-        if isinstance(line, dict) and isinstance(line.get("epoch"), int):
-            spent = _number(line.get("data_s")) + _number(line.get("step_s"))
-            found[line["epoch"]] = (_number(line.get("test_top1")), spent)
+    for line in Run(folder).metrics():
+        spent = _number(line.get("data_s")) + _number(line.get("step_s"))
+        found[line["epoch"]] = (_number(line.get("test_top1")), spent)
     epochs = sorted(found)
     index = pd.Index(epochs, name="epoch")
     frame = pd.DataFrame([found[e] for e in epochs], index, ["test_top1", "seconds"], dtype=float)
@@ -165,8 +161,9 @@ def _unfinished(status: Mapping[str, Any] | None) -> str | None:
 
 def _unusable(result: Mapping[str, Any] | None, folder: Path, *, student: bool) -> str | None:
     """What is wrong with the result of a finished run; None where nothing is."""
+    wrong = store.unusable(result)
     if result is None:
-        return "its result.json is missing or broken"
+        return wrong
     if result.get("status", "done") != "done":
         return f"its result.json says {result['status']}"
     if not student:
@@ -179,7 +176,7 @@ def _unusable(result: Mapping[str, Any] | None, folder: Path, *, student: bool) 
     for key, kind in {"profile": str, "teacher": str, "student": str, "epochs": int}.items():
         if not isinstance(result.get(key), kind):
             return f"its result.json has no {key}"
-    return None if np.isfinite(_number(result.get("top1_last"))) else "its result.json has no top1_last"
+    return wrong
 
 
 def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pickle
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ import torch
 import methods
 from benchmark import data, networks, store
 from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
-from benchmark.checkpoints import content_hash
+from benchmark.checkpoints import Damaged, content_hash, load_own
 from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, keep_memory, versions
 from benchmark.networks import Network
@@ -156,13 +155,15 @@ def load_data(cell: Cell) -> Dataset:
 def load_teacher(runs: Path, folder: str, network: str, classes: int, sha256: str) -> tuple[Network, torch.Tensor]:
     """The frozen teacher from its run folder, in eval mode, and its test logits [N, C].
 
-    Raises ValueError where the weights are not those with the content hash that the cell was planned with.
+    Raises Damaged where its weights cannot be read, ValueError where they are not those with the content hash that the
+    cell was planned with.
     """
     run = Run(runs / folder)
     teacher = networks.build(network, classes)
-    teacher.load_state_dict(torch.load(run.weights, map_location="cpu", weights_only=True))
-    if content_hash(teacher.state_dict()) != sha256:
+    weights = load_own(run.weights)
+    if content_hash(weights) != sha256:
         raise ValueError(f"the teacher in {run.folder} has changed since the run was planned")
+    teacher.load_state_dict(weights)
     with np.load(run.test_outputs) as saved:
         logits = torch.from_numpy(saved["logits"])
     return teacher.eval().requires_grad_(False), logits
@@ -285,16 +286,16 @@ def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
         part.unlink()
     if run.checkpoint.is_file():
         try:
-            saved = torch.load(run.checkpoint, map_location=cell.settings.machine.device, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):
-            print(f"{cell.name}: {run.checkpoint} is damaged; it begins anew", file=sys.stderr)
-        else:
+            saved = load_own(run.checkpoint, cell.settings.machine.device)
+            if saved.keys() != {"trainer", "epoch", "wall_s"}:
+                raise Damaged(f"{run.checkpoint} is no checkpoint of a run")
             kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
-            if kept == list(range(done + 1, saved["epoch"] + 1)):
-                trainer.load_state(saved["trainer"])
-                done, wall = saved["epoch"], saved["wall_s"]
-            else:
-                print(f"{cell.name}: {run.folder / 'metrics.jsonl'} lacks epochs; it begins anew", file=sys.stderr)
+            if kept != list(range(done + 1, saved["epoch"] + 1)):
+                raise Damaged(f"{run.folder / 'metrics.jsonl'} lacks epochs")
+            trainer.load_state(saved["trainer"])
+            done, wall = saved["epoch"], saved["wall_s"]
+        except Damaged as e:
+            print(f"{cell.name}: {e}; it begins anew", file=sys.stderr)
     run.write_config(cell.config)
     run.rewind(done)
     run.set_status("running")

@@ -1,15 +1,18 @@
-"""Checkpoints that a user brings: the network's own state dictionary, or those of RepDistiller and mdistiller.
+"""Files of torch.save: those that runs keep, and the checkpoints that a user brings.
 
-Accepted are a plain state dictionary, one under a usual key ("model", "state_dict", "net", …), and the state of a whole
-distiller (mdistiller's "student.…" and "teacher.…"), each with the prefixes of DataParallel and torch.compile or
-without. Of several networks in one file the one that fits is taken; where two unlike ones fit, the file is refused.
+Accepted of a user, with networks as they are here or as RepDistiller and mdistiller name them, are a plain state
+dictionary, one under a usual key ("model", "state_dict", "net", …), and the state of a whole distiller (mdistiller's
+"student.…" and "teacher.…"), each with the prefixes of DataParallel and torch.compile or without. Of several networks
+in one file the one that fits is taken; where two unlike ones fit, the file is refused.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from benchmark.errors import UserError
 from benchmark.networks import Network, build, names
 
 State = Mapping[str, Tensor]
+ZIP = b"PK\x03\x04"  # torch.save begins with, except in its old format
+UNREADABLE = "not a readable checkpoint of torch.save; damaged, or of another kind"
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 _PARTS = ("student", "teacher", "model", "net", "network")  # attributes under which trainers keep a network
@@ -37,6 +42,30 @@ _HARMLESS = [
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
 ]
+
+
+class Damaged(Exception):
+    """A file is not as torch.save wrote it."""
+
+
+def load_own(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The dictionary in a file that a run has written. Raises Damaged where it is not whole, or another file."""
+    content = None
+    if _intact(path):
+        with contextlib.suppress(Exception):  # see `_read`
+            content = torch.load(path, map_location=device, weights_only=True)
+    if not isinstance(content, dict):
+        raise Damaged(f"{path} is damaged")
+    return content
+
+
+def _intact(path: Path) -> bool:
+    """True where the parts of a zip file have the checksums it was written with; torch.load does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.testzip() is None
+    except Exception:  # zipfile has BadZipFile, and raises much else
+        return False
 
 
 def load_foreign(path: Path, network: Network, name: str) -> None:
@@ -84,6 +113,9 @@ def _read(path: Path) -> Any:
     """The object in a file written by torch.save, on the CPU, read without running any code of it."""
     try:
         with open(path, "rb") as file, torch.serialization.safe_globals(_HARMLESS):
+            if file.read(4) == ZIP and not _intact(path):
+                raise UserError(f"{path}: {UNREADABLE}")
+            file.seek(0)
             try:
                 return torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load has no exception of its own: a bad file raises almost anything
@@ -101,7 +133,7 @@ def _why_unreadable(error: Exception) -> str:
             f"holds a Python object ({named[1]}), which weights-only loading refuses; "
             "save the weights alone with torch.save(model.state_dict(), …)"
         )
-    return "not a readable checkpoint of torch.save; damaged, or of another kind"
+    return UNREADABLE
 
 
 def _networks_in(content: Any) -> dict[str, dict[str, Tensor]]:

@@ -108,6 +108,16 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def unusable(result: Mapping[str, Any] | None) -> str | None:
+    """Why a result says nothing of its run; None where it does."""
+    if result is None:
+        return "its result.json is missing or broken"
+    top1 = result.get("top1_last")
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+        return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
+    return None
+
+
 class Run:
     """One run folder. Reading needs nothing; writing needs the lock."""
 
@@ -141,8 +151,10 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """True where the run is complete: status, result and weights are all there."""
-        return self.status == "done" and self.result is not None and self.weights.is_file()
+        """True where the run is complete: status, a usable result and weights are all there."""
+        result = self.result
+        usable = unusable(result) is None and isinstance((result or {}).get("sha256"), str)
+        return usable and self.status == "done" and self.weights.is_file()
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the run for writing; raises Busy where another process does."""
@@ -159,13 +171,13 @@ class Run:
             os.fsync(f.fileno())  # before the checkpoint that goes on from here
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs recorded so far; a half-written last line is left out."""
+        """The epochs recorded so far; a half-written last line, or one that is none, is left out."""
         lines = []
         with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as f:
             for text in f:
                 with contextlib.suppress(ValueError):
                     lines.append(json.loads(text))
-        return lines
+        return [line for line in lines if isinstance(line, dict) and isinstance(line.get("epoch"), int)]
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of all epochs after `epoch`."""

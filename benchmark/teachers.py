@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmark import metrics, networks, store
 from benchmark.cell import Cell, save_outputs
-from benchmark.checkpoints import content_hash, load_foreign
+from benchmark.checkpoints import content_hash, load_foreign, load_own
 from benchmark.data import Dataset
 from benchmark.errors import UserError
 from benchmark.machine import versions
@@ -53,7 +54,16 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
 
 def check(run: Run, network: str, classes: int, min_top1: float | None) -> str | None:
     """Why the finished teacher in `run` is not fit to teach; None where it is. The bound defaults to twice chance."""
-    top1 = (run.result or {})["top1_last"]
+    result = run.result or {}
+    try:
+        whole = content_hash(load_own(run.weights)) == result["sha256"]
+        with np.load(run.test_outputs) as saved:
+            saved["logits"]
+    except Exception:  # zipfile, zlib and numpy each have errors of their own for a broken file
+        whole = False
+    if not whole:
+        return f"the teacher in {run.folder} is damaged: remove its result.json, and it is made again"
+    top1 = result["top1_last"]
     bound = 2 * 100 / classes if min_top1 is None else min_top1
     if top1 >= bound:
         return None

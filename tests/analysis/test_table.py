@@ -249,6 +249,20 @@ def test_broken_results_are_named_not_fatal(tree, analyse, content, says):
     assert not [line for line in out.splitlines() if line.startswith("| CRD")]
 
 
+@pytest.mark.parametrize("top1", [1e9, -1.0])
+def test_an_accuracy_that_is_none_is_not_tabulated(tree, analyse, top1):
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    tree.student(PAIR, "kd", "0000000000a1", 1, top1)
+    out = analyse("table")[1]
+    assert cells(out, "KD")[0] == "**60.00 (1)**"
+    assert f"- {PAIR} kd seed=1: its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}" in out
+
+
+def test_all_stands_for_no_choice(tree, analyse):
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    assert analyse("table", "method=all", "pair=all") == analyse("table")
+
+
 @pytest.mark.parametrize("field", ["top1_last", "profile", "teacher", "epochs"])
 def test_a_result_without_what_a_table_needs_is_named(tree, analyse, field):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)

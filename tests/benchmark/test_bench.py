@@ -209,6 +209,90 @@ def test_two_processes_at_once_never_mix_their_lines(tiny, tmp_path):
         assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 21))
 
 
+def flip(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Overwrite a byte of a weight that the file holds."""
+    content = bytearray(path.read_bytes())
+    content[content.index(weights["fc.weight"].numpy().tobytes()) + 100] ^= 0x55
+    path.write_bytes(content)
+
+
+def flip_checkpoint(run: Run) -> None:
+    flip(run.checkpoint, torch.load(run.checkpoint, weights_only=True)["trainer"]["network"])
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-99])
+
+
+def of_another_kind(run: Run) -> None:
+    torch.save({"model": {}}, run.checkpoint)
+
+
+def without_an_epoch(run: Run) -> None:
+    lines = run.metrics()
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps({"loss": m["loss"]}) + "\n" for m in lines))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: cut(run.checkpoint), "checkpoint.pt is damaged"),
+        (flip_checkpoint, "checkpoint.pt is damaged"),
+        (of_another_kind, "checkpoint.pt is no checkpoint of a run"),
+        (without_an_epoch, "metrics.jsonl lacks epochs"),
+    ],
+)
+def test_a_run_whose_checkpoint_is_not_whole_begins_anew(tiny, capsys, damage, said):
+    plan, _ = bench([*tiny, "methods=ce"])
+    (cell,) = plan.students("resnet14")
+    whole = trained(cell.run)
+    tracking = Tracking(plan.config.tracker, plan.settings.runs)
+
+    class Stop(Progress):
+        def tick(self, step, steps):
+            if len(cell.run.metrics()) == 1:
+                raise Killed
+
+    (cell.run.folder / "result.json").unlink()
+    with pytest.raises(Killed):
+        execute(cell, tracking, Stop(1))
+    damage(cell.run)
+    assert execute(cell, tracking, Progress(1)).status == "done"
+    assert f"{said}; it begins anew" in capsys.readouterr().err
+    assert same(trained(cell.run), whole)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: flip(run.weights, torch.load(run.weights, weights_only=True)),
+        lambda run: cut(run.weights),
+        lambda run: cut(run.test_outputs),
+    ],
+)
+def test_a_damaged_teacher_is_refused_with_the_remedy(tiny, capsys, damage):
+    plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    run = plan.teachers["resnet14"].run
+    whole = trained(run)
+    damage(run)
+    assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 2
+    err = capsys.readouterr().err
+    assert f"the teacher in {run.folder} is damaged: remove its result.json" in err and "Traceback" not in err
+    (run.folder / "result.json").unlink()
+    assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 0
+    assert same(trained(run), whole)
+
+
+def test_a_teacher_without_a_usable_result_is_trained_again(tiny, capsys):
+    plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    run = plan.teachers["resnet14"].run
+    result = run.result
+    (run.folder / "result.json").write_text("{}")
+    assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 0
+    assert "teacher resnet14: to be trained" in capsys.readouterr().out
+    assert {k: run.result[k] for k in ("sha256", "top1_last")} == {k: result[k] for k in ("sha256", "top1_last")}
+
+
 def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(tiny, capsys):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
     (cell,) = plan.students("resnet14")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.checkpoints import content_hash, load_foreign
+from benchmark.checkpoints import Damaged, content_hash, load_foreign, load_own
 from benchmark.errors import UserError
 from benchmark.networks import build
 
@@ -183,6 +183,37 @@ def test_a_truncated_file(save, new_format):
     path = save(trained().state_dict(), _use_new_zipfile_serialization=new_format)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert "not a readable checkpoint" in refusal(path)
+
+
+def places(content):
+    """Where a file is to be damaged: all over it, and often."""
+    return range(0, len(content), len(content) // 150)
+
+
+def test_an_overwritten_byte_is_noticed_or_does_no_harm(save):
+    # torch.load takes a flipped byte among the weights as a number
+    state = trained().state_dict()
+    path = save(state)
+    whole, noticed = path.read_bytes(), 0
+    for at in places(whole):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        try:
+            found = load_own(path)
+        except Damaged as e:
+            noticed += 1
+            assert str(e) == f"{path} is damaged"
+            assert "damaged" in refusal(path)
+        else:  # a byte that says nothing, such as the padding before the numbers
+            assert content_hash(found) == content_hash(state)
+    assert noticed > 100
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not a zip"])
+def test_what_is_no_file_of_a_run_is_damaged(tmp_path, save, content):
+    (tmp_path / "weights.pt").write_bytes(content)
+    for path in (tmp_path / "weights.pt", tmp_path / "none.pt", save(torch.zeros(2))):
+        with pytest.raises(Damaged):
+            load_own(path)
 
 
 def test_a_pickled_network_is_named_and_refused(save):

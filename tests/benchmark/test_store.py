@@ -51,10 +51,15 @@ def test_a_run_is_done_only_when_complete(tmp_path):
     run = Run(tmp_path)
     run.set_status("done")
     assert not run.done
-    store.write_json(tmp_path / "result.json", {"top1_last": 1.0})
+    result = {"top1_last": 1.0, "sha256": "ab" * 32}
+    store.write_json(tmp_path / "result.json", result)
     assert not run.done
     run.weights.write_bytes(b"x")
     assert run.done
+    for wrong in ({}, result | {"top1_last": 1e9}, result | {"top1_last": None}, {"top1_last": 1.0}):
+        store.write_json(tmp_path / "result.json", wrong)
+        assert not run.done
+    store.write_json(tmp_path / "result.json", result)
     run.set_status("diverged", "term kd is nan at step 7")
     assert not run.done and run.status == "diverged"
 
