@@ -7,9 +7,14 @@ RUNS ?= runs
 # quoted: a shell would take the brackets for a pattern of file names
 list = $(if $(2),'$(1)=[$(2)]')
 BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
-	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) runs=$(RUNS) $(ARGS)
-CHOSEN = runs=$(RUNS) $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) 'runs=$(RUNS)' $(ARGS)
+CHOSEN = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
+
+# a misspelt variable would be passed over in silence
+KNOWN = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS ARGS
+$(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
+	$(if $(filter $(v),$(KNOWN)),,$(error unknown variable $(v); known: $(KNOWN)))))
 
 .PHONY: bench plan ablate tune speed methods table plots structure report scale test sync clean help
 .DEFAULT_GOAL := help
@@ -28,7 +33,7 @@ tune: $(BIN)/installed ## choose a method's weights on the validation split: MET
 	@$(BIN)/python -m benchmark tune $(if $(TRIALS),trials=$(TRIALS)) $(BENCH)
 
 speed: $(BIN)/installed ## time a step of every method against the student alone and the field's usual loop: PAIR= METHODS= ARGS=
-	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) profile=speed runs=$(RUNS) $(ARGS)
+	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) profile=speed 'runs=$(RUNS)' $(ARGS)
 
 methods: $(BIN)/installed ## all methods with their papers, default options and costs
 	@$(BIN)/python -m benchmark methods
@@ -54,8 +59,8 @@ test: $(BIN)/installed ## lint and all tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 sync: $(BIN)/installed ## upload the W&B runs that were made offline
-	@test -d $(RUNS)/wandb || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
-	@cd $(RUNS) && $(abspath $(BIN))/wandb sync --yes
+	@test -d '$(RUNS)/wandb' || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
+	@cd '$(RUNS)' && $(abspath $(BIN))/wandb sync --yes
 
 clean: ## remove the virtual environment, caches and reports; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache reports *.egg-info

@@ -10,7 +10,7 @@ from analysis import ablation, runs, scale, statistics_tables, tables
 from analysis.groups import Group, groups
 from analysis.published import STUDENT
 from analysis.runs import TEACHERS, Runs, Unfinished
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, nearest, unwritable
 from benchmark.pairs import lists
 
 COMMANDS = ("table", "plots", "structure", "report")
@@ -31,7 +31,7 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   dataset=a,b       only these data sets; likewise
   profile=a,b       only these profiles
   pair=a,b          only these pairs, in this order, or those of a list of conf/pairs, such as classic
-  method=a,b        only these methods (teacher and student alone always stay)"""
+  method=a,b        only these methods (teacher and student alone always stay); all takes all, as of any of these"""
 
 
 @dataclass
@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], Options]:
         names = [name.strip() for name in re.sub(r"^\[(.*)\]$", r"\1", value.strip()).split(",")]
         if not all(names):
             raise UserError(f"{argument!r} has an empty value: write {key}=…")
-        setattr(options, key, names if key in FILTERS else value)
+        setattr(options, key, value if key not in FILTERS else [] if "all" in names else names)
     return commands, options
 
 
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str]) -> int:
         if "report" in commands:
             written += make_report(made, everything.done.method, found, options)
     except (UserError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {unwritable(e) if isinstance(e, OSError) else e}", file=sys.stderr)
         return 2
     for path in dict.fromkeys(written):
         print(f"written: {path}", file=sys.stderr)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, nearest, unwritable
 from benchmark.executors import stop
 from benchmark.store import Busy
 
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     except Busy as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except OSError as e:  # of a folder that cannot be written to, or a full disk
+        print(f"error: {unwritable(e)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
@@ -133,6 +136,8 @@ def speed(overrides: list[str]) -> int:
     from benchmark import config as configs
     from benchmark import speed
 
+    if not any(o.startswith("profile=") for o in overrides):
+        overrides = [*overrides, "profile=speed"]
     for path in speed.run(configs.load(overrides), overrides):
         print(f"written: {path}", file=sys.stderr)
     return 0

@@ -51,6 +51,7 @@ from methods.contract import Impossible
 METHOD = "clkd"  # where neither a method nor a grid is given
 REFERENCES = ("kd", "ce")
 VALIDATION = 0.1  # share of the training images that settings are selected on, where none is set
+MOST = 1_000  # values of an axis, and settings of a grid
 WIDE = 10.0  # an axis is drawn on a log scale from this ratio of its ends
 FOLDER = "ablations"
 SHARED = "recipe."
@@ -166,19 +167,21 @@ def _numbers(kind: str, given: list[float], default: Any, whole: bool) -> list[f
         first, last, step = given
         if not step or (last - first) / step < 0:
             raise ValueError("its step does not lead from the first to the last")
+        if (last - first) / step >= MOST:
+            raise ValueError(f"these are more than {MOST:,} values")
         return [float(f"{first + i * step:.10g}") for i in range(math.floor((last - first) / step + 1e-9) + 1)]
     if kind == "log":
         first, last, n = given
-        if min(first, last) <= 0 or n != int(n) or n < 2:
-            raise ValueError("a log scale needs ends above 0 and at least 2 values")
+        if min(first, last) <= 0 or n != int(n) or not 2 <= n <= MOST:
+            raise ValueError(f"a log scale needs ends above 0 and 2 to {MOST:,} values")
         inner = (first * (last / first) ** (i / (n - 1)) for i in range(1, int(n) - 1))
         return [first, *(v if whole else float(f"{v:.3g}") for v in inner), last]
     if kind == "decade":
         (n,) = given
         if not isinstance(default, int | float) or isinstance(default, bool) or default <= 0:
             raise ValueError(f"its default is {_text(default)}, and a decade needs one above 0")
-        if n != int(n) or n < 3 or n % 2 == 0:
-            raise ValueError("a decade has an odd number of values, at least 3")
+        if n != int(n) or not 3 <= n <= MOST or n % 2 == 0:
+            raise ValueError(f"a decade has an odd number of values, 3 to {MOST:,}")
         factors = ((i, 10 ** (i / (n - 1))) for i in range(-(int(n) // 2), int(n) // 2 + 1))
         return [float(f"{default * f:.2g}") if i else default for i, f in factors]
     raise ValueError(f"unknown kind {kind!r}")
@@ -187,6 +190,8 @@ def _numbers(kind: str, given: list[float], default: Any, whole: bool) -> list[f
 def settings(found: Grid, defaults: Mapping[str, Any]) -> tuple[list[Setting], dict[str, list[Any]]]:
     """A grid's settings, and the values of its axes. defaults: of the options that are axes."""
     axes = {o: values(o, spec, defaults[o]) for o, spec in found.axes.items()}
+    if found.form == "axes" and (n := math.prod(map(len, axes.values()))) > MOST:
+        raise UserError(f"the grid {found.name} has {n:,} settings, more than {MOST:,}: give fewer values")
     if found.form == "axes":
         made = [
             Setting(_label(point), found.method, point)

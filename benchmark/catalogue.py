@@ -10,6 +10,7 @@ import torch
 import methods
 from benchmark import config as configs
 from benchmark import networks
+from benchmark.method_file import FAMILIES
 from benchmark.networks import shapes
 from benchmark.train import count
 from methods.contract import Context, Impossible, Method
@@ -55,8 +56,7 @@ def markdown(speed: Path = SPEED) -> str:
         "|---|---|---|---|---|---:|---:|---|",
     ]
     described = [configs.method(name, "", ["profile=paper"]) for name in configs.group("method")]
-    order = {"baseline": 0, "logits": 1, "features": 2, "relations": 3}
-    for found in sorted(described, key=lambda m: (order[m.about["family"]], m.about["year"] or 0, m.name)):
+    for found in sorted(described, key=lambda m: (FAMILIES.index(m.about["family"]), m.about["year"] or 0, m.name)):
         about, method = found.about, built(found)
         paper = f"{about['paper']}, {about['venue']}" if about["paper"] else NOTHING
         if about["arxiv"]:
@@ -64,7 +64,7 @@ def markdown(speed: Path = SPEED) -> str:
         options = found.resolved()
         told = ", ".join(f"{k} {_text(v)}" for k, v in _flat({k: options[k] for k in list(options)[2:]}))
         extra = NOTHING if method is None else f"{count(method)[0]:,}"
-        mind = [*(flags(method) if method is not None else []), *([about["uncertain"]] if "uncertain" in about else [])]
+        mind = [*(flags(method) if method is not None else []), *filter(None, [about["uncertain"]])]
         ratio = f"{ratios[found.name]:.2f}" if found.name in ratios else NOTHING
         told, says = told or NOTHING, "; ".join(mind) or NOTHING
         cells = [f"`{found.name}`", about["title"], paper, about["family"], told, extra, ratio, says]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,13 +22,14 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import methods
-from benchmark import pairs
+from benchmark import method_file, pairs
 from benchmark.data import DatasetConfig
 from benchmark.errors import UserError, nearest
 from methods.contract import choice, count, positive, weight
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
+NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # lines of Hydra's messages
 FULL_EPOCHS = 240  # length of the field's CIFAR recipe; `${scaled:n}` scales n of its epochs to `recipe.epochs`
 
 
@@ -40,10 +42,10 @@ class Recipe:
     lr: float | None = positive()  # null: lr_default, or lr_light for the light networks
     lr_default: float = positive()
     lr_light: float = positive()
-    momentum: float = weight()
+    momentum: float = field(metadata={"at_least": 0.0, "below": 1.0})
     nesterov: bool = field()
     weight_decay: float = weight()
-    milestones: list[float] = field()  # the rate falls when the epoch, counted from 1, is greater
+    milestones: list[float] = weight()  # the rate falls when the epoch, counted from 1, is greater
     gamma: float = positive()  # factor of each fall
 
 
@@ -108,7 +110,7 @@ class MethodConfig:
     @property
     def values(self) -> dict[str, Any]:
         """The options by their dotted names."""
-        names = _leaves(type(self.options))
+        names = method_file.leaves(type(self.options))
         return {n: functools.reduce(getattr, n.split("."), self.options) for n in names}
 
 
@@ -123,17 +125,21 @@ def load(overrides: Sequence[str]) -> Config:
     for override in overrides:
         if _key(override) == "method":
             raise UserError(f"{override} is not understood: the methods are chosen by methods=kd,clkd")
+        _check_override(_lists(override))
     shared = [o for o in map(_lists, overrides) if is_shared(o)]
     config = cast(Config, _typed(Config, _compose(shared)))
     lists = pairs.lists()
+    for name in config.pair:
+        if "-" not in name and name not in lists:
+            raise UserError(f"{name!r} is no <teacher>-<student>, as wrn40_2-wrn16_2, nor a list{nearest(name, lists)}")
     config.pair = [p for name in config.pair for p in lists.get(name, [name])]
-    config.methods = known if config.methods == ["all"] else config.methods
+    config.methods = known if "all" in config.methods else config.methods
     for name in config.methods:
         if name not in known:
             raise UserError(f"unknown method {name!r}{nearest(name, known)}")
     for what, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):
         if not values:
-            raise UserError(f"{what} is empty: give at least one, as in {what}=[…]")
+            raise UserError(f"{what} is empty: give at least one, as in {what}={LISTS[what]}")
         if len(set(values)) < len(values):
             raise UserError(f"{what} names something twice: {', '.join(map(str, values))}")
     for name in {_key(o).split(".")[0] for o in overrides} & set(known) - set(config.methods):
@@ -156,8 +162,9 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     shared = [f"method={name}", *(o for o in map(_lists, overrides) if is_shared(o))]
     composed = _compose(shared)
     found = composed.method
-    options = methods.load(found.implementation).Options
-    names = _leaves(options)
+    plain = cast(dict[str, Any], OmegaConf.to_container(found))
+    options = method_file.check(name, plain, group("dataset")).Options
+    names = method_file.leaves(options)
     own = [re.sub(rf"^{name}\.", "method.", o) for o in overrides if _key(o).split(".")[0] in (name, "method")]
     for key in (_key(o).removeprefix("method.") for o in own):
         if key not in names:
@@ -165,19 +172,14 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     special = _special(found, options, composed.dataset.name, pair)
     if special or own:
         found = _compose([*shared, *(f"method.{k}={v}" for k, v in special.items()), *own]).method
-    tree = cast(dict[str, Any], OmegaConf.to_container(found, resolve=True))
-    implementation, about, tune = tree["implementation"], tree["about"], _tune(tree, options)
+    try:
+        tree = cast(dict[str, Any], OmegaConf.to_container(found, resolve=True))
+    except OmegaConfBaseException as e:
+        raise UserError(f"conf/method/{name}.yaml: {_one_line(e)}") from e
+    implementation, tune = tree["implementation"], _tune(tree, options)
+    about = dict.fromkeys(method_file.ABOUT) | tree["about"]
     tree = _only(options, tree)
     return MethodConfig(name, implementation, about, _typed(options, OmegaConf.create(tree), f"{name}."), tune)
-
-
-def _leaves(schema: type, prefix: str = "") -> list[str]:
-    """The dotted names of a method's options; a combination has those of its parts."""
-    found = []
-    for f in dataclasses.fields(schema):
-        name = prefix + f.name
-        found += _leaves(f.type, f"{name}.") if dataclasses.is_dataclass(f.type) else [name]
-    return found
 
 
 def _special(tree: Any, schema: type, dataset: str, pair: str, prefix: str = "") -> dict[str, Any]:
@@ -223,8 +225,15 @@ def is_shared(override: str) -> bool:
 
 
 def _lists(override: str) -> str:
-    """`seeds=0,1` as the list that is meant, not Hydra's sweep."""
-    return re.sub(r"^(pair|methods|seeds)=([^\[].*)$", r"\1=[\2]", override)
+    """`seeds=0,1` as the list that is meant, not Hydra's sweep. Raises UserError where it is none."""
+    key, _, value = override.partition("=")
+    if key not in LISTS:
+        return override
+    inner = re.sub(r"^\[(.*)\]$", r"\1", value.strip())
+    names = [name.strip().strip("'\"") for name in inner.split(",")] if inner.strip() else []
+    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+        raise UserError(f"cannot read {override!r}: write names with commas between, as in {key}={LISTS[key]}")
+    return f"{key}=[{','.join(names)}]"
 
 
 def _key(override: str) -> str:
@@ -239,8 +248,6 @@ def _compose(overrides: list[str]) -> DictConfig:
     """Hydra's composition, its errors put into one line."""
     ConfigStore.instance().store("schema", Config)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
-    for override in overrides:
-        _check_override(override)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides)
@@ -248,10 +255,12 @@ def _compose(overrides: list[str]) -> DictConfig:
         raise UserError(_explain(e, overrides)) from e
     except OmegaConfBaseException as e:
         raise UserError(_one_line(e)) from e
+    except yaml.YAMLError as e:
+        raise UserError(f"a file of conf/ is no YAML: {_one_line(e)}") from e
 
 
 def _check_override(override: str) -> None:
-    if "=" not in override:
+    if not re.match(r"[\w.@/]+=", override):
         raise UserError(f"{override!r} is not an override: write key=value, as in recipe.epochs=20")
     try:
         parsed = OverridesParser.create().parse_override(override)
@@ -286,7 +295,7 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
 
 
 def _one_line(e: BaseException) -> str:
-    lines = [s.strip() for s in str(e).splitlines() if s.strip() and "object_type=" not in s]
+    lines = [s for s in map(str.strip, str(e).splitlines()) if s and not s.startswith(NOISE)]
     return "; ".join(lines).replace("full_key: ", "key ")
 
 
@@ -313,6 +322,8 @@ def check_limits(instance: Any, prefix: str = "") -> None:
 
 
 def _check_value(value: Any, name: str, limits: Any) -> None:
+    if value == "":
+        raise UserError(f"{name} is empty: give a value, or leave {name}= out")
     if "choices" in limits and value not in limits["choices"]:
         raise UserError(f"{name} cannot be {value!r}{nearest(str(value), limits['choices'])}")
     if isinstance(value, float) and not math.isfinite(value):

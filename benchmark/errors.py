@@ -15,3 +15,8 @@ def nearest(name: str, names: Iterable[str], n: int = 3) -> str:
     if close:
         return f"; did you mean {', '.join(known[c] for c in close)}?"
     return f"; known: {', '.join(sorted(known.values()))}"
+
+
+def unwritable(e: OSError) -> str:
+    """What the system refused, in a line."""
+    return f"{e.filename}: {e.strerror}" if e.filename else f"{e.strerror or e}"

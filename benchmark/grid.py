@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import config as configs
-from benchmark import data, networks, teachers
+from benchmark import data, method_file, networks, teachers
 from benchmark.cell import Cell, Outcome, Settings, build_method, execute
 from benchmark.config import Config, MethodConfig
 from benchmark.data import Dataset
-from benchmark.errors import UserError
+from benchmark.errors import UserError, nearest
 from benchmark.executors import Executor, Serial
 from benchmark.machine import Machine
 from benchmark.progress import Progress
@@ -128,8 +128,13 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
         raise UserError(f"{name} on {teacher}-{student}: {why}")
     shared = [o for o in overrides if configs.is_shared(o)]
     made = Plan(config, dataset, settings, pairs, found, impossible, {})
+    if config.teacher.method not in (known := configs.group("method")):
+        raise UserError(f"unknown teacher.method {config.teacher.method!r}{nearest(config.teacher.method, known)}")
     alone = configs.method(config.teacher.method, "", shared)
     for network in dict.fromkeys(t for t, _ in pairs):
+        method = build_method(alone.resolved(), network, network, dataset, config.recipe.epochs, 0, "cpu")
+        if not method.teacher_needs.nothing:
+            raise UserError(f"teacher.method={alone.name} needs a teacher, and a teacher has none: give ce, say")
         made.teachers[network] = Cell(
             {
                 "role": "teacher",
@@ -166,6 +171,8 @@ def misfit(method: MethodConfig, config: Config, dataset: Dataset, teacher: str,
         raise
     except ValueError as e:
         return f"{method.name} on {teacher}-{student}: {e}"
+    except Exception as e:  # a mistake in a user's own method
+        return f"{method.name} on {teacher}-{student} cannot be built: {method_file.told(e)}"
     return None
 
 

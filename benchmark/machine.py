@@ -24,7 +24,10 @@ class Machine:
     @staticmethod
     def find(device: str, threads: int, jobs: int, compiled: bool) -> "Machine":
         """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU,
-        or no compiler for `compiled`."""
+        fewer cores than `threads`, or no compiler for `compiled`."""
+        cores = os.cpu_count() or 1
+        if threads > cores:
+            raise UserError(f"threads is {threads}: this machine has {cores} cores; 0 takes them all")
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("device=cuda: no GPU is usable here; use device=cpu or device=auto")
         if device == "auto":

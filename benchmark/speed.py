@@ -450,7 +450,12 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def run(config: Config, overrides: list[str]) -> list[Path]:
-    """Measure each pair, print its table, write `reports/speed/<pair>.json` and `.md`; the files."""
+    """Measure each pair, print its table, write `reports/speed/<pair>.json` and `.md`; the files.
+
+    Raises UserError for a data set whose mean and spread are those of images, which are not read here.
+    """
+    if config.dataset.mean is None or config.dataset.std is None:
+        raise UserError(f"speed reads no images, so that {config.dataset.name} needs dataset.mean= and dataset.std=")
     written = []
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)

@@ -20,6 +20,7 @@ from benchmark.config import TrackerConfig
 from benchmark.errors import UserError
 
 WANDB_MODES = ("online", "offline", "disabled")
+NOT_IN_PROJECT = "/\\#?%:"  # characters that W&B refuses in a project's name
 
 
 class Tracked(Protocol):
@@ -64,6 +65,8 @@ class Tracking:
         self.mode = config.mode
         if self.mode == "off":
             return
+        if bad := sorted(set(config.project) & set(NOT_IN_PROJECT)):
+            raise UserError(f"tracker.project is {config.project!r}: W&B allows no {' '.join(bad)} in a name")
         if importlib.util.find_spec("wandb") is None:
             raise UserError("wandb is not installed: pip install wandb, or set tracker.mode=off")
         if self.mode == "auto":

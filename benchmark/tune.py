@@ -157,11 +157,11 @@ class Tuning:
     def study(self) -> optuna.Study:
         """The study, made or read; raises UserError where its journal cannot be read."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        if self.journal.exists():  # a line that was cut short, by a full disk, would spoil those after it
-            text = self.journal.read_bytes()
-            if not text.endswith(b"\n"):
-                store.write_text(self.journal, text[: text.rfind(b"\n") + 1].decode())
         try:
+            if self.journal.exists():  # a line that was cut short, by a full disk, would spoil those after it
+                text = self.journal.read_bytes().decode()
+                if not text.endswith("\n"):
+                    store.write_text(self.journal, text[: text.rfind("\n") + 1])
             return optuna.create_study(
                 storage=JournalStorage(JournalFileBackend(str(self.journal))), study_name=self.stem,
                 direction="maximize", load_if_exists=True, pruner=optuna.pruners.MedianPruner(

@@ -56,6 +56,12 @@ def test_every_command_s_overrides_are_accepted(command):
             configs.method(name, f"{teacher}-{student}", words)
 
 
+def test_a_misspelt_variable_is_refused():
+    done = subprocess.run(["make", "-n", "bench", "PAIRR=x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "unknown variable PAIRR; known: " in done.stderr
+    assert "'runs=my runs'" in make("-n", "bench", "RUNS=my runs")
+
+
 @pytest.mark.skipif(not (BIN / "installed").exists(), reason="the environment was not made by make")
 def test_the_targets_run(tiny, tmp_path):
     listed = make("help")

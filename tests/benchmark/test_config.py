@@ -78,7 +78,9 @@ def test_lists_are_read_with_and_without_brackets():
     for seeds in ("0,1", "[0,1]"):
         assert configs.load([f"seeds={seeds}", "methods=kd,ce"]).seeds == [0, 1]
     assert len(configs.load(["pair=classic"]).pair) == 13
-    assert configs.load(["methods=all"]).methods == configs.group("method")
+    for chosen in ("all", "all,kd"):
+        assert configs.load([f"methods={chosen}"]).methods == configs.group("method")
+    assert configs.load(["methods=[ 'kd', ce ]"]).methods == ["kd", "ce"]
 
 
 def test_the_lists_of_pairs_are_those_with_published_results():
@@ -124,6 +126,20 @@ def test_the_lists_of_pairs_are_those_with_published_results():
         ("recipe.epochs", "is not an override"),
         ("recipe.epochs=[", "cannot read 'recipe.epochs=['"),
         ("method=kd", "methods=kd"),
+        ("methods=[[kd]]", "cannot read 'methods=[[kd]]': write names with commas between, as in methods=kd,clkd"),
+        ("methods={a:1}", "as in methods=kd,clkd"),
+        ("seeds=range(3)", "as in seeds=0,1,2"),
+        ("pair=[[a]]", "as in pair=wrn40_2-wrn16_2"),
+        ("pair=clasic", "'clasic' is no <teacher>-<student>, as wrn40_2-wrn16_2, nor a list; did you mean classic?"),
+        ("pair=", "pair is empty: give at least one, as in pair=wrn40_2-wrn16_2"),
+        ("runs=", "runs is empty: give a value"),
+        ("teacher.checkpoint=", "teacher.checkpoint is empty"),
+        ("clkd.nu=1,2", "clkd.nu takes one value, not 1,2"),
+        ("recipe.momentum=1.5", "recipe.momentum is 1.5: it must be below 1"),
+        ("recipe.milestones=[-5]", "recipe.milestones is -5.0: it must be at least 0"),
+        ("+foo=1", "'+foo=1' is not an override"),
+        ("++recipe.epochs=2", "is not an override"),
+        ("=3", "'=3' is not an override"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_with_what_would_be_right(override, said):

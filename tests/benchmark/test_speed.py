@@ -60,6 +60,17 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
 
 
+def test_no_profile_means_its_own_and_a_data_set_must_tell_its_mean(small, tmp_path, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(speed, "measure", lambda config, *_: seen.append(config) or {})
+    monkeypatch.setattr(speed, "markdown", lambda _: "")
+    folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    assert main(["speed", *folders]) == 0
+    assert (seen[0].profile, seen[0].dataset.name) == ("speed", "cifar100")
+    assert main(["speed", *folders, "dataset=digits"]) == 2
+    assert "digits needs dataset.mean= and dataset.std=" in capsys.readouterr().err and len(seen) == 1
+
+
 def test_a_plain_loop_that_dies_is_told_in_one_line():
     with speed.Apart(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8", "kd") as lane:
         assert len(lane.run(2, lambda: None)) == 2

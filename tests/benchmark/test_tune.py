@@ -396,9 +396,11 @@ def test_the_same_tuning_is_not_run_twice_at_once(words, tmp_path, planted, caps
     assert len(rows(tmp_path)) == 1
 
 
-def test_a_journal_that_is_none_is_refused(words, tmp_path, planted, capsys):
+@pytest.mark.parametrize("content", [b"not a journal\nat all\n", b"\xff\xfe\x00\x80", b"\xff\n\x80\n"])
+def test_a_journal_that_is_none_is_refused(words, tmp_path, planted, capsys, content):
     assert main([*words, "trials=1"]) == 0
     (journal,) = (tmp_path / "runs" / "tuning").glob("*.journal")
-    journal.write_text("not a journal\nat all\n")
+    journal.write_bytes(content)
     assert main([*words, "trials=1"]) == 2
     assert "move it away" in capsys.readouterr().err
+    assert journal.read_bytes() == content
