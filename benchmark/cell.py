@@ -22,6 +22,7 @@ from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, keep_memory, versions
 from benchmark.networks import Network
 from benchmark.progress import Progress
+from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
 from benchmark.store import Busy, Run
 from benchmark.tracking import Tracked, Tracking
@@ -209,6 +210,7 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
         network.to(device, memory_format=torch.channels_last), method, teacher,
         Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device),
         Schedule.of(recipe), device=device, precision=config["precision"], compiled=cell.settings.machine.compiled,
+        record=cuda_graph if cell.settings.machine.graphs else None,
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
 

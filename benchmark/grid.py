@@ -107,7 +107,7 @@ def ended_before(cell: Cell) -> bool:
 
 def plan(config: Config, overrides: Sequence[str]) -> Plan:
     """Check everything and plan the cells; nothing is trained. Raises UserError for anything that cannot work."""
-    machine = Machine.find(config.device, config.threads, config.jobs, config.compile)
+    machine = Machine.find(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = data.load(config.dataset, Path(config.data))
     settings = Settings(

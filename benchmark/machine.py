@@ -20,11 +20,12 @@ class Machine:
     device: str  # cpu or cuda
     threads: int
     compiled: bool  # the training pass of the network, by torch.compile
+    graphs: bool  # training steps are recorded as CUDA graphs
 
     @staticmethod
-    def find(device: str, threads: int, jobs: int, compiled: bool) -> "Machine":
+    def find(device: str, threads: int, jobs: int, compiled: bool, graphs: bool) -> "Machine":
         """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU,
-        fewer cores than `threads`, or no compiler for `compiled`."""
+        fewer cores than `threads`, no compiler for `compiled`, or no GPU for `graphs`."""
         cores = os.cpu_count() or 1
         if threads > cores:
             raise UserError(f"threads is {threads}: this machine has {cores} cores; 0 takes them all")
@@ -37,7 +38,9 @@ class Machine:
             raise UserError(
                 f"compile=true needs a C++ compiler, and there is no {compiler}: install one, or name it in CXX"
             )
-        return Machine(device, threads or max(1, torch.get_num_threads() // jobs), compiled)
+        if graphs and device == "cpu":
+            raise UserError("cuda_graph=true: the cells run on the CPU here, and only a GPU records its steps")
+        return Machine(device, threads or max(1, torch.get_num_threads() // jobs), compiled, graphs)
 
     @property
     def name(self) -> str:
@@ -53,7 +56,8 @@ class Machine:
 
     def describe(self) -> dict[str, Any]:
         """Hardware as recorded in a result."""
-        return {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
+        told = {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
+        return told | ({"cuda_graph": self.graphs} if self.device == "cuda" else {})
 
 
 def keep_memory() -> None:

@@ -32,6 +32,7 @@ from benchmark.errors import UserError
 from benchmark.executors import Processes
 from benchmark.machine import Machine, keep_memory, versions
 from benchmark.plain import PlainTrainer
+from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
 from methods.contract import Batch, Impossible, Method, Needs
@@ -143,7 +144,7 @@ class Bench:
     def __init__(self, config: Config, overrides: list[str], teacher: str, student: str) -> None:
         self.config, self.overrides = config, overrides
         self.teacher, self.student = teacher, student
-        self.machine = Machine.find(config.device, config.threads, 1, config.compile)
+        self.machine = Machine.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.machine.precision(config.precision)
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
@@ -186,6 +187,7 @@ class Bench:
         return Trainer(
             self.network(self.student, plain=False), self.method(name), teacher, self.loader, self.schedule,
             device=self.machine.device, precision=self.precision, compiled=self.machine.compiled,
+            record=cuda_graph if self.machine.graphs else None,
         )  # fmt: skip
 
     def ours(self, name: str, root: Path | None) -> tuple[Lane, Trainer]:

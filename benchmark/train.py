@@ -13,6 +13,7 @@ from benchmark import metrics, randaugment
 from benchmark.cache import Header, TeacherCache
 from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
+from benchmark.replay import Known, Recorder, Replayed
 from benchmark.stopwatch import Stopwatch
 from methods.contract import Batch, Method, Needs, Outputs
 
@@ -49,13 +50,13 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def compile_network(network: nn.Module, device: str) -> Callable[..., Outputs]:
-    """The network as torch compiles it, once for each size of batch; on a GPU replayed as a CUDA graph.
+def compile_network(network: nn.Module, graphs: bool) -> Callable[..., Outputs]:
+    """The network as torch compiles it, once for each size of batch; with `graphs` its passes are CUDA graphs.
 
     Called like the network: images [N, 3, H, W] and `Needs` to `Outputs`.
     """
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
-    return torch.compile(network, dynamic=False, mode="reduce-overhead" if device == "cuda" else "default")
+    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else "default")
 
 
 @torch.no_grad()
@@ -74,19 +75,21 @@ class Trainer:
 
     network: the student (or a teacher in the making); method: its loss; teacher: frozen, or None where the method
     needs nothing of one. Parameters of network and method are trained by one SGD. compiled: whether the network's
-    training pass goes through torch.compile, which gives the same to rounding.
+    training pass goes through torch.compile, which gives the same to rounding. record: by which steps are recorded
+    and replayed, see `benchmark.replay`; None where none are.
     """
 
     def __init__(
         self, network: Network, method: Method, teacher: Network | None, loader: Loader, schedule: Schedule, *,
-        device: str, precision: str, compiled: bool = False,
+        device: str, precision: str, compiled: bool = False, record: Recorder | None = None,
     ) -> None:  # fmt: skip
         if teacher is None and not method.teacher_needs.nothing:
             raise ValueError(f"{type(method).__name__} needs a teacher")
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self._forward = compile_network(network, device) if compiled else network
+        self._forward = compile_network(network, device == "cuda" and record is None) if compiled else network
+        self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
             parameters, schedule.lr, schedule.momentum,
@@ -98,9 +101,14 @@ class Trainer:
         self.second_cache: TeacherCache | None = None
 
     def step(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]."""
+        """One optimiser step. Returns the detached record {name: scalar} of all terms, and the logits [N, C]; they may
+        be written anew by the next step."""
+        run = self._step if self._replayed is None else self._replayed
+        return run(batch, self._cached(batch))
+
+    def _step(self, batch: Batch, cached: Known) -> tuple[dict[str, Tensor], Tensor]:
         torch.compiler.cudagraph_mark_step_begin()  # counts, and does nothing where no graph is replayed
-        known, needs = self.known(batch), self.method.student_needs | Needs(logits=True)
+        known, needs = self._completed(cached, batch), self.method.student_needs | Needs(logits=True)
         with autocast(self.device, self.precision):
             given = self._forward(batch.images, needs)
             if batch.second is not None:
@@ -118,17 +126,27 @@ class Trainer:
 
     def known(self, batch: Batch) -> Outputs:
         """What the method needs of the teacher for a batch, from the caches or the network."""
+        return self._completed(self._cached(batch), batch)
+
+    def _cached(self, batch: Batch) -> Known:
+        """What the caches have of it, for which they are asked on the CPU."""
+        if self.method.teacher_needs.nothing:
+            return Known()
+        first = second = None
+        if self.cache is not None:
+            first = self.cache(batch.samples, batch.views, batch.images)
+        if batch.second is not None and self.second_cache is not None and batch.epoch > 0:
+            second = self.second_cache(batch.samples, batch.epoch - 1, batch.second)
+        return Known(first, second)
+
+    def _completed(self, cached: Known, batch: Batch) -> Outputs:
+        """The same, and what the network gives of the rest."""
         needs = self.method.teacher_needs
         if needs.nothing:
             return Outputs()
-        if self.cache is not None:
-            known = self.cache(batch.samples, batch.views, batch.images)
-        else:
-            known = self.taught(batch.images, needs)
-        if batch.second is not None and self.second_cache is not None and batch.epoch > 0:
-            known.second = self.second_cache(batch.samples, batch.epoch - 1, batch.second)
-        elif batch.second is not None:
-            known.second = self.taught(batch.second, needs)
+        known = cached.first or self.taught(batch.images, needs)
+        if batch.second is not None:
+            known = dataclasses.replace(known, second=cached.second or self.taught(batch.second, needs))
         return known
 
     @property
@@ -174,6 +192,8 @@ class Trainer:
         self.method.begin(epoch)
         if epoch == 1 and self.method.pre_epochs:
             self.optimiser.state.clear()  # the momentum of the first stage is no momentum of this one
+            if self._replayed is not None:
+                self._replayed.begin_stage()
         batches = iter(self.loader.epoch(epoch, self.method.second_view))
         for step in range(1, len(self.loader) + 1):
             with self.watch("data"):

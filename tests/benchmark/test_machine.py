@@ -39,15 +39,15 @@ def test_memory_that_is_kept_is_not_faulted_in_anew():
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert Machine.find("cpu", 0, 1, False).threads == torch.get_num_threads()
-    assert Machine.find("cpu", 0, 1000, False).threads == 1
-    assert Machine.find("cpu", 3, 1000, False).threads == 3
+    assert Machine.find("cpu", 0, 1, False, False).threads == torch.get_num_threads()
+    assert Machine.find("cpu", 0, 1000, False, False).threads == 1
+    assert Machine.find("cpu", 3, 1000, False, False).threads == 3
     with pytest.raises(UserError, match="threads is 5: this machine has 4 cores"):
-        Machine.find("cpu", 5, 1, False)
+        Machine.find("cpu", 5, 1, False, False)
 
 
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
-        Machine.find("cpu", 1, 1, True)
-    assert not Machine.find("cpu", 1, 1, False).compiled
+        Machine.find("cpu", 1, 1, True, False)
+    assert not Machine.find("cpu", 1, 1, False, False).compiled

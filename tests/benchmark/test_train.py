@@ -40,7 +40,8 @@ def build(
     batch: int = 8,
     schedule=SCHEDULE,
     seed: int = 0,
-    compiled=False,
+    device: str = "cpu",
+    **more,
 ):
     """A trainer of one method on one pair, as a cell builds it; skips where the method cannot be on that pair.
 
@@ -53,13 +54,15 @@ def build(
     with seeded("network", seed):
         student = networks.build(student_name, dataset.classes)
     try:
-        method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, "cpu")
+        method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, device)
     except Impossible as reason:
         if pair == PAIRS[0]:
             raise
         pytest.skip(str(reason))
-    loader = Loader(dataset.train, dataset.config, batch, seed, "cpu")
-    return Trainer(student, method, teacher, loader, schedule, device="cpu", precision=precision, compiled=compiled)
+    loader = Loader(dataset.train, dataset.config, batch, seed, device)
+    return Trainer(
+        student.to(device), method, teacher.to(device), loader, schedule, device=device, precision=precision, **more
+    )
 
 
 def batches(trainer, epoch=1):
