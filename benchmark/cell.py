@@ -26,7 +26,7 @@ from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
 from benchmark.store import Busy, Run
 from benchmark.tracking import Tracked, Tracking
-from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count
+from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count, used
 from methods.contract import Context, Method, Shapes
 
 CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
@@ -362,7 +362,7 @@ def _finish(
         "parameters": count(trainer.network)[0],
         "extra_parameters": extra_parameters,
         "extra_buffers": extra_buffers,
-        "inference_parameters": sum(p.numel() for p in trainer.deployed.parameters()),
+        "inference_parameters": used(trainer.deployed, next(trainer.loader.epoch(1)).images),
         "pre_epochs": trainer.method.pre_epochs,
         "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],

@@ -271,3 +271,14 @@ class Evaluator:
 def count(module: nn.Module) -> tuple[int, int]:
     """Numbers of trainable parameters and of buffer entries of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad), sum(b.numel() for b in module.buffers())
+
+
+@torch.no_grad()
+def used(network: nn.Module, images: Tensor) -> int:
+    """Number of parameters of the layers that a network runs for its logits of `images`, in eval mode."""
+    ran: set[nn.Module] = set()
+    hooks = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in network.modules()]
+    network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(p.numel() for module in ran for p in module.parameters(recurse=False))
