@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmark import cache, grid, networks, store
+from benchmark import cache, grid, networks, replay, store
 from benchmark import config as configs
 from benchmark.cell import build_method
 from benchmark.config import Config
@@ -32,13 +32,13 @@ from benchmark.errors import UserError
 from benchmark.executors import Processes
 from benchmark.machine import Machine, keep_memory, versions
 from benchmark.plain import PlainTrainer
-from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
 from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
 from methods.contract import Batch, Impossible, Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
-ROUNDS, STEPS, WARM = 8, 3, 2  # rounds of every loop, steps of a loop in a round, and steps before the first
+ROUNDS, STEPS = 8, 3  # rounds of every loop, and steps of a loop in a round
+WARM = replay.WARM + 1  # steps before the first round: where steps are recorded, the last of them is
 EPOCHS = 240  # of the runs whose whole cost is told
 LOOPS = ("cached", "live", "plain")
 STUDENT_ALONE = "ce"  # the method that all others are compared with
@@ -187,7 +187,7 @@ class Bench:
         return Trainer(
             self.network(self.student, plain=False), self.method(name), teacher, self.loader, self.schedule,
             device=self.machine.device, precision=self.precision, compiled=self.machine.compiled,
-            record=cuda_graph if self.machine.graphs else None,
+            record=replay.cuda_graph if self.machine.graphs else None,
         )  # fmt: skip
 
     def ours(self, name: str, root: Path | None) -> tuple[Lane, Trainer]:
