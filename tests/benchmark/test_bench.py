@@ -438,3 +438,17 @@ def test_bad_commands_end_with_one_line_and_status_2(arguments, said, tmp_path, 
     assert said in err and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert out == ""
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("graph", [False, True])
+def test_cells_run_on_a_gpu_as_on_the_cpu(tiny, tmp_path, graph):
+    """Accuracies of a few epochs on 30 test images, so within a few images."""
+    overrides = [*tiny, "methods=ce,kd,crd,mlld,simkd", "crd.negatives=16", "recipe.epochs=6"]
+    expected = {n: c.run.result["top1_last"] for n, c in cells(bench(overrides)[0]).items()}
+    plan, outcomes = bench([*overrides, "device=cuda", f"cuda_graph={graph}", f"runs={tmp_path / 'gpu'}"])
+    assert {o.status for o in outcomes} == {"done"}
+    for name, cell in cells(plan).items():
+        assert cell.run.result["top1_last"] == pytest.approx(expected[name], abs=20)
+        assert cell.run.result["hardware"]["device"] == "cuda"
+        assert cell.run.result["hardware"]["cuda_graph"] == graph
