@@ -156,7 +156,8 @@ def _read_array(path: Path, found: np.lib.npyio.NpzFile, name: str) -> np.ndarra
     except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
         if "pickle" in str(e):
             raise UserError(
-                f"{path}: {name} is an array of Python objects, which is not loaded for safety: save it as numbers"
+                f"{path}: {name} is an array of Python objects, which is not loaded for safety: "
+                f"save it as {'strings' if name == 'class_names' else 'numbers'}"
             ) from e
         raise UserError(f"{path}: {name} is truncated or corrupt ({_one_line(e)}): make or copy the file again") from e
 
