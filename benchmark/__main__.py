@@ -54,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {unwritable(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        on = "begins anew" if words == ["speed"] else "goes on from the last finished epoch"
+        print(f"\nstopped; the same command {on}", file=sys.stderr)
         return 130
 
 

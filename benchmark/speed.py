@@ -232,8 +232,8 @@ class Bench:
         )  # fmt: skip
 
 
-def measure(config: Config, overrides: list[str], teacher: str, student: str) -> dict[str, Any]:
-    """Time everything for one pair; the content of `reports/speed/<pair>.json`."""
+def measure(config: Config, overrides: list[str], teacher: str, student: str) -> Iterator[dict[str, Any]]:
+    """Time everything for one pair; the content of `reports/speed/<pair>.json` after each method."""
     keep_memory()
     bench = Bench(config, overrides, teacher, student)
     torch.set_num_threads(bench.machine.threads)
@@ -264,19 +264,19 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
                     for lane in lanes.values():
                         lane.seconds += lane.run(STEPS, bench.wait)
             rows.append(_row(bench, name, lanes, trainer, rate, peaks[name]))
-    return {
-        "pair": f"{teacher}-{student}",
-        "batch_size": bench.batch,
-        "image_size": config.dataset.size,
-        "precision": bench.precision,
-        "rows": rows,
-        "impossible": impossible,
-        "pipeline_images_per_s": pipeline,
-        "matmul_gflops": rate / 1e9,
-        "whole_pair": _whole_pair(bench, rows),
-        "hardware": bench.machine.describe(),
-        "versions": versions(),
-    }
+            yield {
+                "pair": f"{teacher}-{student}",
+                "batch_size": bench.batch,
+                "image_size": config.dataset.size,
+                "precision": bench.precision,
+                "rows": rows,
+                "impossible": impossible,
+                "pipeline_images_per_s": pipeline,
+                "matmul_gflops": rate / 1e9,
+                "whole_pair": _whole_pair(bench, rows),
+                "hardware": bench.machine.describe(),
+                "versions": versions(),
+            }
 
 
 def _row(
@@ -452,7 +452,8 @@ def _number(value: float | None, digits: int = 0) -> str:
 
 
 def run(config: Config, overrides: list[str]) -> list[Path]:
-    """Measure each pair, print its table, write `reports/speed/<pair>.json` and `.md`; the files.
+    """Measure each pair, print its table, write `reports/speed/<pair>.json` and `.md`; the files. They hold the methods
+    that are done where it is stopped before its end.
 
     Raises UserError for a data set whose mean and spread are those of images, which are not read here.
     """
@@ -461,11 +462,12 @@ def run(config: Config, overrides: list[str]) -> list[Path]:
     written = []
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)
-        found = measure(config, overrides, teacher, student)
-        text = markdown(found)
-        print(text, flush=True)
         path = Path(config.reports) / "speed" / f"{teacher}-{student}.json"
-        store.write_json(path, found)
-        store.write_text(path.with_suffix(".md"), text)
+        text = ""
+        for found in measure(config, overrides, teacher, student):
+            text = markdown(found)
+            store.write_json(path, found)
+            store.write_text(path.with_suffix(".md"), text)
+        print(text, flush=True)
         written += [path, path.with_suffix(".md")]
     return written

@@ -60,10 +60,26 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
 
 
+def test_what_is_done_is_written_where_it_is_stopped(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "_peaks", lambda *of: dict.fromkeys(of[-1], 123.0))
+    plain = speed.Apart.__init__
+
+    def stopped(self, config, overrides, teacher, student, name):
+        if name == "crd":
+            raise KeyboardInterrupt
+        plain(self, config, overrides, teacher, student, name)
+
+    monkeypatch.setattr(speed.Apart, "__init__", stopped)
+    folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    assert main(["speed", *OVERRIDES, "methods=kd,crd", *folders]) == 130
+    found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
+    assert [r["method"] for r in found["rows"]] == ["kd"] and [w["methods"] for w in found["whole_pair"]] == [1]
+    assert "| kd |" in (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text()
+
+
 def test_no_profile_means_its_own_and_a_data_set_must_tell_its_mean(small, tmp_path, capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr(speed, "measure", lambda config, *_: seen.append(config) or {})
-    monkeypatch.setattr(speed, "markdown", lambda _: "")
+    monkeypatch.setattr(speed, "measure", lambda config, *_: seen.append(config) or [])
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     assert main(["speed", *folders]) == 0
     assert (seen[0].profile, seen[0].dataset.name) == ("speed", "cifar100")
