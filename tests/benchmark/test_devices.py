@@ -56,7 +56,7 @@ def test_a_step_keeps_to_its_device(name, pair, precision):
 def test_a_tensor_on_the_cpu_is_noticed():
     with FakeTensorMode():
         given = torch.rand(3, device="cuda")
-        with pytest.raises(RuntimeError, match="tensors to be on the same device"):
+        with pytest.raises(RuntimeError, match=r"same device|different devices"):
             given + torch.rand(3)
         with pytest.raises(DataDependentOutputException):
             given.sum().item()
