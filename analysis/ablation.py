@@ -23,7 +23,7 @@ import numpy as np
 from analysis.statistics import MIN_SEEDS, RESOLUTION
 from analysis.tables import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
 from benchmark.errors import UserError, nearest
-from benchmark.store import read_json, write_text
+from benchmark.store import read_json, unusable, write_text
 
 FOLDER = "ablations"
 BASELINE, STUDENT = "kd", "ce"
@@ -144,10 +144,18 @@ def _ablation(read: Mapping[str, Any], runs: Path) -> Ablation:
     for key in text:
         if not isinstance(read[key], str):
             raise ValueError(f"{key} is no text")
+    for key in ("epochs", "validation", "validation_images"):
+        if isinstance(read[key], bool) or not isinstance(read[key], int | float):
+            raise ValueError(f"{key} is no number")
+    for row in settings:
+        if not isinstance(row.label, str) or not set(read["axes"]) <= set(row.values):
+            raise ValueError(f"the setting {row.label} has no label, or no value of an axis")
+    if read["default"] not in {row.label for row in settings}:
+        raise ValueError(f"the default {read['default']!r} is no setting")
     return Ablation(
         **{k: read[k] for k in (*text, "epochs", "validation", "validation_images", "seeds")},
         axes={k: Axis(v["values"], v["log"]) for k, v in read["axes"].items()},
-        default=next((r for r in settings if r.label == read["default"]), settings[0]),
+        default=next(r for r in settings if r.label == read["default"]),
         settings=settings,
         references=[_row(r, read["seeds"], runs) for r in read["references"]],
     )
@@ -183,14 +191,15 @@ def _result(runs: Path, relative: str, seed: int) -> tuple[Mapping[str, Any], st
     if status.get("status") != "done":
         return {}, ": ".join(str(status[k]) for k in ("status", "reason") if status.get(k))
     result = read_json(folder / "result.json")
+    wrong = unusable(result)
     if result is None:
-        return {}, "its result.json is missing or broken"
+        return {}, wrong
     if (result.get("identity"), result.get("seed")) != (folder.parent.name, seed):
         return {}, "its result.json belongs to another folder"
     for key, what in (("val_top1_last", "validation"), ("top1_last", "test")):
         if not isinstance(result.get(key), int | float) or not math.isfinite(result[key]):
             return {}, f"its result.json has no {what} accuracy"
-    return result, ""
+    return result, wrong or ""
 
 
 # ---------------------------------------------------------------- statistics

@@ -57,6 +57,11 @@ class Cell:
     def _arrays(self) -> dict[str, np.ndarray]:
         return {}  # known values by column: a frame is slow to ask again and again
 
+    @property
+    def unknown(self) -> bool:
+        """True where no config.yaml of its runs can be read, so that it is compared with nothing."""
+        return set(self.config) <= {TEACHER_KEY}
+
     @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:
         """All settings but those of method and teacher: equal for runs that may be compared."""
@@ -128,7 +133,8 @@ def _group(dataset: str, profile: str, pairs: list[str], found: pd.DataFrame) ->
     cells: dict[str, dict[str, list[Cell]]] = {}  # method -> pair -> one cell an identity
     for (method, pair, _), of in found.sort_values(["identity", "seed"]).groupby(["method", "pair", "identity"]):
         first = of.iloc[0]
-        config = {k: v for k, v in runs.config(first.folder).items() if k not in IGNORED}
+        read = next(filter(None, map(runs.config, of.folder)), {})  # the same for all of an identity
+        config = {k: v for k, v in read.items() if k not in IGNORED}
         if isinstance(first.teacher_sha256, str):
             config.setdefault(TEACHER_KEY, first.teacher_sha256)
         cells.setdefault(method, {}).setdefault(pair, []).append(Cell(of, config))

@@ -23,12 +23,13 @@ TEACHERS = "teachers"  # the folder of teachers, where students have their pair
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT = re.compile(r"seed=(\d+)")
 TEACHER = re.compile(r"seed=\d+|imported|sha256=\w+")
+LARGEST = 1e15
 VALIDATION = "+validation"  # behind the profile of runs that held out a part of the training set
 NUMBERS = (
     "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
     "extra_parameters", "extra_buffers", "inference_parameters", "pre_epochs", "views", "year",
 )  # fmt: skip
-TEXTS = ("teacher_run", "teacher_sha256", "precision")
+TEXTS = ("teacher_run", "teacher_sha256", "precision", "code")
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
@@ -192,7 +193,9 @@ def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+    """A number; NaN where it is none, or so large that it can only be a mistake."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if usable else float("nan")
 
 
 def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

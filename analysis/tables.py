@@ -273,6 +273,19 @@ def table_notes(table: Table) -> list[str]:
     reasons = {f"{u.pair} {u.method}: {u.reason.removeprefix('skipped: ')}" for u in table.unfinished if u.skipped}
     if reasons:
         notes.append(f"n/a: cannot be. {'; '.join(sorted(reasons)[:LISTED])}.")
+    notes += [
+        f"{row.label} on {pair}: its runs were made by different versions of its code "
+        f"({'; '.join(f'seed {_few(of.seed)} by {code}' for code, of in cell.runs.groupby('code'))})."
+        for row in table.group.rows
+        for pair, cell in row.cells.items()
+        if cell.runs.code.nunique() > 1
+    ]
+    notes += [
+        f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
+        for row in table.group.rows
+        for pair, cell in row.cells.items()
+        if cell.unknown
+    ]
     if table.group.differing:
         keys = ", ".join(table.group.differing)
         notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ is taken between runs alike.")
@@ -281,6 +294,10 @@ def table_notes(table: Table) -> list[str]:
         by_pair = "; ".join(f"{p} {', '.join(map(str, epochs[p]))}" for p in table.group.pairs)
         notes.append(f"The pairs were not trained alike. Epochs: {by_pair}.")
     return notes
+
+
+def _few(seeds: Iterable[int]) -> str:
+    return ", ".join(map(str, seeds))
 
 
 def _blocks(pairs: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -77,12 +77,12 @@ def bench(overrides: list[str]) -> int:
             outcomes = grid.run(plan, tracking, executor)
     skipped = [o for o in outcomes if o.status == "skipped"]
     unfinished = [o for o in outcomes if o.status not in ("done", "skipped")]
-    drawn = True
+    drawn, stem = True, f"{plan.dataset.name}-{config.profile}"
     begun = [c for n in plan.teachers if plan.teachers[n].run.done for c in plan.students(n) if c.run.status]
     if any(c.run.done for c in begun):
-        drawn = _report(config, [c.pair for c in begun], [c.method for c in begun], plots=bool(outcomes))
+        plots = bool(outcomes) or not any(Path(config.reports).glob(f"plots/{stem}-*"))
+        drawn = _report(config, [c.pair for c in begun], [c.method for c in begun], plots=plots)
         if outcomes:
-            stem = f"{plan.dataset.name}-{config.profile}"
             files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(stem))
             tracking.publish(
                 files, f"report {stem}", [plan.dataset.name, config.profile], {"overrides": list(overrides)}

@@ -17,14 +17,14 @@ import torch
 import methods
 from benchmark import data, networks, store
 from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
-from benchmark.checkpoints import Damaged, content_hash, load_own
+from benchmark.checkpoints import Damaged, content_hash, load_own, save
 from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, keep_memory, versions
 from benchmark.networks import Network
 from benchmark.progress import Progress
 from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
-from benchmark.store import Busy, Run
+from benchmark.store import Busy, Run, unusable
 from benchmark.tracking import Tracked, Tracking
 from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count, used
 from methods.contract import Context, Method, Shapes
@@ -86,6 +86,11 @@ class Cell:
         """The run's folder below the root of all runs."""
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
+
+    @property
+    def code(self) -> str:
+        """Tells the code of its method from another version of it; no part of the identity."""
+        return methods.code(self.config["method"]["implementation"])
 
     @property
     def run(self) -> Run:
@@ -298,6 +303,8 @@ def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
             done, wall = saved["epoch"], saved["wall_s"]
         except Damaged as e:
             print(f"{cell.name}: {e}; it begins anew", file=sys.stderr)
+    if run.status == "done":
+        print(f"{cell.name}: {unusable(run.result) or 'weights.pt is missing'}; it is made again", file=sys.stderr)
     run.write_config(cell.config)
     run.rewind(done)
     run.set_status("running")
@@ -322,8 +329,7 @@ def _epochs(
         now = time.perf_counter()
         wall += now - began
         if epoch == epochs or saving <= CHECKPOINT_SHARE * (now - saved_at):
-            with store.atomic(run.checkpoint) as f:
-                torch.save({"trainer": trainer.state(), "epoch": epoch, "wall_s": wall}, f)
+            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall})
             saved_at = time.perf_counter()
             saving = saved_at - now
     if logits is None:  # killed between the last checkpoint and the result
@@ -366,15 +372,15 @@ def _finish(
         "pre_epochs": trainer.method.pre_epochs,
         "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],
+        "code": cell.code,
         "sha256": content_hash(weights),
         "versions": versions(),
         "hardware": cell.settings.machine.describe(),
     }
     save_outputs(run, weights, logits, dataset)
     if trainer.deployed is not trainer.network:
-        with store.atomic(run.folder / "method.pt") as f:
-            torch.save({k: v.cpu() for k, v in trainer.method.state_dict().items()}, f)
-    store.write_json(run.folder / "result.json", result)
+        save(run.folder / "method.pt", {k: v.cpu() for k, v in trainer.method.state_dict().items()})
+    run.write_result(result)
     tracked.summary({k: result[k] for k in ("top1_last", "top1_best", "teacher_top1", "step_ms") if k in result})
     run.set_status("done")
     run.checkpoint.unlink(missing_ok=True)
@@ -399,8 +405,7 @@ def about_pair(cell: Cell) -> dict[str, Any]:
 
 def save_outputs(run: Run, weights: Mapping[str, torch.Tensor], logits: torch.Tensor, dataset: Dataset) -> None:
     """Write a trained network's weights, and its test logits with the labels."""
-    with store.atomic(run.weights) as f:
-        torch.save(dict(weights), f)
+    save(run.weights, dict(weights))
     with store.atomic(run.test_outputs) as f:
         np.savez_compressed(
             f, logits=logits.numpy(), labels=dataset.test.labels.numpy(), class_names=np.array(dataset.class_names)

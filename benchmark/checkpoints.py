@@ -9,9 +9,11 @@ in one file the one that fits is taken; where two unlike ones fit, the file is r
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark import store
 from benchmark.errors import UserError
 from benchmark.networks import Network, build, names
 
@@ -57,6 +60,14 @@ def load_own(path: Path, device: str = "cpu") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Damaged(f"{path} is damaged")
     return content
+
+
+def save(path: Path, content: Any) -> None:
+    """Write a file of torch.save atomically."""
+    whole = io.BytesIO()  # torch.save itself does not say why a disk took no more
+    torch.save(content, whole)
+    with store.atomic(path) as f:
+        f.write(whole.getbuffer())
 
 
 def _intact(path: Path) -> bool:
@@ -112,10 +123,11 @@ def content_hash(state: State) -> str:
 def _read(path: Path) -> Any:
     """The object in a file written by torch.save, on the CPU, read without running any code of it."""
     try:
-        with open(path, "rb") as file, torch.serialization.safe_globals(_HARMLESS):
+        with open(path, "rb") as file, torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
             if file.read(4) == ZIP and not _intact(path):
                 raise UserError(f"{path}: {UNREADABLE}")
             file.seek(0)
+            warnings.simplefilter("ignore")  # of torch, beside the line that is said here
             try:
                 return torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load has no exception of its own: a bad file raises almost anything

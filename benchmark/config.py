@@ -30,6 +30,7 @@ from methods.contract import choice, count, positive, weight
 CONF = Path(__file__).resolve().parent.parent / "conf"
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
 NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # lines of Hydra's messages
+PATHS = ("runs", "reports", "data", "teacher.checkpoint", "dataset.file", "dataset.root")
 FULL_EPOCHS = 240  # length of the field's CIFAR recipe; `${scaled:n}` scales n of its epochs to `recipe.epochs`
 
 
@@ -145,6 +146,8 @@ def load(overrides: Sequence[str]) -> Config:
             raise UserError(f"{what} names something twice: {', '.join(map(str, values))}")
     for name in {_key(o).split(".")[0] for o in overrides} & set(known) - set(config.methods):
         raise UserError(f"an option of {name} is given, but {name} is not among the methods {','.join(config.methods)}")
+    for what in ("runs", "reports", "data"):
+        setattr(config, what, str(Path(getattr(config, what)).expanduser()))
     for what in ("runs", "reports"):
         _check_folder(what, Path(getattr(config, what)))
     return config
@@ -226,8 +229,11 @@ def is_shared(override: str) -> bool:
 
 
 def _lists(override: str) -> str:
-    """`seeds=0,1` as the list that is meant, not Hydra's sweep. Raises UserError where it is none."""
+    """`seeds=0,1` as the list that is meant, not Hydra's sweep, and a path as a text. Raises UserError for no list."""
     key, _, value = override.partition("=")
+    if key in PATHS and not re.match(r"['\"]|null$", value):
+        escaped = re.sub(r"(\\+)$", r"\1\1", value).replace("'", "\\'")
+        return f"{key}='{escaped}'"  # whatever is in it
     if key not in LISTS:
         return override
     inner = re.sub(r"^\[(.*)\]$", r"\1", value.strip())
@@ -261,7 +267,7 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 
 def _check_override(override: str) -> None:
-    if not re.match(r"[\w.@/]+=", override):
+    if not re.match(r"(?!hydra\.)[\w.@/]+=", override):
         raise UserError(f"{override!r} is not an override: write key=value, as in recipe.epochs=20")
     try:
         parsed = OverridesParser.create().parse_override(override)

@@ -80,6 +80,7 @@ class Plan:
             f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
         to_run = done = ended = 0
+        older: dict[str, int] = {}
         for (teacher, student, name), why in self.impossible.items():
             lines.append(f"{teacher}-{student} {name}: n/a: {why}")
         for network, cell in self.teachers.items():
@@ -89,6 +90,9 @@ class Plan:
                 lines.append(f"teacher {network}: {how}, {result['top1_last']:.2f} % ({result['sha256'][:12]})")
                 cells = self.students(network)
                 done += sum(s.run.done for s in cells)
+                for s in cells:
+                    if s.run.done and (s.run.result or {}).get("code", s.code) != s.code:
+                        older[s.method] = older.get(s.method, 0) + 1
                 ended += sum(s.run.status == "diverged" for s in cells)
                 to_run += sum(not ended_before(s) for s in cells)
             else:
@@ -96,6 +100,8 @@ class Plan:
                 to_run += self.count(network)
         diverged = f", {ended} diverged before" if ended else ""
         lines.append(f"cells: {to_run} to run, {done} done{diverged}")
+        for name, n in older.items():
+            lines.append(f"{n} of {name} were done by another version of its code: remove their folders to repeat them")
         return "\n".join(lines)
 
 

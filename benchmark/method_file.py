@@ -75,6 +75,8 @@ def _check_about(file: str, about: Any) -> None:
     for key in TOLD:
         if key not in about:
             raise UserError(f"{file}: about lacks {key}; it needs {', '.join(TOLD)}")
+    if not isinstance(about["title"], str) or not isinstance(about["year"], int | None):
+        raise UserError(f"{file}: about: title must be a text, and year a whole number or null")
     if about["family"] not in FAMILIES:
         raise UserError(f"{file}: unknown family {about['family']!r}{nearest(str(about['family']), FAMILIES)}")
 
@@ -92,6 +94,8 @@ def _check_options(file: str, tree: Mapping[str, Any], schema: type, datasets: C
             _check_options(file, tree[f.name], f.type, datasets, f"{part}{f.name}.")
         elif f.name not in tree:
             raise UserError(f"{file}: the option {part}{f.name} is missing; add {f.name}: <its default>")
+    if not isinstance(tree.get("tune", {}), Mapping):
+        raise UserError(f"{file}: {part}tune needs {{<option>: <range>}}, not {tree['tune']!r}")
     for group, check_name in (("pairs", _check_pair), ("datasets", functools.partial(_check_dataset, datasets))):
         special = tree.get(group) or {}
         if not isinstance(special, Mapping):

@@ -12,7 +12,8 @@ A run folder holds
                        correlation_distance, data_s, step_s, eval_s
     result.json        written last: dataset, teacher, student, pair, method, seed, profile, identity, epochs,
                        top1_last, top1_best, teacher_top1, wall_s, step_ms, extra_parameters, versions, hardware,
-                       status, teacher_run (folder relative to <runs>), …
+                       status, teacher_run (folder relative to <runs>), code (a hash of the method's own file),
+                       checksum (of all that), …
     test_outputs.npz   logits [N, C] float32, labels [N] int64 and class_names [C] of the test set at the last epoch
     checkpoint.pt      everything needed to go on; removed when done
     weights.pt         the final weights of the trained network
@@ -103,9 +104,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in `path`; None where the file is missing, broken, or holds something else."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_epoch(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9
+
+
+def checksum(result: Mapping[str, Any]) -> str:
+    """Sixteen hex digits of the SHA-256 of a result's other keys (as JSON with sorted keys)."""
+    rest = {k: v for k, v in result.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def unusable(result: Mapping[str, Any] | None) -> str | None:
@@ -115,6 +126,8 @@ def unusable(result: Mapping[str, Any] | None) -> str | None:
     top1 = result.get("top1_last")
     if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
         return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
+    if result.get("checksum", "none") not in ("none", checksum(result)):
+        return "its result.json is not as it was written"
     return None
 
 
@@ -160,6 +173,11 @@ class Run:
         """Hold the run for writing; raises Busy where another process does."""
         return lock(self.folder / "lock")
 
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, with a checksum by which a change is noticed."""
+        result = _finite(result)
+        write_json(self.folder / "result.json", {**result, "checksum": checksum(result)})
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
@@ -175,9 +193,9 @@ class Run:
         lines = []
         with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as f:
             for text in f:
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, RecursionError):
                     lines.append(json.loads(text))
-        return [line for line in lines if isinstance(line, dict) and isinstance(line.get("epoch"), int)]
+        return [line for line in lines if isinstance(line, dict) and _is_epoch(line.get("epoch"))]
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics of all epochs after `epoch`."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmark import metrics, networks, store
+from benchmark import metrics, networks
 from benchmark.cell import Cell, save_outputs
 from benchmark.checkpoints import content_hash, load_foreign, load_own
 from benchmark.data import Dataset
@@ -38,8 +38,7 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
             raise UserError(f"{path}: the network's outputs on {dataset.name} are not finite")
         run.write_config(config)
         save_outputs(run, {k: v.cpu() for k, v in weights.items()}, logits, dataset)
-        store.write_json(
-            run.folder / "result.json",
+        run.write_result(
             {
                 "status": "done", "role": "teacher", "dataset": dataset.name, "network": network,
                 "profile": config["profile"], "identity": cell.identity, "imported_from": path.name,

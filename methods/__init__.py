@@ -3,9 +3,13 @@
 `methods.load("kd")` gives the `Method` subclass that `methods/kd.py` defines.
 """
 
+import ast
 import dataclasses
+import hashlib
 import importlib
+import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,6 +43,15 @@ def load(name: str) -> type[Method]:
     if len(found) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(found)}")
     return found[0]
+
+
+def code(name: str) -> str:
+    """Twelve hex digits that tell the code of an implementation from another version of it, comments aside.
+
+    Of its own file, or those of its parts; not of what they import.
+    """
+    sources = [inspect.getsource(sys.modules[load(n).__module__]) for n in name.split("+")]
+    return hashlib.sha256("".join(ast.unparse(ast.parse(s)) for s in sources).encode()).hexdigest()[:12]
 
 
 def options(schema: type, values: Mapping[str, Any]) -> Any:

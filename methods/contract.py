@@ -175,7 +175,7 @@ class Method(nn.Module):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         """The named terms of the loss for one batch; what is trained is the sum of weight × value."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} defines no losses(student, teacher, batch)")
 
     def descend(self, terms: Mapping[str, Term], optimiser: torch.optim.Optimizer) -> Tensor:
         """Take one optimiser step on the terms of a batch; returns their sum."""
@@ -191,6 +191,16 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called without gradients after the optimiser's step: the place to update a memory."""
+
+
+def check(terms: Mapping[str, Term], method: str) -> None:
+    """Raise TypeError for what is no loss that could be trained, with the name of the term."""
+    for name, term in terms.items():
+        if not isinstance(term, Term) or not isinstance(term.value, Tensor) or term.value.dim() > 0:
+            given = tuple(term.value.shape) if isinstance(getattr(term, "value", None), Tensor) else type(term).__name__
+            raise TypeError(f"term {name} of {method} must be a Term(<scalar tensor>, <weight>), not {given}")
+    if not any(term.value.requires_grad for term in terms.values()):
+        raise TypeError(f"no term of {method} has a gradient: {', '.join(terms) or 'there is none'}")
 
 
 def total(terms: Mapping[str, Term]) -> Tensor:

@@ -241,6 +241,20 @@ def test_foreign_files_are_passed_over_and_said(weights, analyse):
     assert status == 0 and err.count("is not an ablation's manifest") == 3 and "| nu=0.1" in out.replace("**", "")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"validation": "x"}, {"validation": None}, {"validation_images": [1]}, {"epochs": "x"}, {"default": "nope"},
+        {"axes": {"mu": {"values": [1.0], "log": False}}},
+    ],
+)  # fmt: skip
+def test_a_manifest_of_another_form_is_said(weights, analyse, change):
+    weights.read |= change
+    weights.write()
+    status, _, err = analyse("ablation")
+    assert status == 2 and "is not an ablation's manifest" in err and "Traceback" not in err
+
+
 def test_unlike_configs_are_never_averaged(weights):
     runs = weights.read["settings"][1]["runs"]
     runs["2"] = weights.read["settings"][2]["runs"]["2"]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.store import Run
+
 EXPECTED = Path(__file__).parent / "expected"
 PAIR = "resnet20-resnet8"
 
@@ -256,6 +258,61 @@ def test_an_accuracy_that_is_none_is_not_tabulated(tree, analyse, top1):
     out = analyse("table")[1]
     assert cells(out, "KD")[0] == "**60.00 (1)**"
     assert f"- {PAIR} kd seed=1: its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}" in out
+
+
+@pytest.mark.parametrize("value", ["Infinity", "1" + 400 * "0", "1e999", "true", "null"])
+@pytest.mark.parametrize("field", ["wall_s", "step_ms", "top1_best", "agreement"])
+def test_a_number_that_is_none_spoils_no_table(tree, analyse, field, value):
+    folder = tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    result = json.loads((folder / "result.json").read_text())
+    whole = json.dumps(result | {field: "here"}).replace('"here"', value)
+    (folder / "result.json").write_text(whole)
+    status, out, _ = analyse("table", "plots")
+    assert status == 0 and cells(out, "KD")[0] == "**60.00 (1)**"
+
+
+def test_json_that_is_too_deep_is_a_broken_result(tree, analyse):
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    folder = tree.student(PAIR, "kd", "0000000000a1", 1, 60.0)
+    for name in ("result.json", "metrics.jsonl"):
+        (folder / name).write_text(200_000 * "[")
+    status, out, _ = analyse("table", "plots")
+    assert status == 0 and "kd seed=1: its result.json is missing or broken" in out
+
+
+def test_a_result_that_was_changed_is_left_out(tree, analyse):
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    folder = tree.student(PAIR, "kd", "0000000000a1", 1, 61.0)
+    run = Run(folder)
+    run.write_result(run.result)
+    assert cells(analyse("table")[1], "KD")[0] == "**60.50 ± 0.71 (2)**"
+    (folder / "result.json").write_text((folder / "result.json").read_text().replace("61.0", "81.0"))
+    out = analyse("table")[1]
+    assert cells(out, "KD")[0] == "**60.00 (1)**"
+    assert f"- {PAIR} kd seed=1: its result.json is not as it was written" in out
+
+
+def test_runs_of_one_setting_by_different_code_are_said(tree, analyse):
+    for seed, code in enumerate(("c0de00000001", "c0de00000001", "c0de00000002")):
+        tree.student(PAIR, "kd", "0000000000a1", seed, 60.0, changes={"code": code})
+        tree.student(PAIR, "ce", "0000000000a2", seed, 60.0, changes={"code": "c0de00000003"})
+    out = analyse("table")[1]
+    note = "its runs were made by different versions of its code (seed 0, 1 by c0de00000001; seed 2 by c0de00000002)."
+    assert f"KD on {PAIR}: {note}" in out and out.count("different versions of its code") == 1
+
+
+def test_a_row_that_is_compared_with_nothing_says_why(tree, analyse):
+    for seed in (0, 1):
+        tree.student(PAIR, "ce", "0000000000a0", seed, 60.0)
+        folder = tree.student(PAIR, "kd", "0000000000a1", seed, 61.0)
+        if seed == 0:
+            (folder / "config.yaml").write_text("[[[")
+    out = analyse("table")[1]
+    assert cells(out, "KD")[1] == "+1.00" and "compared with nothing" not in out  # the other seed's config is the same
+    (folder / "config.yaml").unlink()
+    out = analyse("table")[1]
+    assert cells(out, "KD")[1] == "–"
+    assert f"KD on {PAIR} is compared with nothing: no config.yaml of its runs can be read." in out
 
 
 def test_all_stands_for_no_choice(tree, analyse):

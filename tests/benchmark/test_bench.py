@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+import methods
 from benchmark import config as configs
 from benchmark import grid
 from benchmark.__main__ import main
@@ -293,6 +295,39 @@ def test_a_teacher_without_a_usable_result_is_trained_again(tiny, capsys):
     assert {k: run.result[k] for k in ("sha256", "top1_last")} == {k: result[k] for k in ("sha256", "top1_last")}
 
 
+def test_a_result_that_was_changed_is_made_again(tiny, capsys):
+    plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    (cell,) = plan.students("resnet14")
+    written = (cell.run.folder / "result.json").read_text()
+    wall = re.compile(r'"(wall_s|step_ms|checksum)": .*')
+    (cell.run.folder / "result.json").write_text(written.replace('"agreement": ', '"agreement": 9'))
+    assert not cell.run.done
+    assert main(["bench", *tiny, "methods=ce", "recipe.epochs=1"]) == 0
+    assert "result.json is not as it was written; it is made again" in capsys.readouterr().err
+    assert wall.sub("", (cell.run.folder / "result.json").read_text()) == wall.sub("", written)
+
+
+def test_cells_of_other_code_are_said(tiny, capsys, monkeypatch):
+    overrides = [*tiny, "methods=ce,kd", "recipe.epochs=1"]
+    bench(overrides)
+    monkeypatch.setattr(methods, "code", lambda name: f"another {name}")
+    assert main(["plan", *overrides]) == 0
+    out = capsys.readouterr().out
+    assert "cells: 0 to run, 2 done" in out
+    assert "1 of kd were done by another version of its code: remove their folders to repeat them" in out
+
+
+def test_the_plots_are_drawn_where_there_are_none(tiny, tmp_path):
+    overrides = [*tiny, "methods=ce", "recipe.epochs=1", f"reports={tmp_path / 'again'}"]
+    bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    assert main(["bench", *overrides]) == 0
+    drawn = sorted((tmp_path / "again" / "plots").iterdir())
+    assert drawn
+    before = [p.stat().st_mtime_ns for p in drawn]
+    assert main(["bench", *overrides]) == 0
+    assert [p.stat().st_mtime_ns for p in drawn] == before
+
+
 def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(tiny, capsys):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
     (cell,) = plan.students("resnet14")
@@ -364,8 +399,6 @@ def test_a_failed_cell_is_recorded_and_tried_again(tiny, monkeypatch):
 
     def broken(*_):
         raise RuntimeError("out of luck\nsecond line")
-
-    import methods.kd
 
     with monkeypatch.context() as m:
         m.setattr(methods.kd.KD, "losses", broken)

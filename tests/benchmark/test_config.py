@@ -140,6 +140,7 @@ def test_the_lists_of_pairs_are_those_with_published_results():
         ("+foo=1", "'+foo=1' is not an override"),
         ("++recipe.epochs=2", "is not an override"),
         ("=3", "'=3' is not an override"),
+        ("hydra.run.dir=x", "'hydra.run.dir=x' is not an override"),
     ],
 )
 def test_bad_input_is_refused_in_one_line_with_what_would_be_right(override, said):
@@ -154,3 +155,24 @@ def test_a_folder_that_cannot_be_is_refused_before_anything_is_done(tmp_path, wh
             configs.load([f"{what}={path}"])
     configs.load([f"{what}={tmp_path / 'new' / 'folder'}"])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["plain", "ünï ö", "a=b", "it's", "x{y}", "tail\\", "a,b", "[1]"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    assert configs.load([f"runs={tmp_path / name}"]).runs == str(tmp_path / name)
+    assert configs.load([f"teacher.checkpoint={tmp_path / name}"]).teacher.checkpoint == str(tmp_path / name)
+
+
+def test_a_folder_in_quotes_and_below_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert configs.load(["runs='my runs'"]).runs == "my runs"
+    assert configs.load(["runs=~/runs"]).runs == str(tmp_path / "runs")
+    assert configs.load(["teacher.checkpoint=null"]).teacher.checkpoint is None
+
+
+@pytest.mark.parametrize("content", ["pairs: 5", "", "pair: [resnet20-resnet8]", "pairs: [5]", "pairs: []", "[[["])
+def test_a_list_of_pairs_that_is_none_is_named(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(pairs, "FOLDER", tmp_path)
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"mine\.yaml (is no list of pairs; it needs pairs: |cannot be read: )"):
+        configs.load(["pair=mine"])

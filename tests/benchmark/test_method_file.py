@@ -73,6 +73,8 @@ def test_what_need_not_be_told_is_null(write):
         (("name: mine", "#"), "its name is None"),
         (("family: logits", "family: logitz"), "unknown family 'logitz'; did you mean logits"),
         (("  title: KD", "  titel: KD"), "about: unknown key 'titel'; did you mean title"),
+        (("  title: KD", "  title: 5"), "about: title must be a text, and year a whole number or null"),
+        (("year: 2015", "year: abc"), "about: title must be a text, and year a whole number or null"),
         (("  title: KD", "  #"), "about lacks title; it needs title, year, family"),
         (("temperature: 4.0", "temprature: 4.0"), "there is no option temprature; did you mean temperature"),
         (("temperature: 4.0", "#"), "the option temperature is missing; add temperature: "),
@@ -96,6 +98,7 @@ def test_a_mistake_in_the_yaml(write, change, said):
         ("pairs: { resnet20-resnet8: }", "resnet20-resnet8 needs {<option>: <value>}, not None"),
         ("pairs: [a]", "pairs needs {<name>: {<option>: <value>}}, not ['a']"),
         ("datasets: { cifar: { temperature: 3 } }", "unknown data set 'cifar'; did you mean cifar10"),
+        ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
     ],
 )
 def test_a_mistake_in_what_is_special(write, more, said):
