@@ -88,11 +88,6 @@ class Cell:
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
 
     @property
-    def code(self) -> str:
-        """Tells the code of its method from another version of it; no part of the identity."""
-        return methods.code(self.config["method"]["implementation"])
-
-    @property
     def run(self) -> Run:
         return Run(self.settings.runs / self.relative)
 
@@ -372,7 +367,7 @@ def _finish(
         "pre_epochs": trainer.method.pre_epochs,
         "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],
-        "code": cell.code,
+        "code": methods.code(config["method"]["implementation"]),
         "sha256": content_hash(weights),
         "versions": versions(),
         "hardware": cell.settings.machine.describe(),

@@ -1,12 +1,15 @@
 """The grid of cells: planned from a config, handed to an executor, teachers first."""
 
 import dataclasses
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import methods
 from benchmark import config as configs
 from benchmark import data, method_file, networks, teachers
 from benchmark.cell import Cell, Outcome, Settings, build_method, execute
@@ -80,7 +83,8 @@ class Plan:
             f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
         to_run = done = ended = 0
-        older: dict[str, int] = {}
+        older: Counter[str] = Counter()
+        version = functools.cache(methods.code)
         for (teacher, student, name), why in self.impossible.items():
             lines.append(f"{teacher}-{student} {name}: n/a: {why}")
         for network, cell in self.teachers.items():
@@ -89,10 +93,11 @@ class Plan:
                 how = "imported" if "imported" in cell.config else "trained"
                 lines.append(f"teacher {network}: {how}, {result['top1_last']:.2f} % ({result['sha256'][:12]})")
                 cells = self.students(network)
-                done += sum(s.run.done for s in cells)
-                for s in cells:
-                    if s.run.done and (s.run.result or {}).get("code", s.code) != s.code:
-                        older[s.method] = older.get(s.method, 0) + 1
+                finished = [s for s in cells if s.run.done]
+                done += len(finished)
+                for s in finished:
+                    code = (s.run.result or {}).get("code")
+                    older[s.method] += code not in (None, version(s.config["method"]["implementation"]))
                 ended += sum(s.run.status == "diverged" for s in cells)
                 to_run += sum(not ended_before(s) for s in cells)
             else:
@@ -100,7 +105,7 @@ class Plan:
                 to_run += self.count(network)
         diverged = f", {ended} diverged before" if ended else ""
         lines.append(f"cells: {to_run} to run, {done} done{diverged}")
-        for name, n in older.items():
+        for name, n in (+older).items():
             lines.append(f"{n} of {name} were done by another version of its code: remove their folders to repeat them")
         return "\n".join(lines)
 
