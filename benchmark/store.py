@@ -60,6 +60,10 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
+    except OSError as e:
+        if e.errno is not None and e.filename is None:  # a full disk does not say of which file
+            e.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import store
+from benchmark.errors import unwritable
 from benchmark.store import Busy, Run
 
 CONFIG = {"method": {"name": "kd", "temperature": 4.0}, "recipe": {"epochs": 2}, "seed": 3}
@@ -45,6 +47,19 @@ def test_broken_json_reads_as_nothing(tmp_path, content):
     (tmp_path / "status.json").write_bytes(content)
     assert store.read_json(tmp_path / "status.json") is None
     assert Run(tmp_path).status is None
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    store.write_text(tmp_path / "a.txt", "old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as e:
+        store.write_text(tmp_path / "a.txt", "new")
+    assert unwritable(e.value) == f"{tmp_path / 'a.txt'}: No space left on device"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
 def test_a_run_is_done_only_when_complete(tmp_path):
