@@ -33,7 +33,7 @@ tune: $(BIN)/installed ## choose a method's weights on the validation split: MET
 	@$(BIN)/python -m benchmark tune $(if $(TRIALS),trials=$(TRIALS)) $(BENCH)
 
 speed: $(BIN)/installed ## time a step of every method against the student alone and the field's usual loop: PAIR= METHODS= ARGS=
-	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) profile=speed 'runs=$(RUNS)' $(ARGS)
+	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) 'runs=$(RUNS)' $(ARGS)
 
 methods: $(BIN)/installed ## all methods with their papers, default options and costs
 	@$(BIN)/python -m benchmark methods

@@ -196,9 +196,9 @@ def _result(runs: Path, relative: str, seed: int) -> tuple[Mapping[str, Any], st
         return {}, wrong
     if (result.get("identity"), result.get("seed")) != (folder.parent.name, seed):
         return {}, "its result.json belongs to another folder"
-    for key, what in (("val_top1_last", "validation"), ("top1_last", "test")):
-        if not isinstance(result.get(key), int | float) or not math.isfinite(result[key]):
-            return {}, f"its result.json has no {what} accuracy"
+    val = result.get("val_top1_last")
+    if isinstance(val, bool) or not isinstance(val, int | float) or not 0 <= val <= 100:
+        return {}, "its result.json has no validation accuracy"
     return result, wrong or ""
 
 

@@ -23,7 +23,7 @@ TEACHERS = "teachers"  # the folder of teachers, where students have their pair
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT = re.compile(r"seed=(\d+)")
 TEACHER = re.compile(r"seed=\d+|imported|sha256=\w+")
-LARGEST = 1e15
+LARGEST = 1e15  # beyond it a number in a result is a mistake, and some have no float
 VALIDATION = "+validation"  # behind the profile of runs that held out a part of the training set
 NUMBERS = (
     "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",

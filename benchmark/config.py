@@ -127,8 +127,8 @@ def load(overrides: Sequence[str]) -> Config:
     for override in overrides:
         if _key(override) == "method":
             raise UserError(f"{override} is not understood: the methods are chosen by methods=kd,clkd")
-        _check_override(_lists(override))
-    shared = [o for o in map(_lists, overrides) if is_shared(o)]
+        _check_override(_for_hydra(override))
+    shared = [o for o in map(_for_hydra, overrides) if is_shared(o)]
     config = cast(Config, _typed(Config, _compose(shared)))
     lists = pairs.lists()
     for name in config.pair:
@@ -163,7 +163,7 @@ def _check_folder(what: str, path: Path) -> None:
 
 def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     """A method's options on a pair: its YAML, then what that has for the data set and the pair, then the overrides."""
-    shared = [f"method={name}", *(o for o in map(_lists, overrides) if is_shared(o))]
+    shared = [f"method={name}", *(o for o in map(_for_hydra, overrides) if is_shared(o))]
     composed = _compose(shared)
     found = composed.method
     plain = cast(dict[str, Any], OmegaConf.to_container(found))
@@ -228,12 +228,15 @@ def is_shared(override: str) -> bool:
     return _key(override).split(".")[0] not in ("method", *group("method"))
 
 
-def _lists(override: str) -> str:
-    """`seeds=0,1` as the list that is meant, not Hydra's sweep, and a path as a text. Raises UserError for no list."""
+def _for_hydra(override: str) -> str:
+    """An override as Hydra reads it: `seeds=0,1` is a list and no sweep, a path a text whatever is in it.
+
+    Raises UserError for a list that is none.
+    """
     key, _, value = override.partition("=")
     if key in PATHS and not re.match(r"['\"]|null$", value):
         escaped = re.sub(r"(\\+)$", r"\1\1", value).replace("'", "\\'")
-        return f"{key}='{escaped}'"  # whatever is in it
+        return f"{key}='{escaped}'"
     if key not in LISTS:
         return override
     inner = re.sub(r"^\[(.*)\]$", r"\1", value.strip())

@@ -15,7 +15,7 @@ from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
 from benchmark.replay import Known, Recorder, Replayed
 from benchmark.stopwatch import Stopwatch
-from methods.contract import Batch, Method, Needs, Outputs, check
+from methods.contract import Batch, Method, Needs, Outputs, check_terms
 
 EVALUATION_BATCH = 500
 
@@ -116,7 +116,7 @@ class Trainer:
         terms = self.method.losses(
             given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
         )  # fmt: skip
-        check(terms, type(self.method).__name__)
+        check_terms(terms, type(self.method).__name__)
         record = {"loss": self.method.descend(terms, self.optimiser)}
         with torch.no_grad():
             self.method.after_step()

@@ -193,7 +193,7 @@ class Method(nn.Module):
         """Called without gradients after the optimiser's step: the place to update a memory."""
 
 
-def check(terms: Mapping[str, Term], method: str) -> None:
+def check_terms(terms: Mapping[str, Term], method: str) -> None:
     """Raise TypeError for what is no loss that could be trained, with the name of the term."""
     for name, term in terms.items():
         if not isinstance(term, Term) or not isinstance(term.value, Tensor) or term.value.dim() > 0:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import methods
-from methods.contract import Method, Term, check
+from methods.contract import Method, Term, check_terms
 
 
 def value(**more) -> torch.Tensor:
@@ -28,11 +28,11 @@ def value(**more) -> torch.Tensor:
 )
 def test_terms_that_cannot_be_trained_are_named(terms, said):
     with pytest.raises(TypeError, match=said):
-        check(terms, "Mine")
+        check_terms(terms, "Mine")
 
 
 def test_a_term_without_a_gradient_may_stand_beside_one_with():
-    check({"ce": Term(value(requires_grad=True), 1.0), "known": Term(value(), 0.0)}, "Mine")
+    check_terms({"ce": Term(value(requires_grad=True), 1.0), "known": Term(value(), 0.0)}, "Mine")
 
 
 def test_a_method_without_losses_is_named():
