@@ -19,14 +19,14 @@ from benchmark import data, networks, store
 from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
 from benchmark.checkpoints import Damaged, content_hash, load_own, save
 from benchmark.data import Dataset, DatasetConfig, Loader
-from benchmark.machine import Machine, keep_memory, versions
+from benchmark.machine import Machine, versions
 from benchmark.networks import Network
 from benchmark.progress import Progress
 from benchmark.replay import cuda_graph
 from benchmark.seeding import seeded
 from benchmark.store import Busy, Run, unusable
 from benchmark.tracking import Tracked, Tracking
-from benchmark.train import EVALUATION_BATCH, Diverged, Evaluator, Schedule, Trainer, count, used
+from benchmark.train import Diverged, Evaluator, Schedule, Trainer, count, evaluation_batch, used
 from methods.contract import Context, Method, Shapes
 
 CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
@@ -111,8 +111,7 @@ class Outcome:
 
 def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
-    torch.set_num_threads(cell.settings.machine.threads)
-    keep_memory()
+    cell.settings.machine.prepare()
     outcome = _execute(cell, tracking, progress)
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
@@ -243,9 +242,10 @@ def _fill(cache: TeacherCache, trainer: Trainer, visits: int, share: float) -> s
     """Fill the cache ahead where that is cheaper for `visits` draws of a view; returns how it is filled, and why."""
     views, rows = cache.header.columns, cache.header.samples * cache.header.columns
     seen = f"{visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
-    if rows * (1 - share) < 100 * EVALUATION_BATCH:
-        return "on first use (it is small)"
     loader, device = trainer.loader, trainer.device
+    large = evaluation_batch(device, loader.side)
+    if rows * (1 - share) < 100 * large:
+        return "on first use (it is small)"
 
     def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
         return loader.view(indices.to(device), shown.to(device))
@@ -256,8 +256,8 @@ def _fill(cache: TeacherCache, trainer: Trainer, visits: int, share: float) -> s
         wait = torch.cuda.synchronize if device == "cuda" else lambda: None
         return seconds_a_row(lambda: trainer.taught(images, cache.needs), len(indices), wait)
 
-    if cheaper_ahead(views, visits, seconds(EVALUATION_BATCH), seconds(loader.batch_size)):
-        cache.fill(EVALUATION_BATCH, view)
+    if cheaper_ahead(views, visits, seconds(large), seconds(loader.batch_size)):
+        cache.fill(large, view)
         return f"ahead: {seen}"
     return f"on first use: {seen}"
 

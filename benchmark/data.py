@@ -133,6 +133,11 @@ class Loader:
             raise ValueError(f"{self.size} images make no batch of two or more with batch size {batch_size}")
 
     @property
+    def side(self) -> int:
+        """Pixels a side of a batch's images."""
+        return self.images.shape[1] - 2 * self.padding
+
+    @property
     def views(self) -> int:
         """Number of outcomes of the augmentation per image."""
         return augment.count_views(self.padding, self.flip)

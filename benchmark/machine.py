@@ -23,9 +23,9 @@ class Machine:
     graphs: bool  # training steps are recorded as CUDA graphs
 
     @staticmethod
-    def find(device: str, threads: int, jobs: int, compiled: bool, graphs: bool) -> "Machine":
-        """Resolve `auto` and 0, the cores being shared by `jobs` cells; raises UserError where there is no such GPU,
-        fewer cores than `threads`, no compiler for `compiled`, or no GPU for `graphs`."""
+    def find(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Machine":
+        """Resolve `auto`, 0 and None, the cores being shared by `jobs` cells; raises UserError where there is no such
+        GPU, fewer cores than `threads`, no compiler for `compiled`, or no GPU for `graphs`."""
         cores = os.cpu_count() or 1
         if threads > cores:
             raise UserError(f"threads is {threads}: this machine has {cores} cores; 0 takes them all")
@@ -40,7 +40,15 @@ class Machine:
             )
         if graphs and device == "cpu":
             raise UserError("cuda_graph=true: the cells run on the CPU here, and only a GPU records its steps")
+        graphs = device == "cuda" if graphs is None else graphs
         return Machine(device, threads or max(1, torch.get_num_threads() // jobs), compiled, graphs)
+
+    def prepare(self) -> None:
+        """Set this process up for training: its threads, its memory, and on a GPU the fastest kernels for convolutions,
+        found by trying them at each new shape."""
+        torch.set_num_threads(self.threads)
+        keep_memory()
+        torch.backends.cudnn.benchmark = self.device == "cuda"
 
     @property
     def name(self) -> str:

@@ -38,7 +38,9 @@ def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple
     """The `Recorder` of a GPU."""
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
-    with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+    current = torch.cuda.current_stream()
+    # the default stream cannot be recorded; torch has one for that
+    with torch.cuda.graph(graph, stream=None if current == torch.cuda.default_stream() else current):
         given = function()
     return graph.replay, given
 

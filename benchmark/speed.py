@@ -30,15 +30,17 @@ from benchmark.config import Config
 from benchmark.data import Dataset, DatasetConfig, Loader, Split
 from benchmark.errors import UserError
 from benchmark.executors import Processes
-from benchmark.machine import Machine, keep_memory, versions
+from benchmark.machine import Machine, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
-from benchmark.train import EVALUATION_BATCH, Schedule, Trainer, count
+from benchmark.train import Schedule, Trainer, count, evaluation_batch
 from methods.contract import Batch, Impossible, Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
-ROUNDS, STEPS = 8, 3  # rounds of every loop, and steps of a loop in a round
-WARM = replay.WARM + 1  # steps before the first round: where steps are recorded, the last of them is
+ROUNDS, STEPS = 8, 3  # rounds of every loop, and how often it is timed in a round
+# steps that are timed as one: a GPU is given its next steps while it works, so that one alone would seem slower
+BURST = {"cpu": 1, "cuda": 5}
+WARM = replay.WARM + 1  # times before the first round: where steps are recorded, one of them is
 EPOCHS = 240  # of the runs whose whole cost is told
 LOOPS = ("cached", "live", "plain")
 STUDENT_ALONE = "ce"  # the method that all others are compared with
@@ -46,20 +48,22 @@ STUDENT_ALONE = "ce"  # the method that all others are compared with
 
 @dataclass
 class Lane:
-    """One loop of one method, and the seconds of its steps."""
+    """One loop of one method, and the seconds of its steps, of which `burst` are timed as one."""
 
     step: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
+    burst: int = 1
 
-    def run(self, steps: int, wait: Callable[[], object]) -> list[float]:
-        """Take steps; the seconds of each."""
+    def run(self, times: int, wait: Callable[[], object]) -> list[float]:
+        """Take `times` bursts of steps; the seconds of a step in each."""
         taken = []
-        for _ in range(steps):
+        for _ in range(times):
             wait()
             began = time.perf_counter()
-            self.step()
+            for _ in range(self.burst):
+                self.step()
             wait()
-            taken.append(time.perf_counter() - began)
+            taken.append((time.perf_counter() - began) / self.burst)
         return taken
 
     @property
@@ -94,10 +98,10 @@ class Apart(Lane):
         self._process.start()
         theirs.close()
 
-    def run(self, steps: int, wait: Callable[[], object]) -> list[float]:
-        """Have it take steps, while this process waits; the seconds of each."""
+    def run(self, times: int, wait: Callable[[], object]) -> list[float]:
+        """Have it take steps, while this process waits; the seconds of a step in each burst."""
         try:
-            self._pipe.send(steps)
+            self._pipe.send(times)
             return self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
@@ -120,6 +124,7 @@ def _plain_steps(pipe: Connection, config: Config, overrides: list[str], teacher
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent ends this one
     bench = Bench(config, overrides, teacher, student)
     torch.set_num_threads(bench.machine.threads)
+    torch.backends.cudnn.benchmark = True  # as the field's code has it
     lane = bench.plain(name)
     while True:
         pipe.send(lane.run(pipe.recv(), bench.wait))
@@ -146,6 +151,7 @@ class Bench:
         self.teacher, self.student = teacher, student
         self.machine = Machine.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.machine.precision(config.precision)
+        self.burst = BURST[self.machine.device]
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
         self.batch = recipe["batch_size"]
@@ -199,14 +205,14 @@ class Bench:
             trainer.cache = self._opened(root, trainer, trainer.cache_header(self.teacher, "random"))
             if two:
                 trainer.second_cache = self._opened(root, trainer, trainer.second_cache_header(self.teacher, "random"))
-            for batch in itertools.islice(_batches(trainer.loader, two), WARM + ROUNDS * STEPS):
+            for batch in itertools.islice(_batches(trainer.loader, two), (WARM + ROUNDS * STEPS) * self.burst):
                 trainer.known(batch)
         stream = _batches(trainer.loader, two)
 
         def step() -> object:
             return trainer.step(next(stream))
 
-        return Lane(step), trainer
+        return Lane(step, burst=self.burst), trainer
 
     def _opened(self, root: Path, trainer: Trainer, header: cache.Header) -> cache.TeacherCache | None:
         """The cache that a run would have; where it would have none, says so."""
@@ -219,7 +225,14 @@ class Bench:
     def teacher_part(self, trainer: Trainer) -> Lane:
         """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
         needs, batch, times = trainer.method.teacher_needs, next(trainer.loader.epoch(1)), trainer.teacher_passes
-        return Lane(lambda: [trainer.taught(batch.images, needs) for _ in range(times)])
+
+        def step() -> object:
+            return [trainer.taught(batch.images, needs) for _ in range(times)]
+
+        if self.machine.graphs and times:  # as in a step
+            step()
+            step, _ = replay.cuda_graph(step, batch.generator)
+        return Lane(step, burst=self.burst)
 
     def plain(self, name: str) -> Lane:
         """The field's usual loop for a method."""
@@ -228,15 +241,14 @@ class Bench:
             PlainTrainer(
                 self.network(self.student, plain=True), self.method(name), teacher, self.dataset.train,
                 self.dataset.config, self.batch, self.schedule, self.machine.device,
-            ).step
+            ).step, burst=self.burst,
         )  # fmt: skip
 
 
 def measure(config: Config, overrides: list[str], teacher: str, student: str) -> Iterator[dict[str, Any]]:
     """Time everything for one pair; the content of `reports/speed/<pair>.json` after each method."""
-    keep_memory()
     bench = Bench(config, overrides, teacher, student)
-    torch.set_num_threads(bench.machine.threads)
+    bench.machine.prepare()
     impossible = {n: why for n in config.methods if (why := bench.impossible(n))}
     names = [n for n in config.methods if n not in impossible]
     if not names:
@@ -269,6 +281,7 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
                 "batch_size": bench.batch,
                 "image_size": config.dataset.size,
                 "precision": bench.precision,
+                "burst": bench.burst,
                 "rows": rows,
                 "impossible": impossible,
                 "pipeline_images_per_s": pipeline,
@@ -335,10 +348,11 @@ def _cost_of_caches(bench: Bench, trainer: Trainer) -> dict[str, Any]:
 
 
 def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
-    indices = torch.arange(EVALUATION_BATCH, device=bench.machine.device)
+    rows = evaluation_batch(bench.machine.device, trainer.loader.side)
+    indices = torch.arange(rows, device=bench.machine.device)
     images = trainer.loader.view(indices, indices % trainer.loader.views)
     needs = Needs(logits=True, pooled=True)
-    return cache.seconds_a_row(lambda: trainer.taught(images, needs), EVALUATION_BATCH, bench.wait)
+    return cache.seconds_a_row(lambda: trainer.taught(images, needs), rows, bench.wait)
 
 
 def _pipeline_rate(bench: Bench) -> float:
@@ -346,7 +360,7 @@ def _pipeline_rate(bench: Bench) -> float:
     loader = Loader(bench.dataset.train, bench.dataset.config, bench.batch, 0, bench.machine.device)
     stream = _batches(loader)
     next(stream)
-    seconds = Lane(lambda: next(stream)).run(300, bench.wait)
+    seconds = Lane(lambda: next(stream), burst=bench.burst).run(300, bench.wait)
     return bench.batch / statistics.median(seconds)
 
 
@@ -360,8 +374,8 @@ def _peaks(
 
 def peak(config: Config, overrides: list[str], teacher: str, student: str, name: str) -> float | None:
     """Peak memory in MB of a method's steps, in the process that calls it; None where the system does not tell."""
-    keep_memory()
     bench = Bench(config, overrides, teacher, student)
+    bench.machine.prepare()
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
         lane, _ = bench.ours(name, Path(folder))
         if bench.machine.device == "cuda":
@@ -396,15 +410,19 @@ def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 def markdown(found: dict[str, Any]) -> str:
     """The measurement as a table to read."""
     hardware, made = found["hardware"], found["versions"]
+    gpu, burst = hardware["device"] == "cuda", found["burst"]
+    how = [hardware["device"], f"{hardware['threads']} threads"]
+    how += ["compiled"] * hardware["compiled"] + ["steps as CUDA graphs"] * hardware.get("cuda_graph", False)
     lines = [
         f"## Speed of {found['pair']}",
         "",
         f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']} (the plain loop: fp32), random "
-        f"images in CIFAR-100's number. {hardware['name']} ({hardware['device']}, {hardware['threads']} threads), "
-        f"torch {made['torch']}. Median of {ROUNDS * STEPS} steps in {ROUNDS} interleaved rounds; IQR: interquartile "
-        "range; drift: last quarter of the steps over the first; teacher's part: the forward pass, as deep as the "
-        "method reads, that no cache can spare it; × student, and part: over the student alone in the same rounds; "
-        "peak MB: of a process with data and libraries; "
+        f"images in CIFAR-100's number. {hardware['name']} ({', '.join(how)}), "
+        f"torch {made['torch']}. Median of {ROUNDS * STEPS} {'steps' if burst == 1 else f'times {burst} steps'} "
+        f"in {ROUNDS} interleaved rounds; IQR: interquartile range; drift: last quarter of the steps over the first; "
+        "teacher's part: the forward pass, as deep as the method reads, that no cache can spare it; × student, and "
+        "part: over the student alone in the same rounds; "
+        f"peak MB: of {'the memory of the GPU' if gpu else 'a process with data and libraries'}; "
         f"cache: filled before; where there is a second: of one seed's {EPOCHS} epochs of strongly augmented views.",
         "",
         "| method | ms/step | IQR | drift | images/s | × student | teacher's part, ms | × student and part "
@@ -414,18 +432,18 @@ def markdown(found: dict[str, Any]) -> str:
     ]
     for r in found["rows"]:
         lines.append(
-            f"| {r['method']} | {r['step_ms']:.1f} | {r['step_ms_iqr']:.1f} | {r['step_drift']:.2f} | "
-            f"{r['images_per_s']:,.0f} | {r['ratio_to_student']:.2f} | {r['teacher_part_ms']:.1f} | "
-            f"{r['ratio_to_student_and_teacher_part']:.2f} | {r['live_step_ms']:.1f} | "
-            f"{r['plain_step_ms']:.1f} | {r['speedup_over_plain']:.2f} | "
+            f"| {r['method']} | {_ms(r['step_ms'])} | {_ms(r['step_ms_iqr'])} | {r['step_drift']:.2f} | "
+            f"{r['images_per_s']:,.0f} | {r['ratio_to_student']:.2f} | {_ms(r['teacher_part_ms'])} | "
+            f"{r['ratio_to_student_and_teacher_part']:.2f} | {_ms(r['live_step_ms'])} | "
+            f"{_ms(r['plain_step_ms'])} | {r['speedup_over_plain']:.2f} | "
             f"{100 * r['share_of_matmul_rate']:.0f} % | {_number(r['peak_mb'])} | "
             f"{r['extra_parameters']:,} | {_both(r, 'gb', '.2f')} | {_both(r, 'fill_s', ',.0f')} |"
         )
     lines += [f"\n{name}: n/a: {why}" for name, why in found["impossible"].items()]
     lines += [
         "",
-        f"Student alone beside the first method and the last: {found['rows'][0]['student_ms']:.1f} and "
-        f"{found['rows'][-1]['student_ms']:.1f} ms. "
+        f"Student alone beside the first method and the last: {_ms(found['rows'][0]['student_ms'])} and "
+        f"{_ms(found['rows'][-1]['student_ms'])} ms. "
         f"Input pipeline alone: {found['pipeline_images_per_s']:,.0f} images/s. "
         f"Matrix product: {found['matmul_gflops']:,.0f} GFLOP/s.",
         "",
@@ -445,6 +463,10 @@ def _both(row: dict[str, Any], what: str, form: str) -> str:
     """The size or time of the cache, and of that of the second views where there is one."""
     first, second = row[f"cache_{what}"], row[f"second_cache_{what}"]
     return f"{first:{form}}" + (f" + {second:{form}}" if second else "")
+
+
+def _ms(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -17,8 +17,6 @@ from benchmark.replay import Known, Recorder, Replayed
 from benchmark.stopwatch import Stopwatch
 from methods.contract import Batch, Method, Needs, Outputs, check_terms
 
-EVALUATION_BATCH = 500
-
 
 class Diverged(Exception):
     """A loss term or the network's output became NaN or infinite."""
@@ -59,12 +57,18 @@ def compile_network(network: nn.Module, graphs: bool) -> Callable[..., Outputs]:
     return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else "default")
 
 
+def evaluation_batch(device: str, size: int) -> int:
+    """How many images of `size` × `size` pixels are run at a time where nothing is trained: a GPU's many, as its time
+    goes into launches else."""
+    return 500 if device == "cpu" else max(1, 2500 * 32**2 // size**2)
+
+
 @torch.no_grad()
 def predict(network: nn.Module, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
     """Logits [N, C] float32 on the CPU of `network`, in eval mode, for the un-augmented images of a split."""
     network.eval()
     found = []
-    for images in split.images.split(EVALUATION_BATCH):
+    for images in split.images.split(evaluation_batch(device, split.images.shape[3])):
         with autocast(device, precision):
             found.append(network(normalise(images.to(device), dataset.config)).logits.float())
     return torch.cat(found).cpu()
@@ -93,7 +97,7 @@ class Trainer:
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
             parameters, schedule.lr, schedule.momentum,
-            weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
+            weight_decay=schedule.weight_decay, nesterov=schedule.nesterov, fused=device == "cuda" or None,
         )  # fmt: skip
         self.watch = Stopwatch(device)
         # in place of the teacher's network, where they are set: for the first view, and for the second
