@@ -34,14 +34,27 @@ Step = Callable[[Batch, Known], tuple[dict[str, Tensor], Tensor]]
 Recorder = Callable[[Callable[[], Any], torch.Generator], tuple[Callable[[], None], Any]]
 
 
+class Unrecordable(RuntimeError):
+    """A step does what cannot be in a CUDA graph."""
+
+
 def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple[Callable[[], None], Any]:
-    """The `Recorder` of a GPU."""
+    """The `Recorder` of a GPU. Raises Unrecordable."""
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
     current = torch.cuda.current_stream()
-    # the default stream cannot be recorded; torch has one for that
-    with torch.cuda.graph(graph, stream=None if current == torch.cuda.default_stream() else current):
-        given = function()
+    try:
+        # the default stream cannot be recorded; torch has one for that
+        with torch.cuda.graph(graph, stream=None if current == torch.cuda.default_stream() else current):
+            given = function()
+    except RuntimeError as e:
+        first: BaseException = e
+        while first.__context__ is not None:  # ending a recording that went wrong goes wrong too
+            first = first.__context__
+        raise Unrecordable(
+            "its step cannot be recorded as a CUDA graph: it waits for the GPU, as .item() and boolean masks do, or "
+            f"takes numbers from the CPU ({str(first).splitlines()[0]}); train it with cuda_graph=false"
+        ) from e
     return graph.replay, given
 
 

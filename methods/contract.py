@@ -151,6 +151,9 @@ class Method(nn.Module):
     student_needs, teacher_needs: set by the subclass; the student's logits are always computed.
     Parameters of the module are trained by the student's optimiser; buffers are saved in checkpoints.
 
+    On a GPU a step is recorded in each epoch and replayed for its other batches (`cuda_graph` in `conf/config.yaml`):
+    `losses`, `descend` and `after_step` wait for nothing, and Python numbers of theirs change between epochs alone.
+
     Most methods need no more. What a few need beyond it:
     pre_epochs: whole epochs of a first stage before epoch 1, with `batch.epoch` below 1. Only what `losses` then gives
         a gradient is trained; the optimiser begins epoch 1 anew.

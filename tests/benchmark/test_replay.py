@@ -7,6 +7,7 @@ in memory; it refuses what a GPU would have to wait for.
 import copy
 import itertools
 from collections.abc import Callable
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from benchmark import cache, data
 from benchmark import config as configs
-from benchmark.replay import WARM, cuda_graph
+from benchmark.replay import WARM, Unrecordable, cuda_graph
 from benchmark.train import Schedule
 from methods.crd import CRD
 from tests.benchmark.test_train import PAIRS, SCHEDULE, build
@@ -144,6 +145,47 @@ def test_a_step_that_reads_the_device_cannot_be_recorded():
 
     with pytest.raises(AssertionError, match="makes a GPU wait"):
         stand_in(reads, torch.Generator())
+
+
+class Ill:
+    """In place of `torch.cuda.graph`: ending the recording of what must not be recorded fails as well."""
+
+    def __init__(self, graph, stream) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_) -> None:
+        raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_a_step_that_cannot_be_recorded_is_told_with_its_cause_and_the_remedy(monkeypatch):
+    def reads():
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with …")
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", MagicMock())
+    monkeypatch.setattr("torch.cuda.graph", Ill)
+    for stream in ("current_stream", "default_stream"):
+        monkeypatch.setattr(f"torch.cuda.{stream}", lambda: None)
+    with pytest.raises(Unrecordable, match=r"not permitted when stream is capturing\); train it with cuda_graph=false"):
+        cuda_graph(reads, torch.Generator())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_goes_on_after_a_step_that_cannot_be_recorded(dataset, monkeypatch):
+    trainer = build(dataset, "kd", PAIRS[0], record=cuda_graph, device="cuda")
+    losses = trainer.method.losses
+
+    def reads(student, teacher, batch):
+        student.logits.sum().item()
+        return losses(student, teacher, batch)
+
+    monkeypatch.setattr(trainer.method, "losses", reads)
+    with pytest.raises(Unrecordable, match="train it with cuda_graph=false"):
+        trainer.epoch(1, lambda *_: None)
+    other = build(dataset, "crd", PAIRS[0], record=cuda_graph, device="cuda")
+    assert other.epoch(1, lambda *_: None)["loss"] > 0
 
 
 @pytest.fixture
