@@ -17,7 +17,7 @@ from benchmark.config import Config, MethodConfig
 from benchmark.data import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.executors import Executor, Serial
-from benchmark.machine import Machine
+from benchmark.machine import Machine, mps
 from benchmark.progress import Progress
 from benchmark.tracking import Tracking
 from methods.contract import Impossible
@@ -82,6 +82,8 @@ class Plan:
             f"on {machine.name} ({machine.device}, {machine.threads} threads), "
             f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
+        if machine.device == "cuda" and c.jobs > 1 and not mps():
+            lines.append("they take turns on the GPU, which gains nothing, unless MPS runs: nvidia-cuda-mps-control -d")
         to_run = done = ended = 0
         older: Counter[str] = Counter()
         version = functools.cache(methods.code)

@@ -6,6 +6,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ class Machine:
         """Hardware as recorded in a result."""
         told = {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
         return told | ({"cuda_graph": self.graphs} if self.device == "cuda" else {})
+
+
+def mps() -> bool:
+    """Whether NVIDIA's MPS runs, with which processes compute on a GPU at the same time; without it they take turns."""
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
 
 
 def keep_memory() -> None:

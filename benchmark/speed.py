@@ -7,6 +7,7 @@ setting (`machine.keep_memory`) and the memory that other loops have freed would
 Images are random, in CIFAR-100's number and shape: no speed depends on what they show.
 """
 
+import gc
 import itertools
 import multiprocessing
 import signal
@@ -15,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,8 +38,8 @@ from methods.contract import Batch, Impossible, Method, Needs
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS = 8, 3  # rounds of every loop, and how often it is timed in a round
-# steps that are timed as one: a GPU is given its next steps while it works, so that one alone would seem slower
-BURST = {"cpu": 1, "cuda": 5}
+# steps of ours that are timed as one: a GPU is given its next steps while it works, so that one alone would seem slower
+BURST = {"cpu": 1, "cuda": 20}
 WARM = replay.WARM + 1  # times before the first round: where steps are recorded, one of them is
 EPOCHS = 240  # of the runs whose whole cost is told
 LOOPS = ("cached", "live", "plain")
@@ -234,6 +234,14 @@ class Bench:
             step, _ = replay.cuda_graph(step, batch.generator)
         return Lane(step, burst=self.burst)
 
+    def warm(self, lane: Lane) -> float | None:
+        """Take a loop's first steps. Returns the peak in MB of this process's memory on the GPU; None on a CPU."""
+        gpu = self.machine.device == "cuda"
+        if gpu:
+            torch.cuda.reset_peak_memory_stats()
+        lane.run(WARM, self.wait)
+        return torch.cuda.max_memory_allocated() / 1e6 if gpu else None
+
     def plain(self, name: str) -> Lane:
         """The field's usual loop for a method."""
         teacher = self.network(self.teacher, plain=True).eval().requires_grad_(False)
@@ -241,7 +249,7 @@ class Bench:
             PlainTrainer(
                 self.network(self.student, plain=True), self.method(name), teacher, self.dataset.train,
                 self.dataset.config, self.batch, self.schedule, self.machine.device,
-            ).step, burst=self.burst,
+            ).step
         )  # fmt: skip
 
 
@@ -259,23 +267,11 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
         rate = _matmul_rate(bench)
         pipeline = _pipeline_rate(bench)
-        peaks = _peaks(config, overrides, teacher, student, names)
+        # the peak on a GPU is told by each loop itself
+        peaks = _peaks(config, overrides, teacher, student, names) if bench.machine.device == "cpu" else {}
         for name in names:
-            with ExitStack() as stack:
-                cached, trainer = bench.ours(name, Path(folder))
-                lanes = {
-                    "cached": cached,
-                    "live": bench.ours(name, None)[0],
-                    "plain": stack.enter_context(Apart(config, overrides, teacher, student, name)),
-                    "teacher": bench.teacher_part(trainer),
-                    "alone": bench.ours(STUDENT_ALONE, None)[0],
-                }
-                for lane in lanes.values():
-                    lane.run(WARM, bench.wait)
-                for _ in range(ROUNDS):
-                    for lane in lanes.values():
-                        lane.seconds += lane.run(STEPS, bench.wait)
-            rows.append(_row(bench, name, lanes, trainer, rate, peaks[name]))
+            rows.append(_timed(bench, name, Path(folder), rate, peaks))
+            gc.collect()  # what was timed, or the next method's peak would be with it
             yield {
                 "pair": f"{teacher}-{student}",
                 "batch_size": bench.batch,
@@ -290,6 +286,26 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
                 "hardware": bench.machine.describe(),
                 "versions": versions(),
             }
+
+
+def _timed(bench: Bench, name: str, folder: Path, rate: float, peaks: dict[str, float | None]) -> dict[str, Any]:
+    """Time all loops of one method; its row."""
+    with Apart(bench.config, bench.overrides, bench.teacher, bench.student, name) as plain:  # it begins beside ours
+        cached, trainer = bench.ours(name, folder)
+        peak = bench.warm(cached) or peaks[name]
+        lanes = {
+            "live": bench.ours(name, None)[0],
+            "plain": plain,
+            "teacher": bench.teacher_part(trainer),
+            "alone": bench.ours(STUDENT_ALONE, None)[0],
+        }
+        for lane in lanes.values():
+            bench.warm(lane)
+        lanes["cached"] = cached
+        for _ in range(ROUNDS):
+            for lane in lanes.values():
+                lane.seconds += lane.run(STEPS, bench.wait)
+    return _row(bench, name, lanes, trainer, rate, peak)
 
 
 def _row(
@@ -367,7 +383,7 @@ def _pipeline_rate(bench: Bench) -> float:
 def _peaks(
     config: Config, overrides: list[str], teacher: str, student: str, names: list[str]
 ) -> dict[str, float | None]:  # fmt: skip
-    """Peak memory of a few cached steps of each method in MB: the device's, or on a CPU that of a fresh process."""
+    """Peak memory of a few cached steps of each method in MB, each in a fresh process."""
     with Processes(1) as pool:
         return {n: pool.submit(peak, config, overrides, teacher, student, n).result() for n in names}
 
@@ -377,12 +393,7 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
     bench = Bench(config, overrides, teacher, student)
     bench.machine.prepare()
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
-        lane, _ = bench.ours(name, Path(folder))
-        if bench.machine.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        lane.run(WARM, bench.wait)
-    if bench.machine.device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+        bench.ours(name, Path(folder))[0].run(WARM, bench.wait)
     # not getrusage: its peak is handed down by the process that this one was forked from
     status = Path("/proc/self/status")
     if not status.exists():
@@ -410,7 +421,8 @@ def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 def markdown(found: dict[str, Any]) -> str:
     """The measurement as a table to read."""
     hardware, made = found["hardware"], found["versions"]
-    gpu, burst = hardware["device"] == "cuda", found["burst"]
+    gpu = hardware["device"] == "cuda"
+    times = "steps" if found["burst"] == 1 else f"times {found['burst']} steps of ours and one of the plain loop"
     how = [hardware["device"], f"{hardware['threads']} threads"]
     how += ["compiled"] * hardware["compiled"] + ["steps as CUDA graphs"] * hardware.get("cuda_graph", False)
     lines = [
@@ -418,7 +430,7 @@ def markdown(found: dict[str, Any]) -> str:
         "",
         f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']} (the plain loop: fp32), random "
         f"images in CIFAR-100's number. {hardware['name']} ({', '.join(how)}), "
-        f"torch {made['torch']}. Median of {ROUNDS * STEPS} {'steps' if burst == 1 else f'times {burst} steps'} "
+        f"torch {made['torch']}. Median of {ROUNDS * STEPS} {times} "
         f"in {ROUNDS} interleaved rounds; IQR: interquartile range; drift: last quarter of the steps over the first; "
         "teacher's part: the forward pass, as deep as the method reads, that no cache can spare it; × student, and "
         "part: over the student alone in the same rounds; "

@@ -1,5 +1,6 @@
 """Cells side by side: the same results, failures stay with their cell, an interruption ends everything."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -102,6 +103,19 @@ def test_two_jobs_give_what_one_gives(tiny, tmp_path, capfd):
     assert "2 cells at a time" in capfd.readouterr().out
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(one) == 9 and one == two
+
+
+def test_jobs_on_a_gpu_are_told_of_mps_where_it_does_not_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    overrides = [*tiny, "methods=kd", "jobs=2"]
+    plan = grid.plan(configs.load(overrides), overrides)
+    assert "MPS" not in plan.text()
+    machine = dataclasses.replace(plan.settings.machine, device="cuda")
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, machine=machine))
+    assert "unless MPS runs: nvidia-cuda-mps-control -d" in plan.text()
+    (tmp_path / "control").touch()
+    assert "MPS" not in plan.text()
 
 
 class Recording:

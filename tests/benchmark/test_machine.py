@@ -46,6 +46,14 @@ def test_cores_are_shared_by_the_jobs(monkeypatch):
         Machine.find("cpu", 5, 1, False, False)
 
 
+def test_steps_are_recorded_on_a_gpu_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert Machine.find("auto", 1, 1, False, None).graphs and not Machine.find("cuda", 1, 1, False, False).graphs
+    assert not Machine.find("cpu", 1, 1, False, None).graphs
+    with pytest.raises(UserError, match="cuda_graph=true: the cells run on the CPU here"):
+        Machine.find("cpu", 1, 1, False, True)
+
+
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
