@@ -29,7 +29,7 @@ from benchmark.tracking import Tracked, Tracking
 from benchmark.train import Diverged, Evaluator, Schedule, Trainer, count, evaluation_batch, used
 from methods.contract import Context, Method, Shapes
 
-CHECKPOINT_SHARE = 0.05  # of the training time may go into writing checkpoints
+CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
 
 
 @dataclass(frozen=True)

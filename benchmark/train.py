@@ -48,13 +48,15 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def compile_network(network: nn.Module, graphs: bool) -> Callable[..., Outputs]:
-    """The network as torch compiles it, once for each size of batch; with `graphs` its passes are CUDA graphs.
+def compile_both(network: nn.Module, method: Method, graphs: bool) -> tuple[Callable[..., Outputs], Callable]:
+    """A network's pass and a method's losses as torch compiles them, called like `network` and `method.losses`.
 
-    Called like the network: images [N, 3, H, W] and `Needs` to `Outputs`.
+    The pass is compiled once for each size of batch; with `graphs` it is CUDA graphs. Of the losses, what torch cannot
+    compile is run as it is.
     """
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
-    return torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else "default")
+    forward = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else "default")
+    return forward, torch.compile(method.losses)
 
 
 def evaluation_batch(device: str, size: int) -> int:
@@ -79,8 +81,8 @@ class Trainer:
 
     network: the student (or a teacher in the making); method: its loss; teacher: frozen, or None where the method
     needs nothing of one. Parameters of network and method are trained by one SGD. compiled: whether the network's
-    training pass goes through torch.compile, which gives the same to rounding. record: by which steps are recorded
-    and replayed, see `benchmark.replay`; None where none are.
+    training pass and the losses go through torch.compile, which gives the same to rounding. record: by which steps are
+    recorded and replayed, see `benchmark.replay`; None where none are.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self._forward = compile_network(network, device == "cuda" and record is None) if compiled else network
+        self._forward, self._losses = network, method.losses
+        if compiled:
+            self._forward, self._losses = compile_both(network, method, graphs=device == "cuda" and record is None)
         self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
@@ -117,9 +121,7 @@ class Trainer:
             given = self._forward(batch.images, needs)
             if batch.second is not None:
                 given.second = self._forward(batch.second, needs)
-        terms = self.method.losses(
-            given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch
-        )  # fmt: skip
+        terms = self._losses(given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch)
         check_terms(terms, type(self.method).__name__)
         record = {"loss": self.method.descend(terms, self.optimiser)}
         with torch.no_grad():

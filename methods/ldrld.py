@@ -38,7 +38,7 @@ def rank_weights(pairs: Tensor) -> Tensor:
 def local(student: Tensor, teacher: Tensor, pairs: Tensor, weights: Tensor, temperature: float) -> Tensor:
     """L_local of the k ranked logits, their pairs of ranks [2, P] and weights [P]: [N, k], [N, k] -> scalar."""
     student, teacher = student / temperature, teacher / temperature
-    in_pairs = (z[:, pairs.T].flatten(0, 1) for z in (student, teacher))  # [N · P, 2]
+    in_pairs = (z.index_select(1, pairs.T.flatten()).view(-1, 2) for z in (student, teacher))  # [N · P, 2]
     of_pairs = sample_kl(*in_pairs).view(len(student), -1) @ weights
     return temperature**2 * (of_pairs + sample_kl(student, teacher)).mean() / (len(weights) + 1)
 

@@ -175,13 +175,13 @@ def test_a_step_that_cannot_be_recorded_is_told_with_its_cause_and_the_remedy(mo
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_goes_on_after_a_step_that_cannot_be_recorded(dataset, monkeypatch):
     trainer = build(dataset, "kd", PAIRS[0], record=cuda_graph, device="cuda")
-    losses = trainer.method.losses
+    losses = trainer._losses
 
     def reads(student, teacher, batch):
         student.logits.sum().item()
         return losses(student, teacher, batch)
 
-    monkeypatch.setattr(trainer.method, "losses", reads)
+    monkeypatch.setattr(trainer, "_losses", reads)
     with pytest.raises(Unrecordable, match="train it with cuda_graph=false"):
         trainer.epoch(1, lambda *_: None)
     other = build(dataset, "crd", PAIRS[0], record=cuda_graph, device="cuda")

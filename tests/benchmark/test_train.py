@@ -1,6 +1,7 @@
 """What holds for every method: two steps on unlike pairs, the three invariants, bf16, overfitting, divergence."""
 
 import copy
+import functools
 import itertools
 import math
 import os
@@ -14,7 +15,7 @@ from benchmark import data, networks
 from benchmark.cell import build_method
 from benchmark.data import Loader
 from benchmark.seeding import seeded
-from benchmark.train import Diverged, Evaluator, Schedule, Trainer
+from benchmark.train import Diverged, Evaluator, Schedule, Trainer, compile_both
 from methods.contract import Impossible, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
@@ -87,6 +88,23 @@ def test_a_compiled_student_is_trained_alike(dataset):
         torch.testing.assert_close(value, expected[key], rtol=1e-2, atol=1e-4)
         assert not torch.equal(value, before[key]), key
     assert list(weights) == list(before)  # a checkpoint of one is one of the other
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_compiled_losses_train_alike(dataset, name, monkeypatch):
+    """Over two epochs and a smaller last batch, as torch traces and differentiates them; the kernels that it would
+    generate are its own, and slow to make."""
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
+    found = []
+    for compiled in (False, True):
+        trainer = build(dataset, name, PAIRS[0], batch=20)
+        if compiled:
+            trainer._losses = compile_both(trainer.network, trainer.method, graphs=False)[1]
+        found.append([trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)])
+    eager, measured = found
+    assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
+    traced = getattr(trainer._losses, "_torchdynamo_orig_callable", None)
+    assert traced == trainer.method.losses
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -177,13 +195,13 @@ def test_students_of_one_seed_start_alike_and_see_the_same_batches_under_every_m
 def test_a_method_is_handed_what_it_asked_for_and_nothing_else(dataset, name):
     trainer = build(dataset, name, "resnet14-resnet8")
     seen = {}
-    losses = trainer.method.losses
+    losses = trainer._losses
 
     def spy(student, teacher, batch):
         seen["student"], seen["teacher"] = student, teacher
         return losses(student, teacher, batch)
 
-    trainer.method.losses = spy
+    trainer._losses = spy
     for batch in each_stage(trainer, 1):
         trainer.step(batch)
         for outputs, needs in (
