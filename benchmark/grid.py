@@ -83,7 +83,7 @@ class Plan:
             f"precision {machine.precision(c.precision)}" + (f", {c.jobs} cells at a time" if c.jobs > 1 else ""),
         ]
         if machine.device == "cuda" and c.jobs > 1 and not mps():
-            lines.append("they take turns on the GPU, which gains nothing, unless MPS runs: nvidia-cuda-mps-control -d")
+            lines.append("they take turns on the GPU, which gains little, unless MPS runs: nvidia-cuda-mps-control -d")
         to_run = done = ended = 0
         older: Counter[str] = Counter()
         version = functools.cache(methods.code)

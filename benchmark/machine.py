@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +21,7 @@ class Machine:
 
     device: str  # cpu or cuda
     threads: int
-    compiled: bool  # the training pass of the network, by torch.compile
+    compiled: bool  # the training pass of the network and the losses, by torch.compile
     graphs: bool  # training steps are recorded as CUDA graphs
 
     @staticmethod
@@ -71,7 +72,8 @@ class Machine:
 
 def mps() -> bool:
     """Whether NVIDIA's MPS runs, with which processes compute on a GPU at the same time; without it they take turns."""
-    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps"), "control").exists()
+    usual = Path(tempfile.gettempdir(), "nvidia-mps")
+    return Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", usual), "control").exists()
 
 
 def keep_memory() -> None:
