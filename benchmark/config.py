@@ -58,7 +58,8 @@ class TeacherConfig:
     seed: int = count(0)
     method: str = field()  # what a teacher is trained with
     cache_gb: float = weight()  # the largest cache of its outputs; 0: none, it runs live
-    min_top1: float | None = weight()  # refuse a teacher below this test accuracy, per cent; null: twice chance
+    # refuse a teacher below this test accuracy, per cent; null: twice chance
+    min_top1: float | None = field(metadata={"at_least": 0.0, "at_most": 100.0})
 
 
 @dataclass
@@ -342,6 +343,8 @@ def _check_value(value: Any, name: str, limits: Any) -> None:
         return
     if "at_least" in limits and value < limits["at_least"]:
         raise UserError(f"{name} is {value}: it must be at least {limits['at_least']:g}")
+    if "at_most" in limits and value > limits["at_most"]:
+        raise UserError(f"{name} is {value}: it must be at most {limits['at_most']:g}")
     if "above" in limits and not value > limits["above"]:
         raise UserError(f"{name} is {value}: it must be above {limits['above']:g}")
     if "below" in limits and not value < limits["below"]:

@@ -122,6 +122,7 @@ def test_the_lists_of_pairs_are_those_with_published_results():
         ("device=gpu", "device cannot be 'gpu'"),
         ("tracker.mode=on", "tracker.mode cannot be 'on'; did you mean online"),
         ("dataset.validation=1", "dataset.validation"),
+        ("teacher.min_top1=101", "teacher.min_top1 is 101.0: it must be at most 100"),
         ("recipe.epochs=3,4", "recipe.epochs takes one value"),
         ("recipe.epochs", "is not an override"),
         ("recipe.epochs=[", "cannot read 'recipe.epochs=['"),
