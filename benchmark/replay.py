@@ -51,9 +51,10 @@ def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple
         first: BaseException = e
         while first.__context__ is not None:  # ending a recording that went wrong goes wrong too
             first = first.__context__
+        cause = str(first).partition("\n")[0]
         raise Unrecordable(
-            "its step cannot be recorded as a CUDA graph: it waits for the GPU, as .item() and boolean masks do, or "
-            f"takes numbers from the CPU ({str(first).splitlines()[0]}); train it with cuda_graph=false"
+            f"its step cannot be recorded as a CUDA graph ({cause}): it must not wait for the GPU, as .item() and "
+            "boolean masks do, nor take numbers from the CPU; or train it with cuda_graph=false"
         ) from e
     return graph.replay, given
 

@@ -99,7 +99,7 @@ class Apart(Lane):
         theirs.close()
 
     def run(self, times: int, wait: Callable[[], object]) -> list[float]:
-        """Have it take steps, while this process waits; the seconds of a step in each burst."""
+        """Have it take steps, while this process waits; the seconds of each."""
         try:
             self._pipe.send(times)
             return self._pipe.recv()
@@ -267,11 +267,11 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
         rate = _matmul_rate(bench)
         pipeline = _pipeline_rate(bench)
-        # the peak on a GPU is told by each loop itself
+        # on a GPU `warm` tells it
         peaks = _peaks(config, overrides, teacher, student, names) if bench.machine.device == "cpu" else {}
         for name in names:
             rows.append(_timed(bench, name, Path(folder), rate, peaks))
-            gc.collect()  # what was timed, or the next method's peak would be with it
+            gc.collect()  # a trainer is part of a cycle, and the next method's peak would be with its memory
             yield {
                 "pair": f"{teacher}-{student}",
                 "batch_size": bench.batch,

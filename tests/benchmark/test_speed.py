@@ -1,6 +1,8 @@
 """The speed command: what it reports, and that the plain loop trains. Nothing here depends on how fast anything is."""
 
 import copy
+import dataclasses
+import itertools
 import json
 
 import pytest
@@ -58,6 +60,9 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
+    found |= {"burst": 20, "hardware": {**found["hardware"], "device": "cuda", "cuda_graph": True}}
+    told = speed.markdown(found)
+    assert "steps as CUDA graphs" in told and "times 20 steps of ours and one of the plain loop" in told
 
 
 def test_what_is_done_is_written_where_it_is_stopped(small, tmp_path, monkeypatch):
@@ -123,6 +128,23 @@ def test_the_steps_go_on_where_an_epoch_ends(small, tmp_path):
     lane, _ = bench.ours("kd", tmp_path)
     assert len(lane.run(5, bench.wait)) == 5
     assert speed._pipeline_rate(bench) > 0
+
+
+def test_the_steps_of_a_burst_share_its_time(monkeypatch):
+    monkeypatch.setattr("time.perf_counter", itertools.count().__next__)
+    steps, waits = [], []
+    lane = speed.Lane(lambda: steps.append(1), burst=4)
+    assert lane.run(2, lambda: waits.append(len(steps))) == [0.25, 0.25]
+    assert waits == [0, 4, 4, 8]
+
+
+def test_the_part_of_the_teacher_is_recorded_where_steps_are(small, monkeypatch):
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    trainer, replays = bench.trainer("fitnet"), []
+    bench.machine = dataclasses.replace(bench.machine, graphs=True)
+    monkeypatch.setattr("benchmark.replay.cuda_graph", lambda step, _: (lambda: replays.append(step()), None))
+    bench.teacher_part(trainer).run(2, bench.wait)
+    assert [list(given[0].maps) for given in replays] == [[2], [2]]
 
 
 def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
