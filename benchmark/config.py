@@ -88,7 +88,7 @@ class Config:
     precision: str = choice("auto", "fp32", "bf16")
     device: str = choice("auto", "cpu", "cuda")
     threads: int = count(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
-    compile: bool = field()  # the training pass of the network and the losses, by torch.compile
+    compile: bool = field()  # the network's training pass, the losses and the live teacher, by torch.compile
     cuda_graph: bool | None = field()  # record whole training steps and replay them; null: on a GPU
     jobs: int = count(1)  # cells trained side by side
     runs: str = field()

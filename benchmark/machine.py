@@ -21,7 +21,7 @@ class Machine:
 
     device: str  # cpu or cuda
     threads: int
-    compiled: bool  # the training pass of the network and the losses, by torch.compile
+    compiled: bool  # the network's training pass, the losses and the live teacher, by torch.compile
     graphs: bool  # training steps are recorded as CUDA graphs
 
     @staticmethod

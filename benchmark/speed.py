@@ -227,7 +227,7 @@ class Bench:
         needs, batch, times = trainer.method.teacher_needs, next(trainer.loader.epoch(1)), trainer.teacher_passes
 
         def step() -> object:
-            return [trainer.taught(batch.images, needs) for _ in range(times)]
+            return [trainer.taught_live(batch.images, needs) for _ in range(times)]
 
         if self.machine.graphs and times:  # as in a step
             step()

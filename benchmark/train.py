@@ -1,6 +1,7 @@
 """The training loop, one for teachers, students alone and every method. It knows no method by name."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,15 +49,18 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def compile_both(network: nn.Module, method: Method, graphs: bool) -> tuple[Callable[..., Outputs], Callable]:
-    """A network's pass and a method's losses as torch compiles them, called like `network` and `method.losses`.
+def compile_parts(
+    network: nn.Module, method: Method, teacher: nn.Module | None, graphs: bool
+) -> tuple[Callable[..., Outputs], Callable, Callable[..., Outputs] | None]:
+    """A network's pass, a method's losses and the teacher's pass as torch compiles them, called like `network`,
+    `method.losses` and `teacher`.
 
-    The pass is compiled once for each size of batch; with `graphs` it is CUDA graphs. Of the losses, what torch cannot
+    A pass is compiled once for each size of batch; with `graphs` it is CUDA graphs. Of the losses, what torch cannot
     compile is run as it is.
     """
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
-    forward = torch.compile(network, dynamic=False, mode="reduce-overhead" if graphs else "default")
-    return forward, torch.compile(method.losses)
+    of = functools.partial(torch.compile, dynamic=False, mode="reduce-overhead" if graphs else "default")
+    return of(network), torch.compile(method.losses), None if teacher is None else of(teacher)
 
 
 def evaluation_batch(device: str, size: int) -> int:
@@ -81,8 +85,8 @@ class Trainer:
 
     network: the student (or a teacher in the making); method: its loss; teacher: frozen, or None where the method
     needs nothing of one. Parameters of network and method are trained by one SGD. compiled: whether the network's
-    training pass and the losses go through torch.compile, which gives the same to rounding. record: by which steps are
-    recorded and replayed, see `benchmark.replay`; None where none are.
+    training pass, the losses and the live teacher go through torch.compile, which gives the same to rounding. record:
+    by which steps are recorded and replayed, see `benchmark.replay`; None where none are.
     """
 
     def __init__(
@@ -94,9 +98,10 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self._forward, self._losses = network, method.losses
+        self._forward, self._losses, self._teach = network, method.losses, teacher
         if compiled:
-            self._forward, self._losses = compile_both(network, method, graphs=device == "cuda" and record is None)
+            graphs = device == "cuda" and record is None
+            self._forward, self._losses, self._teach = compile_parts(network, method, teacher, graphs)
         self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
@@ -152,9 +157,9 @@ class Trainer:
         needs = self.method.teacher_needs
         if needs.nothing:
             return Outputs()
-        known = cached.first or self.taught(batch.images, needs)
+        known = cached.first or self.taught_live(batch.images, needs)
         if batch.second is not None:
-            known = dataclasses.replace(known, second=cached.second or self.taught(batch.second, needs))
+            known = dataclasses.replace(known, second=cached.second or self.taught_live(batch.second, needs))
         return known
 
     @property
@@ -166,9 +171,16 @@ class Trainer:
 
     @torch.no_grad()
     def taught(self, images: Tensor, needs: Needs) -> Outputs:
-        """What the teacher's network gives for images [B, 3, H, W]."""
+        """What the teacher's network gives for images [B, 3, H, W]; never compiled, so that a cache filled by it has
+        the same rows whoever fills it."""
         with autocast(self.device, self.precision):
             return self.teacher(images, needs)
+
+    @torch.no_grad()
+    def taught_live(self, images: Tensor, needs: Needs) -> Outputs:
+        """The same in a step that has it of no cache."""
+        with autocast(self.device, self.precision):
+            return self._teach(images, needs)
 
     def cache_header(self, teacher: str, data: str) -> Header:
         """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""

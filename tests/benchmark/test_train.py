@@ -15,7 +15,7 @@ from benchmark import data, networks
 from benchmark.cell import build_method
 from benchmark.data import Loader
 from benchmark.seeding import seeded
-from benchmark.train import Diverged, Evaluator, Schedule, Trainer, compile_both
+from benchmark.train import Diverged, Evaluator, Schedule, Trainer, compile_parts
 from methods.contract import Impossible, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
@@ -91,7 +91,7 @@ def test_a_compiled_student_is_trained_alike(dataset):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_compiled_losses_train_alike(dataset, name, monkeypatch):
+def test_compiled_losses_and_a_compiled_teacher_train_alike(dataset, name, monkeypatch):
     """Over two epochs and a smaller last batch, as torch traces and differentiates them; the kernels that it would
     generate are its own, and slow to make."""
     monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -99,12 +99,15 @@ def test_compiled_losses_train_alike(dataset, name, monkeypatch):
     for compiled in (False, True):
         trainer = build(dataset, name, PAIRS[0], batch=20)
         if compiled:
-            trainer._losses = compile_both(trainer.network, trainer.method, graphs=False)[1]
+            _, trainer._losses, trainer._teach = compile_parts(
+                trainer.network, trainer.method, trainer.teacher, graphs=False
+            )
         found.append([trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)])
     eager, measured = found
     assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
     traced = getattr(trainer._losses, "_torchdynamo_orig_callable", None)
     assert traced == trainer.method.losses
+    assert getattr(trainer._teach, "_torchdynamo_orig_callable", None) == trainer.teacher.forward
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
