@@ -59,9 +59,11 @@ _ALL: tuple[Callable[[Tensor, int], Tensor], ...] = (
 def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """uint8 [N, 3, H, W] -> uint8 [N, 3, H, W], each image by operations of its own, drawn on the CPU."""
     images = images.clone()
-    for _ in range(OPERATIONS):
-        drawn = torch.randint(2 * len(_ALL), (len(images),), generator=generator)
-        for which in drawn.unique().tolist():
-            at = (drawn == which).nonzero()[:, 0].to(images.device)
-            images[at] = _ALL[which // 2](images[at], 2 * (which % 2) - 1)
+    drawn = [torch.randint(2 * len(_ALL), (len(images),), generator=generator) for _ in range(OPERATIONS)]
+    # which images drew the first, the second, …; copied at once, as a GPU is waited for with each copy
+    order = torch.stack([d.argsort(stable=True) for d in drawn]).to(images.device)
+    for places, d in zip(order, drawn, strict=True):
+        for which, at in enumerate(places.split(d.bincount(minlength=2 * len(_ALL)).tolist())):
+            if len(at):
+                images[at] = _ALL[which // 2](images[at], 2 * (which % 2) - 1)
     return images
