@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch._functorch.config as functorch_config
@@ -16,7 +16,7 @@ from benchmark.data import Dataset, Loader, Split, normalise
 from benchmark.networks import Network
 from benchmark.replay import Known, Recorder, Replayed
 from benchmark.stopwatch import Stopwatch
-from methods.contract import Batch, Method, Needs, Outputs, check_terms
+from methods.contract import Batch, Method, Needs, Outputs, Term, check_terms
 
 
 class Diverged(Exception):
@@ -49,18 +49,27 @@ def autocast(device: str, precision: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
 
 
-def compile_parts(
-    network: nn.Module, method: Method, teacher: nn.Module | None, graphs: bool
-) -> tuple[Callable[..., Outputs], Callable, Callable[..., Outputs] | None]:
-    """A network's pass, a method's losses and the teacher's pass as torch compiles them, called like `network`,
-    `method.losses` and `teacher`.
+class Parts(NamedTuple):
+    """What a training step runs: the network's pass, the method's losses, and the live teacher's pass."""
 
-    A pass is compiled once for each size of batch; with `graphs` it is CUDA graphs. Of the losses, what torch cannot
-    compile is run as it is.
+    network: Callable[..., Outputs]
+    losses: Callable[..., dict[str, Term]]
+    teacher: Callable[..., Outputs] | None
+
+
+def compile_parts(parts: Parts, graphs: bool) -> Parts:
+    """Them as torch compiles them; with `graphs` the passes are CUDA graphs. They are for batches of one size.
+
+    Of the losses, what torch cannot compile is run as it is.
     """
+    import torch._dynamo.config as dynamo_config  # here, as it takes a second
+
+    # All networks share the code that is compiled, of which torch would keep 8 forms, and run the others as they are.
+    dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = 1024
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
     of = functools.partial(torch.compile, dynamic=False, mode="reduce-overhead" if graphs else "default")
-    return of(network), torch.compile(method.losses), None if teacher is None else of(teacher)
+    teacher = None if parts.teacher is None else of(parts.teacher)
+    return Parts(of(parts.network), torch.compile(parts.losses), teacher)
 
 
 def evaluation_batch(device: str, size: int) -> int:
@@ -98,10 +107,10 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self._forward, self._losses, self._teach = network, method.losses, teacher
+        self._compiled: Parts | None = None
         if compiled:
-            graphs = device == "cuda" and record is None
-            self._forward, self._losses, self._teach = compile_parts(network, method, teacher, graphs)
+            parts = Parts(network, method.losses, teacher)
+            self._compiled = compile_parts(parts, graphs=device == "cuda" and record is None)
         self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
         self.optimiser = torch.optim.SGD(
@@ -123,11 +132,12 @@ class Trainer:
     def _step(self, batch: Batch, cached: Known) -> tuple[dict[str, Tensor], Tensor]:
         torch.compiler.cudagraph_mark_step_begin()  # counts, and does nothing where no graph is replayed
         known, needs = self._completed(cached, batch), self.method.student_needs | Needs(logits=True)
+        parts = self._parts(len(batch.labels))
         with autocast(self.device, self.precision):
-            given = self._forward(batch.images, needs)
+            given = parts.network(batch.images, needs)
             if batch.second is not None:
-                given.second = self._forward(batch.second, needs)
-        terms = self._losses(given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch)
+                given.second = parts.network(batch.second, needs)
+        terms = parts.losses(given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch)
         check_terms(terms, type(self.method).__name__)
         record = {"loss": self.method.descend(terms, self.optimiser)}
         with torch.no_grad():
@@ -136,6 +146,13 @@ class Trainer:
             record[f"loss/{name}"] = term.value.detach()
             record[f"weighted/{name}"] = term.weight * term.value.detach()
         return record, given.logits.detach()
+
+    def _parts(self, size: int) -> Parts:
+        """What is run for a batch of that size. What torch compiles of the losses for a second size would serve, and
+        slow down, the first as well, so that smaller last batches are not compiled for."""
+        if self._compiled is not None and size == self.loader.batch_size:
+            return self._compiled
+        return Parts(self.network, self.method.losses, self.teacher)
 
     def known(self, batch: Batch) -> Outputs:
         """What the method needs of the teacher for a batch, from the caches or the network."""
@@ -180,7 +197,7 @@ class Trainer:
     def taught_live(self, images: Tensor, needs: Needs) -> Outputs:
         """The same in a step that has it of no cache."""
         with autocast(self.device, self.precision):
-            return self._teach(images, needs)
+            return self._parts(len(images)).teacher(images, needs)
 
     def cache_header(self, teacher: str, data: str) -> Header:
         """What cached outputs of the teacher of this content hash, on the data of this fingerprint, depend on."""

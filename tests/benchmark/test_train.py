@@ -15,7 +15,7 @@ from benchmark import data, networks
 from benchmark.cell import build_method
 from benchmark.data import Loader
 from benchmark.seeding import seeded
-from benchmark.train import Diverged, Evaluator, Schedule, Trainer, compile_parts
+from benchmark.train import Diverged, Evaluator, Parts, Schedule, Trainer, compile_parts
 from methods.contract import Impossible, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
@@ -81,7 +81,7 @@ def test_a_compiled_student_is_trained_alike(dataset):
         before = copy.deepcopy(trainer.network.state_dict())
         measures = [trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)]
         found.append((measures, trainer.network.state_dict()))
-    assert hasattr(trainer._forward, "_torchdynamo_orig_callable")
+    assert hasattr(trainer._compiled.network, "_torchdynamo_orig_callable")
     (eager, expected), (measured, weights) = found
     assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
     for key, value in weights.items():
@@ -99,15 +99,46 @@ def test_compiled_losses_and_a_compiled_teacher_train_alike(dataset, name, monke
     for compiled in (False, True):
         trainer = build(dataset, name, PAIRS[0], batch=20)
         if compiled:
-            _, trainer._losses, trainer._teach = compile_parts(
-                trainer.network, trainer.method, trainer.teacher, graphs=False
-            )
+            parts = Parts(trainer.network, trainer.method.losses, trainer.teacher)
+            trainer._compiled = compile_parts(parts, graphs=False)._replace(network=trainer.network)
         found.append([trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)])
     eager, measured = found
     assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
-    traced = getattr(trainer._losses, "_torchdynamo_orig_callable", None)
+    traced = getattr(trainer._compiled.losses, "_torchdynamo_orig_callable", None)
     assert traced == trainer.method.losses
-    assert getattr(trainer._teach, "_torchdynamo_orig_callable", None) == trainer.teacher.forward
+    assert getattr(trainer._compiled.teacher, "_torchdynamo_orig_callable", None) == trainer.teacher.forward
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What torch compiles: for each time the first dimensions of the tensors that it was for."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append({x.shape[0] for x in inputs if isinstance(x, torch.Tensor) and x.dim()})
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend=backend))
+    return found
+
+
+def test_smaller_last_batches_are_not_compiled_for(dataset, traced):
+    trainer = build(dataset, "fitnet", PAIRS[0], batch=20, compiled=True)
+    trainer.epoch(1, lambda *_: None)
+    compiled = len(traced)
+    assert compiled >= 3 and all(20 in sizes and 4 not in sizes for sizes in traced)
+    trainer.epoch(2, lambda *_: None)
+    assert len(traced) == compiled
+
+
+def test_a_process_compiles_as_many_passes_as_it_trains(dataset, traced):
+    """torch keeps 8 forms of what is compiled by itself, and runs the others as they are."""
+    trainer = build(dataset, "ce", PAIRS[0], compiled=True)
+    images = next(batches(trainer)).images
+    for n, stages in enumerate(itertools.islice(itertools.product((0, 1), repeat=4), 1, 13), start=1):
+        trainer._compiled.network(images, Needs.of(maps=itertools.compress(range(4), stages)))
+        assert len(traced) == n
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -198,13 +229,13 @@ def test_students_of_one_seed_start_alike_and_see_the_same_batches_under_every_m
 def test_a_method_is_handed_what_it_asked_for_and_nothing_else(dataset, name):
     trainer = build(dataset, name, "resnet14-resnet8")
     seen = {}
-    losses = trainer._losses
+    losses = trainer.method.losses
 
     def spy(student, teacher, batch):
         seen["student"], seen["teacher"] = student, teacher
         return losses(student, teacher, batch)
 
-    trainer._losses = spy
+    trainer.method.losses = spy
     for batch in each_stage(trainer, 1):
         trainer.step(batch)
         for outputs, needs in (
@@ -291,7 +322,7 @@ class Exploding(Method):
 
 def test_divergence_names_the_first_bad_step_and_term(dataset):
     trainer = build(dataset, "ce", "resnet14-resnet8")
-    trainer._losses = Exploding().losses
+    trainer.method.losses = Exploding().losses
     with pytest.raises(Diverged, match=r"term big is inf at step 3 \(epoch 1\)"):
         trainer.epoch(1, lambda step, steps: None)
 
