@@ -119,6 +119,7 @@ class Trainer:
             fused=device == "cuda" or None,  # decay, momentum and step in one pass; None: as torch chooses
         )  # fmt: skip
         self.watch = Stopwatch(device)
+        self._rest()
         # in place of the teacher's network, where they are set: for the first view, and for the second
         self.cache: TeacherCache | None = None
         self.second_cache: TeacherCache | None = None
@@ -153,6 +154,13 @@ class Trainer:
         if self._compiled is not None and size == self.loader.batch_size:
             return self._compiled
         return Parts(self.network, self.method.losses, self.teacher)
+
+    def _rest(self) -> None:
+        """Set the momentum of all parameters to zero. Left to itself the optimiser makes it as gradients come, and a
+        fused step refuses parameters of which some have none yet."""
+        for params in self.optimiser.param_groups:
+            for p in params["params"]:
+                self.optimiser.state[p] = {"momentum_buffer": torch.zeros_like(p)}
 
     def known(self, batch: Batch) -> Outputs:
         """What the method needs of the teacher for a batch, from the caches or the network."""
@@ -228,7 +236,7 @@ class Trainer:
         rows, sizes, hits = [], [], []
         self.method.begin(epoch)
         if epoch == 1 and self.method.pre_epochs:
-            self.optimiser.state.clear()  # the momentum of the first stage is no momentum of this one
+            self._rest()  # the momentum of the first stage is no momentum of this one
             if self._replayed is not None:
                 self._replayed.begin_stage()
         batches = iter(self.loader.epoch(epoch, self.method.second_view))

@@ -327,6 +327,25 @@ def test_divergence_names_the_first_bad_step_and_term(dataset):
         trainer.epoch(1, lambda step, steps: None)
 
 
+def test_a_parameter_may_get_its_first_gradient_after_others(dataset):
+    """A fused step, as on a GPU, takes momenta of all of its parameters or of none."""
+    trainer = build(dataset, "ce", "resnet14-resnet8")
+    for params in trainer.optimiser.param_groups:
+        params["fused"], params["foreach"] = True, False
+    steps = itertools.count()
+
+    def losses(student, teacher, batch):  # the classifier is trained from the second step on
+        reached = student.logits if next(steps) else trainer.network.conv1.weight
+        return {"ce": Term(reached.square().mean(), 1.0)}
+
+    trainer.method.losses = losses
+    head = trainer.network.head.weight
+    for batch, still in zip(batches(trainer), (True, False), strict=False):
+        before = head.clone()
+        trainer.step(batch)
+        assert torch.equal(head, before) == still
+
+
 def test_logits_that_are_not_finite_end_the_evaluation(dataset):
     network = networks.build("resnet8", dataset.classes)
     network.fc.weight.data[0, 0] = math.nan
