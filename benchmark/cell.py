@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import statistics
 import sys
 import time
@@ -113,6 +114,8 @@ def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
     cell.settings.machine.prepare()
     outcome = _execute(cell, tracking, progress)
+    if cell.settings.machine.device == "cuda":
+        gc.collect()  # a trainer is part of a cycle, and the next cell would have its memory beside its own
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 

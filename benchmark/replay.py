@@ -7,6 +7,7 @@ within which neither the learning rate nor the weight of a term changes, and bat
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from methods.contract import Batch, Outputs
 
-WARM = 3  # steps that are run as they are before one is recorded: libraries and optimiser make what they keep in them
+WARM = 3  # steps run as they are before a first recording: libraries and optimiser make what they keep in them
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,19 @@ class Unrecordable(RuntimeError):
     """A step does what cannot be in a CUDA graph."""
 
 
+@functools.cache
+def recording_stream() -> torch.cuda.Stream:
+    """The stream on which this process records, one for all: torch keeps memory for each on which a matrix product was
+    ever computed."""
+    return torch.cuda.Stream()
+
+
 def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple[Callable[[], None], Any]:
     """The `Recorder` of a GPU. Raises Unrecordable."""
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(generator)
-    current = torch.cuda.current_stream()
     try:
-        # the default stream cannot be recorded; torch has one for that
-        with torch.cuda.graph(graph, stream=None if current == torch.cuda.default_stream() else current):
+        with torch.cuda.graph(graph, stream=recording_stream()):
             given = function()
     except RuntimeError as e:
         first: BaseException = e
@@ -60,17 +66,21 @@ def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple
 
 
 class Replayed:
-    """Training steps by recordings of `step`, for batches of `size`; other steps are run as they are."""
+    """Training steps by recordings of `step`, for batches of `size`; other steps are run as they are.
+
+    So is the first of each epoch: what an epoch begins with, such as a kernel that is compiled for a number that has
+    changed, cannot be made while a step is recorded.
+    """
 
     def __init__(self, step: Step, size: int, record: Recorder) -> None:
         self._step, self._size, self._record = step, size, record
         self._warm = WARM
-        self._epoch: int | None = None  # of the recording
+        self._epoch: int | None = None  # of the recording, or of the steps before it
         self._inputs: list[Tensor] = []
-        self._replay: Callable[[], None] = lambda: None
+        self._replay: Callable[[], None] | None = None
         self._given: Any = None
         # a GPU records on no stream but one of its own, and what was made on another would be waited for
-        self._stream = torch.cuda.Stream() if record is cuda_graph else None
+        self._stream = recording_stream() if record is cuda_graph else None
 
     def begin_stage(self) -> None:
         """What a step does is about to change."""
@@ -82,6 +92,9 @@ class Replayed:
             if len(batch.labels) != self._size:
                 return self._step(batch, known)
             if batch.epoch != self._epoch:
+                self._epoch, self._warm = batch.epoch, max(self._warm, 1)
+                self._replay, self._given = None, None  # free the memory of the last one
+            if self._replay is None:
                 if self._warm > 0:
                     self._warm -= 1
                     return self._step(batch, known)
@@ -92,11 +105,9 @@ class Replayed:
             return self._given
 
     def _make(self, batch: Batch, known: Known) -> None:
-        self._replay, self._given = lambda: None, None  # free the memory of the last one
         batch, known = _map(torch.clone, batch), _map(torch.clone, known)  # a batch's are parts of its epoch's
         self._inputs = [*_tensors(batch), *_tensors(known)]
         self._replay, self._given = self._record(lambda: self._step(batch, known), batch.generator)
-        self._epoch = batch.epoch
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
