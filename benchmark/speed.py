@@ -40,7 +40,6 @@ IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS = 8, 3  # rounds of every loop, and how often it is timed in a round
 # steps of ours that are timed as one: a GPU is given its next steps while it works, so that one alone would seem slower
 BURST = {"cpu": 1, "cuda": 20}
-WARM = replay.WARM + 1  # times before the first round: where steps are recorded, one of them is
 EPOCHS = 240  # of the runs whose whole cost is told
 LOOPS = ("cached", "live", "plain")
 STUDENT_ALONE = "ce"  # the method that all others are compared with
@@ -65,6 +64,12 @@ class Lane:
             wait()
             taken.append((time.perf_counter() - began) / self.burst)
         return taken
+
+    def warm(self, wait: Callable[[], object]) -> None:
+        """Take the steps before the one that is recorded, where steps are."""
+        for _ in range(replay.WARM):
+            self.step()
+        wait()
 
     @property
     def ms(self) -> float:
@@ -110,6 +115,9 @@ class Apart(Lane):
                 "leave the method out of methods=, or use a smaller recipe.batch_size="
             ) from None
 
+    def warm(self, wait: Callable[[], object]) -> None:
+        self.run(replay.WARM, wait)
+
     def __enter__(self) -> "Apart":
         return self
 
@@ -151,13 +159,16 @@ class Bench:
         self.teacher, self.student = teacher, student
         self.machine = Machine.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.machine.precision(config.precision)
-        self.burst = BURST[self.machine.device]
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
         self.batch = recipe["batch_size"]
         # one for all loops: it keeps no state between epochs, and the images are large
         self.loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
         self.schedule = Schedule.of(recipe)
+        # all within one epoch, as an epoch begins with a recording
+        bursts = 1 + ROUNDS * STEPS
+        self.burst = min(BURST[self.machine.device], max(1, (len(self.loader) - 1 - replay.WARM) // bursts))
+        self.steps = replay.WARM + bursts * self.burst
 
     def wait(self) -> None:
         """Until the device has done all it was given."""
@@ -205,7 +216,7 @@ class Bench:
             trainer.cache = self._opened(root, trainer, trainer.cache_header(self.teacher, "random"))
             if two:
                 trainer.second_cache = self._opened(root, trainer, trainer.second_cache_header(self.teacher, "random"))
-            for batch in itertools.islice(_batches(trainer.loader, two), (WARM + ROUNDS * STEPS) * self.burst):
+            for batch in itertools.islice(_batches(trainer.loader, two), self.steps):
                 trainer.known(batch)
         stream = _batches(trainer.loader, two)
 
@@ -229,17 +240,24 @@ class Bench:
         def step() -> object:
             return [trainer.taught_live(batch.images, needs) for _ in range(times)]
 
-        if self.machine.graphs and times:  # as in a step
-            step()
-            step, _ = replay.cuda_graph(step, batch.generator)
-        return Lane(step, burst=self.burst)
+        if not self.machine.graphs or not times:
+            return Lane(step, burst=self.burst)
+        step()
+        recorded, _ = replay.cuda_graph(step, batch.generator)  # as in a step
+
+        def again(_: object = step) -> None:  # which holds the images that the recording reads
+            recorded()
+
+        return Lane(again, burst=self.burst)
 
     def warm(self, lane: Lane) -> float | None:
-        """Take a loop's first steps. Returns the peak in MB of this process's memory on the GPU; None on a CPU."""
+        """Take a loop's first steps. Returns the peak in MB of this process's memory on the GPU after the very first,
+        in which kernels are tried that want more; None on a CPU."""
         gpu = self.machine.device == "cuda"
+        lane.warm(self.wait)
         if gpu:
             torch.cuda.reset_peak_memory_stats()
-        lane.run(WARM, self.wait)
+        lane.run(1, self.wait)
         return torch.cuda.max_memory_allocated() / 1e6 if gpu else None
 
     def plain(self, name: str) -> Lane:
@@ -393,7 +411,7 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
     bench = Bench(config, overrides, teacher, student)
     bench.machine.prepare()
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
-        bench.ours(name, Path(folder))[0].run(WARM, bench.wait)
+        bench.warm(bench.ours(name, Path(folder))[0])
     # not getrusage: its peak is handed down by the process that this one was forked from
     status = Path("/proc/self/status")
     if not status.exists():

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import weakref
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from benchmark.plain import PlainTrainer
 @pytest.fixture
 def small(monkeypatch):
     """A few steps on a few images."""
-    for name, value in {"ROUNDS": 2, "STEPS": 1, "WARM": 1, "IMAGES": 600}.items():
+    for name, value in {"ROUNDS": 2, "STEPS": 1, "IMAGES": 600}.items():
         monkeypatch.setattr(speed, name, value)
 
 
@@ -142,9 +143,27 @@ def test_the_part_of_the_teacher_is_recorded_where_steps_are(small, monkeypatch)
     bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
     trainer, replays = bench.trainer("fitnet"), []
     bench.machine = dataclasses.replace(bench.machine, graphs=True)
-    monkeypatch.setattr("benchmark.replay.cuda_graph", lambda step, _: (lambda: replays.append(step()), None))
-    bench.teacher_part(trainer).run(2, bench.wait)
+    images, taught = [], trainer.taught_live
+    trainer.taught_live = lambda x, needs: (images.append(weakref.ref(x)), taught(x, needs))[1]
+
+    def record(step, _):
+        given = step()
+        return lambda: replays.append(given), None
+
+    monkeypatch.setattr("benchmark.replay.cuda_graph", record)
+    lane = bench.teacher_part(trainer)
+    lane.run(2, bench.wait)
     assert [list(given[0].maps) for given in replays] == [[2], [2]]
+    assert images[-1]() is not None  # a recording reads them where they were
+
+
+def test_all_steps_are_of_one_epoch(small, monkeypatch):
+    """As an epoch begins with a recording."""
+    monkeypatch.setitem(speed.BURST, "cpu", 20)
+    for size, burst in ((16, 11), (50, 2), (200, 1)):  # 600 images; 3 warm steps, a burst and two more
+        overrides = [*OVERRIDES, f"recipe.batch_size={size}"]
+        bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
+        assert bench.burst == burst and bench.steps == 3 + 3 * burst
 
 
 def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
