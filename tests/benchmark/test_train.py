@@ -92,8 +92,8 @@ def test_a_compiled_student_is_trained_alike(dataset):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_compiled_losses_and_a_compiled_teacher_train_alike(dataset, name, monkeypatch):
-    """Over two epochs and a smaller last batch, as torch traces and differentiates them; the kernels that it would
-    generate are its own, and slow to make."""
+    """Over two epochs of each stage and a smaller last batch, as torch traces and differentiates them; the kernels that
+    it would generate are its own, and slow to make."""
     monkeypatch.setattr("torch.compile", functools.partial(torch.compile, backend="aot_eager"))
     found = []
     for compiled in (False, True):
@@ -101,7 +101,8 @@ def test_compiled_losses_and_a_compiled_teacher_train_alike(dataset, name, monke
         if compiled:
             parts = Parts(trainer.network, trainer.method.losses, trainer.teacher)
             trainer._compiled = compile_parts(parts, graphs=False)._replace(network=trainer.network)
-        found.append([trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2)])
+        epochs = [-1, 0, 1, 2] if trainer.method.pre_epochs else [1, 2]
+        found.append([trainer.epoch(epoch, lambda *_: None) for epoch in epochs])
     eager, measured = found
     assert measured == [pytest.approx(m, rel=1e-3) for m in eager]
     traced = getattr(trainer._compiled.losses, "_torchdynamo_orig_callable", None)
