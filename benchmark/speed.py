@@ -165,7 +165,7 @@ class Bench:
         # one for all loops: it keeps no state between epochs, and the images are large
         self.loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
         self.schedule = Schedule.of(recipe)
-        # all within one epoch, as an epoch begins with a recording
+        # what a loop of ours takes is within one epoch, as an epoch begins with a recording
         bursts = 1 + ROUNDS * STEPS
         self.burst = min(BURST[self.machine.device], max(1, (len(self.loader) - 1 - replay.WARM) // bursts))
         self.steps = replay.WARM + bursts * self.burst
@@ -244,11 +244,7 @@ class Bench:
             return Lane(step, burst=self.burst)
         step()
         recorded, _ = replay.cuda_graph(step, batch.generator)  # as in a step
-
-        def again(_: object = step) -> None:  # which holds the images that the recording reads
-            recorded()
-
-        return Lane(again, burst=self.burst)
+        return Lane(lambda: (recorded(), batch), burst=self.burst)  # the batch, so that the recording finds it in place
 
     def warm(self, lane: Lane) -> float | None:
         """Take a loop's first steps. Returns the peak in MB of this process's memory on the GPU after the very first,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo.config as dynamo_config
 import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
@@ -58,14 +59,13 @@ class Parts(NamedTuple):
 
 
 def compile_parts(parts: Parts, graphs: bool) -> Parts:
-    """Them as torch compiles them; with `graphs` the passes are CUDA graphs. They are for batches of one size.
+    """The parts as torch compiles them, for batches of one size; with `graphs` the passes are CUDA graphs.
 
     Of the losses, what torch cannot compile is run as it is.
     """
-    import torch._dynamo.config as dynamo_config  # here, as it takes a second
-
-    # All networks share the code that is compiled, of which torch would keep 8 forms, and run the others as they are.
+    # all networks share the code that is compiled, of which torch would keep 8 forms and run others as they are, unsaid
     dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = 1024
+    dynamo_config.fail_on_recompile_limit_hit = True
     functorch_config.donated_buffer = False  # a method may go through the backward pass more than once
     of = functools.partial(torch.compile, dynamic=False, mode="reduce-overhead" if graphs else "default")
     teacher = None if parts.teacher is None else of(parts.teacher)
@@ -118,8 +118,8 @@ class Trainer:
             weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
             fused=device == "cuda" or None,  # decay, momentum and step in one pass; None: as torch chooses
         )  # fmt: skip
+        self._zero_momenta()
         self.watch = Stopwatch(device)
-        self._rest()
         # in place of the teacher's network, where they are set: for the first view, and for the second
         self.cache: TeacherCache | None = None
         self.second_cache: TeacherCache | None = None
@@ -155,7 +155,7 @@ class Trainer:
             return self._compiled
         return Parts(self.network, self.method.losses, self.teacher)
 
-    def _rest(self) -> None:
+    def _zero_momenta(self) -> None:
         """Set the momentum of all parameters to zero. Left to itself the optimiser makes it as gradients come, and a
         fused step refuses parameters of which some have none yet."""
         for params in self.optimiser.param_groups:
@@ -236,7 +236,7 @@ class Trainer:
         rows, sizes, hits = [], [], []
         self.method.begin(epoch)
         if epoch == 1 and self.method.pre_epochs:
-            self._rest()  # the momentum of the first stage is no momentum of this one
+            self._zero_momenta()  # the momentum of the first stage is no momentum of this one
             if self._replayed is not None:
                 self._replayed.begin_stage()
         batches = iter(self.loader.epoch(epoch, self.method.second_view))

@@ -133,13 +133,16 @@ def test_smaller_last_batches_are_not_compiled_for(dataset, traced):
     assert len(traced) == compiled
 
 
-def test_a_process_compiles_as_many_passes_as_it_trains(dataset, traced):
-    """torch keeps 8 forms of what is compiled by itself, and runs the others as they are."""
+def test_a_process_compiles_as_many_passes_as_it_trains(dataset, traced, monkeypatch):
+    """torch keeps 8 forms of what is compiled by itself, and runs the others as they are. Beyond our limit it fails."""
     trainer = build(dataset, "ce", PAIRS[0], compiled=True)
     images = next(batches(trainer)).images
     for n, stages in enumerate(itertools.islice(itertools.product((0, 1), repeat=4), 1, 13), start=1):
         trainer._compiled.network(images, Needs.of(maps=itertools.compress(range(4), stages)))
         assert len(traced) == n
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", n)
+    with pytest.raises(Exception, match="fail_on_recompile_limit_hit"):
+        trainer._compiled.network(images, Needs.of(maps=range(4)))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
