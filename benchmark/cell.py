@@ -406,5 +406,6 @@ def save_outputs(run: Run, weights: Mapping[str, torch.Tensor], logits: torch.Te
     save(run.weights, dict(weights))
     with store.atomic(run.test_outputs) as f:
         np.savez_compressed(
-            f, logits=logits.numpy(), labels=dataset.test.labels.numpy(), class_names=np.array(dataset.class_names)
-        )
+            f, logits=logits.cpu().numpy(), labels=dataset.test.labels.numpy(),
+            class_names=np.array(dataset.class_names),
+        )  # fmt: skip

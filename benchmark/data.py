@@ -47,10 +47,14 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels on the CPU."""
+    """Images and labels, on the CPU unless they are moved."""
 
     images: Tensor  # uint8 [N, 3, H, W], in channels_last memory
     labels: Tensor  # int64 [N]
+
+    def to(self, device: str) -> "Split":
+        """The same on a device."""
+        return Split(self.images.to(device), self.labels.to(device))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is measured of a network's outputs on a test set. All tensors on the CPU, all shares in per cent."""
+"""What is measured of a network's outputs on a test set. Tensors of a call on one device, all shares in per cent."""
 
 from torch import Tensor
 
@@ -24,7 +24,6 @@ def class_correlation(logits: Tensor) -> Tensor:
     return unit.T @ unit
 
 
-def correlation_distance(student: Tensor, teacher: Tensor) -> float:
-    """Distance of two networks' class correlation matrices R: ||R_t - R_s||_F / C, for logits [N, C]."""
-    difference = class_correlation(teacher) - class_correlation(student)
-    return (difference.norm() / difference.shape[0]).item()
+def distance(student: Tensor, teacher: Tensor) -> float:
+    """Distance of two networks' class correlation matrices R [C, C]: ||R_t - R_s||_F / C."""
+    return ((teacher - student).norm() / len(student)).item()

@@ -31,9 +31,9 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
         if run.done:
             return cell
         device = cell.settings.machine.device
-        logits = predict(
-            teacher.to(device, memory_format=torch.channels_last), dataset.test, dataset, device, config["precision"]
-        )
+        teacher = teacher.to(device, memory_format=torch.channels_last)
+        test = dataset.test.to(device)
+        logits = predict(teacher, test, dataset.config, config["precision"])
         if not logits.isfinite().all():
             raise UserError(f"{path}: the network's outputs on {dataset.name} are not finite")
         run.write_config(config)
@@ -42,7 +42,7 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
             {
                 "status": "done", "role": "teacher", "dataset": dataset.name, "network": network,
                 "profile": config["profile"], "identity": cell.identity, "imported_from": path.name,
-                "top1_last": metrics.top_k(logits, dataset.test.labels), "parameters": count(teacher)[0],
+                "top1_last": metrics.top_k(logits, test.labels), "parameters": count(teacher)[0],
                 "precision": config["precision"], "sha256": config["imported"], "versions": versions(),
                 "hardware": cell.settings.machine.describe(),
             },

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmark import metrics, randaugment
 from benchmark.cache import Header, TeacherCache
-from benchmark.data import Dataset, Loader, Split, normalise
+from benchmark.data import Dataset, DatasetConfig, Loader, Split, normalise
 from benchmark.networks import Network
 from benchmark.replay import Known, Recorder, Replayed
 from benchmark.stopwatch import Stopwatch
@@ -79,14 +79,14 @@ def evaluation_batch(device: str, size: int) -> int:
 
 
 @torch.no_grad()
-def predict(network: nn.Module, split: Split, dataset: Dataset, device: str, precision: str) -> Tensor:
-    """Logits [N, C] float32 on the CPU of `network`, in eval mode, for the un-augmented images of a split."""
+def predict(network: nn.Module, split: Split, config: DatasetConfig, precision: str) -> Tensor:
+    """Logits [N, C] float32 of `network`, in eval mode, for the un-augmented images of a split; all on one device."""
     network.eval()
-    found = []
+    found, device = [], split.images.device.type
     for images in split.images.split(evaluation_batch(device, split.images.shape[3])):
         with autocast(device, precision):
-            found.append(network(normalise(images.to(device), dataset.config)).logits.float())
-    return torch.cat(found).cpu()
+            found.append(network(normalise(images, config)).logits.float())
+    return torch.cat(found)
 
 
 class Trainer:
@@ -289,25 +289,31 @@ class Evaluator:
     """Measures a network on the test set, and on the validation split where there is one, against its teacher."""
 
     def __init__(self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str) -> None:
-        self.dataset, self.teacher_logits = dataset, teacher_logits
-        self.device, self.precision = device, precision
+        self._config, self._classes, self._precision = dataset.config, dataset.classes, precision
+        self._test = dataset.test.to(device)
+        self._val = None if dataset.val is None else dataset.val.to(device)
+        self._teacher = None
+        if teacher_logits is not None:
+            logits = teacher_logits.to(device)
+            self._teacher = logits, metrics.class_correlation(logits)
 
     def __call__(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
-        """The measures of one epoch, and the test logits [N, C]. Raises Diverged where a logit is not finite."""
-        labels = self.dataset.test.labels
-        logits = self._logits(network, self.dataset.test, epoch)
-        found = {"test_top1": metrics.top_k(logits, labels)}
-        if self.dataset.classes > 5:
-            found["test_top5"] = metrics.top_k(logits, labels, 5)
-        if self.dataset.val is not None:
-            found["val_top1"] = metrics.top_k(self._logits(network, self.dataset.val, epoch), self.dataset.val.labels)
-        if self.teacher_logits is not None:
-            found["agreement"] = metrics.agreement(logits, self.teacher_logits)
-            found["correlation_distance"] = metrics.correlation_distance(logits, self.teacher_logits)
+        """The measures of one epoch, and the test logits [N, C] on the network's device. Raises Diverged where a logit
+        is not finite."""
+        logits = self._logits(network, self._test, epoch)
+        found = {"test_top1": metrics.top_k(logits, self._test.labels)}
+        if self._classes > 5:
+            found["test_top5"] = metrics.top_k(logits, self._test.labels, 5)
+        if self._val is not None:
+            found["val_top1"] = metrics.top_k(self._logits(network, self._val, epoch), self._val.labels)
+        if self._teacher is not None:
+            teacher, correlation = self._teacher
+            found["agreement"] = metrics.agreement(logits, teacher)
+            found["correlation_distance"] = metrics.distance(metrics.class_correlation(logits), correlation)
         return found, logits
 
     def _logits(self, network: nn.Module, split: Split, epoch: int) -> Tensor:
-        logits = predict(network, split, self.dataset, self.device, self.precision)
+        logits = predict(network, split, self._config, self._precision)
         if not logits.isfinite().all():
             raise Diverged(f"the network's logits are not finite in the evaluation after epoch {epoch}")
         return logits

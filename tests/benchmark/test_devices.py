@@ -1,15 +1,17 @@
-"""That a training step's forward pass keeps to one device, told by tensors that have a device and no content.
+"""That a step's forward pass and the evaluation keep to one device, told by tensors that have one and no content.
 
 A tensor left on the CPU beside those on a GPU is an error there, and so is a number that is read from it.
 """
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from benchmark import config as configs
-from benchmark import networks
-from benchmark.train import autocast
+from benchmark import data, networks
+from benchmark.train import Evaluator, autocast
 from methods import load, options
 from methods.contract import Batch, Context, Impossible, Needs, total
 
@@ -51,6 +53,19 @@ def test_a_step_keeps_to_its_device(name, pair, precision):
             loss = total(method.losses(*given, batch))
             method.after_step()
             assert loss.device.type == "cuda" and loss.shape == () and loss.dtype == torch.float32
+
+
+def test_the_evaluation_keeps_to_its_device(monkeypatch):
+    dataset = data.load(configs.load(["dataset=digits", "dataset.validation=0.1"]).dataset, Path())
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.5)  # a measure is read, of tensors without content
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # all logits are finite
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with torch.device("cuda"):
+            network = networks.build("resnet8", dataset.classes)
+        teacher_logits = torch.rand(len(dataset.test.labels), dataset.classes)
+        found, logits = Evaluator(dataset, teacher_logits, "cuda", "bf16")(network, 1)
+    assert found.keys() == {"test_top1", "test_top5", "val_top1", "agreement", "correlation_distance"}
+    assert logits.device.type == "cuda" and logits.dtype == torch.float32
 
 
 def test_a_tensor_on_the_cpu_is_noticed():
