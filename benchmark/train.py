@@ -1,5 +1,6 @@
 """The training loop, one for teachers, students alone and every method. It knows no method by name."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -48,6 +49,18 @@ class Schedule:
 def autocast(device: str, precision: str) -> torch.autocast:
     """Mixed precision for the networks' forward passes; losses are computed in float32 outside it."""
     return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def lowered(network: Network, precision: str) -> Network:
+    """A frozen network as it is run in mixed precision: a copy with the weights of its products in that type, to which
+    autocast would cast them in every pass. Its outputs are the same."""
+    if precision != "bf16":
+        return network
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)
+    return network
 
 
 class Parts(NamedTuple):
@@ -107,9 +120,10 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
+        self._run_teacher = None if teacher is None else lowered(teacher, precision)
         self._compiled: Parts | None = None
         if compiled:
-            parts = Parts(network, method.losses, teacher)
+            parts = Parts(network, method.losses, self._run_teacher)
             self._compiled = compile_parts(parts, graphs=device == "cuda" and record is None)
         self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
@@ -153,7 +167,7 @@ class Trainer:
         slow down, the first as well, so that smaller last batches are not compiled for."""
         if self._compiled is not None and size == self.loader.batch_size:
             return self._compiled
-        return Parts(self.network, self.method.losses, self.teacher)
+        return Parts(self.network, self.method.losses, self._run_teacher)
 
     def _zero_momenta(self) -> None:
         """Set the momentum of all parameters to zero. Left to itself the optimiser makes it as gradients come, and a
@@ -199,7 +213,7 @@ class Trainer:
         """What the teacher's network gives for images [B, 3, H, W]; never compiled, so that a cache filled by it has
         the same rows whoever fills it."""
         with autocast(self.device, self.precision):
-            return self.teacher(images, needs)
+            return self._run_teacher(images, needs)
 
     @torch.no_grad()
     def taught_live(self, images: Tensor, needs: Needs) -> Outputs:

@@ -110,7 +110,7 @@ def test_a_filled_cache_runs_no_teacher(small, tmp_path, name):
     def never(*_):
         raise AssertionError("the teacher was run")
 
-    trainer.teacher.forward = never
+    trainer._run_teacher.forward = never
     assert len(lane.run(3, bench.wait)) == 3
 
 

@@ -15,7 +15,7 @@ from benchmark import data, networks
 from benchmark.cell import build_method
 from benchmark.data import Loader
 from benchmark.seeding import seeded
-from benchmark.train import Diverged, Evaluator, Parts, Schedule, Trainer, compile_parts
+from benchmark.train import Diverged, Evaluator, Parts, Schedule, Trainer, autocast, compile_parts, lowered
 from methods.contract import Impossible, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
@@ -70,6 +70,23 @@ def batches(trainer, epoch=1):
     trainer.network.train()
     trainer.method.train()
     return iter(trainer.loader.epoch(epoch, trainer.method.second_view))
+
+
+@pytest.mark.parametrize("name", ["wrn16_2", "resnet8x4", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_a_teacher_run_in_bf16_gives_what_it_gave(name):
+    with seeded("teacher", 0):
+        teacher = networks.build(name, 10).eval().requires_grad_(False)
+    before = copy.deepcopy(teacher.state_dict())
+    needs = Needs.of(logits=True, pooled=True, maps=range(teacher.stages), cams=[2])
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    run = lowered(teacher, "bf16")
+    with torch.no_grad(), autocast("cpu", "bf16"):
+        expected, found = (list(_tensors(n(images, needs))) for n in (teacher, run))
+    assert len(found) > teacher.stages
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert any(p.dtype == torch.bfloat16 for p in run.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert lowered(teacher, "fp32") is teacher
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
