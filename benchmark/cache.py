@@ -14,7 +14,6 @@ or is damaged, is computed again. Several processes may read and fill at once; w
 The files are reserved in full when they are made, so that a disk that fills up later cannot take them away.
 """
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -116,6 +115,7 @@ class TeacherCache:
 
     def __init__(self, root: Path, header: Header, needs: Needs, compute: Callable[[Tensor, Needs], Outputs]) -> None:
         self.header, self.needs, self._compute = header, needs, compute
+        self.computed = 0  # rows, by this process
         self.folder = root / header.key
         # two processes that made a file at once would each fill one that the other does not read
         with store.lock(self.folder / "make.lock", wait=True):
@@ -136,30 +136,45 @@ class TeacherCache:
         missing = ~torch.stack([there for _, there in found.values()]).all(0)
         if missing.any():
             at = missing.nonzero()[:, 0]
-            padded = torch.cat([at, at[:1].expand(max(FEWEST - len(at), 0))]).to(images.device)
-            fresh = _rows(self._compute(images[padded], self.needs))
+            fresh = self._add(places[at], images, at)
             for kind, (rows, _) in found.items():
-                computed = fresh[kind][: len(at)].to("cpu", self.header.dtype)
-                rows[at] = computed
-                self.rows[kind].write(places[at], computed)
+                rows[at] = fresh[kind]
         rows = {k: rows.to(images.device, non_blocking=True) for k, (rows, _) in found.items()}
         return _outputs(rows, self.header.classes)
+
+    def _add(self, places: Tensor, images: Tensor, at: Tensor) -> dict[str, Tensor]:
+        """Compute the rows of the images at `at` [M], among `images` [B, 3, H, W], and keep them at `places` [M]."""
+        padded = torch.cat([at, at[:1].expand(max(FEWEST - len(at), 0))]).to(images.device)
+        given = _rows(self._compute(images[padded], self.needs))
+        fresh = {k: given[k][: len(at)].to("cpu", self.header.dtype) for k in self.rows}
+        for kind, rows in fresh.items():
+            self.rows[kind].write(places, rows)
+        self.computed += len(at)
+        return fresh
 
     def share_filled(self) -> float:
         """Share of the rows that have been written."""
         return min(r.filled() for r in self.rows.values()) / (self.header.samples * self.header.columns)
 
-    def fill(self, batch: int, view: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Compute all rows that are missing, `batch` at a time. Left to the other where a process is already at it.
+    def fill(
+        self, batch: int, view: Callable[[Tensor, Tensor], Tensor], tell: Callable[[float], None] = lambda share: None
+    ) -> bool:  # fmt: skip
+        """Compute all rows that are missing, `batch` at a time. False where it is left to a process that is at it.
 
-        view: the images [B, 3, H, W] of samples [B] in columns [B].
+        view: the images [B, 3, H, W] of samples [B] in columns [B]. tell: told the share that is done.
         """
-        with contextlib.suppress(store.Busy), store.lock(self.folder / "fill.lock"):
-            for places in torch.arange(self.header.samples * self.header.columns).split(batch):
-                missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
-                if len(missing):
-                    samples, columns = missing // self.header.columns, missing % self.header.columns
-                    self(samples, columns, view(samples, columns))
+        rows = self.header.samples * self.header.columns
+        try:
+            with store.lock(self.folder / "fill.lock"):
+                for places in torch.arange(rows).split(batch):
+                    missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
+                    if len(missing):
+                        images = view(missing // self.header.columns, missing % self.header.columns)
+                        self._add(missing, images, torch.arange(len(missing)))
+                    tell((int(places[-1]) + 1) / rows)
+        except store.Busy:
+            return False
+        return True
 
 
 def _rows(outputs: Outputs) -> dict[str, Tensor]:

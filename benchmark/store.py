@@ -9,7 +9,8 @@ A run folder holds
     status.json        {"status": "running" | "done" | "failed" | "diverged" | "skipped", "reason": "…"}
     metrics.jsonl      one line an epoch: epoch, lr, loss, loss/<term> (raw), weighted/<term>, train_top1, test_top1,
                        test_top5 (over 5 classes), val_top1 (with a validation split), agreement,
-                       correlation_distance, data_s, step_s, eval_s
+                       correlation_distance, data_s, step_s, eval_s, fill_s (while rows of the teacher's caches
+                       were missing)
     result.json        written last: dataset, teacher, student, pair, method, seed, profile, identity, epochs,
                        top1_last, top1_best, teacher_top1, wall_s, step_ms, extra_parameters, versions, hardware,
                        status, teacher_run (folder relative to <runs>), code (a hash of the method's own file),

@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 import torch._dynamo.config as dynamo_config
 import torch._functorch.config as functorch_config
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from benchmark import metrics, randaugment
 from benchmark.cache import Header, TeacherCache
@@ -134,6 +136,9 @@ class Trainer:
         )  # fmt: skip
         self._zero_momenta()
         self.watch = Stopwatch(device)
+        # of how many batches the rows that the caches lack are computed at once, and whether they may lack any
+        self.together = max(1, evaluation_batch(device, loader.side) // loader.batch_size)
+        self._filling = True
         # in place of the teacher's network, where they are set: for the first view, and for the second
         self.cache: TeacherCache | None = None
         self.second_cache: TeacherCache | None = None
@@ -210,10 +215,14 @@ class Trainer:
 
     @torch.no_grad()
     def taught(self, images: Tensor, needs: Needs) -> Outputs:
-        """What the teacher's network gives for images [B, 3, H, W]; never compiled, so that a cache filled by it has
-        the same rows whoever fills it."""
-        with autocast(self.device, self.precision):
-            return self._run_teacher(images, needs)
+        """What the teacher's network gives for images [B, 3, H, W], as a cache is filled by it: never compiled, so that
+        rows are the same whoever fills it, and without cuDNN's trial of kernels, as there are batches of any size."""
+        tried, cudnn.benchmark = cudnn.benchmark, False
+        try:
+            with autocast(self.device, self.precision):
+                return self._run_teacher(images, needs)
+        finally:
+            cudnn.benchmark = tried
 
     @torch.no_grad()
     def taught_live(self, images: Tensor, needs: Needs) -> Outputs:
@@ -253,10 +262,7 @@ class Trainer:
             self._zero_momenta()  # the momentum of the first stage is no momentum of this one
             if self._replayed is not None:
                 self._replayed.begin_stage()
-        batches = iter(self.loader.epoch(epoch, self.method.second_view))
-        for step in range(1, len(self.loader) + 1):
-            with self.watch("data"):
-                batch = next(batches)
+        for step, batch in enumerate(self._batches(epoch), start=1):
             with self.watch("step"):
                 record, logits = self.step(batch)
                 rows.append(torch.stack([v.float() for v in record.values()]))
@@ -269,6 +275,23 @@ class Trainer:
         weights = torch.tensor(sizes, dtype=table.dtype)[:, None] / sum(sizes)
         means = dict(zip(names, (table * weights).sum(0).tolist(), strict=True))
         return {"lr": rate, **means, "train_top1": 100.0 * torch.stack(hits).sum().item() / sum(sizes)}
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch. While the caches lack rows, those of several batches are computed at once: a GPU
+        would wait for the launches of a pass for a few images."""
+        batches = self.loader.epoch(epoch, self.method.second_view)
+        caches = [c for c in (self.cache, self.second_cache) if c is not None]
+        while True:
+            with self.watch("data"):
+                group = list(itertools.islice(batches, self.together if self._filling else 1))
+            if not group:
+                return
+            before = sum(c.computed for c in caches)
+            if self._filling and caches:
+                with self.watch("fill"):
+                    self._cached(_joined(group))
+            yield from group
+            self._filling = sum(c.computed for c in caches) > before
 
     def _check_finite(self, table: Tensor, names: list[str], epoch: int) -> None:
         bad = ~table.isfinite()
@@ -297,6 +320,12 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.optimiser.load_state_dict(state["optimiser"])
+
+
+def _joined(group: Sequence[Batch]) -> Batch:
+    """What the caches are asked with, of several batches as of one."""
+    names = ("images", "views", "samples", *(("second",) if group[0].second is not None else ()))
+    return dataclasses.replace(group[0], **{n: torch.cat([getattr(b, n) for b in group]) for n in names})
 
 
 class Evaluator:

@@ -144,7 +144,9 @@ def test_filling_survives_a_kill(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    cache.fill(10, view)
+    told = []
+    assert cache.fill(10, view, told.append)
+    assert told == sorted(told) and len(told) == 20 * 18 / 10 and told[-1] == 1
     assert 0 < teacher.rows <= 0.9 * 20 * 18
     assert right(cache) and cache.share_filled() == 1
 
@@ -166,7 +168,7 @@ def test_a_second_filler_leaves_it_to_the_first(tmp_path):
     cache, teacher = make(tmp_path)
     while cache.share_filled() == 0:
         time.sleep(0.01)
-    cache.fill(10, view)
+    assert not cache.fill(10, view)
     assert process.poll() is None and teacher.rows == 0
     process.kill()
     process.wait()

@@ -252,6 +252,19 @@ def test_second_views_of_a_seed_are_taught_once(dataset, tmp_path):
             torch.testing.assert_close(a.second.pooled, b.second.pooled)
 
 
+def test_rows_that_several_batches_lack_are_computed_at_once(dataset, tmp_path):
+    live = trainer_of(dataset).epoch(1, no_tick)
+    trainer, images = with_caches(dataset, tmp_path)
+    trainer.together = 2
+    assert trainer.epoch(1, no_tick) == live
+    assert images == [32, 32, 16, 16]  # first and second views of two batches of 16; of one of 8, filled up
+    assert trainer.watch.read().keys() == {"data", "fill", "step"}
+    trainer.epoch(1, no_tick)
+    trainer.watch.read()
+    trainer.epoch(1, no_tick)
+    assert len(images) == 4 and trainer.watch.read().keys() == {"data", "step"}  # nothing is missing any more
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"batch": 8}])
 def test_what_draws_other_second_views_has_rows_of_its_own(dataset, tmp_path, change):
     with_caches(dataset, tmp_path)[0].epoch(1, no_tick)
