@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
 import statistics
 import sys
@@ -217,8 +218,9 @@ def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
     return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
 
 
-def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
-    """Give the trainer the teacher's caches where they can serve its method; says in a line how each is filled."""
+def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Progress) -> None:
+    """Give the trainer the teacher's caches where they can serve its method, says in a line how each is filled, and
+    fills ahead what is to be filled so."""
     config, settings = cell.config, cell.settings
     if cell.teacher_run is None:
         return
@@ -226,10 +228,11 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
     root = settings.runs / cell.teacher_run / "cache"
     needs, limit = trainer.method.teacher_needs, settings.cache_gb
     trainer.cache, line = opened(root, header, needs, limit, trainer.taught)
+    ahead = False
     if trainer.cache is not None:
         share = trainer.cache.share_filled()
-        visits = config["recipe"]["epochs"] * settings.seeds
-        line += f", {100 * share:.0f} % filled, the rest " + _fill(trainer.cache, trainer, visits, share)
+        ahead, why = _ahead(trainer, trainer.cache, config["recipe"]["epochs"] * settings.seeds, share)
+        line += f", {100 * share:.0f} % filled, the rest {'ahead' if ahead else 'on first use'}{why}"
     lines = [line]
     if trainer.method.second_view:
         header = trainer.second_cache_header(config["teacher"]["sha256"], dataset.fingerprint)
@@ -239,36 +242,38 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset) -> None:
         lines.append(line)
     for line in filter(None, lines):
         print(f"{cell.name}: {line}", flush=True)
+    if ahead:
+        large = evaluation_batch(trainer.device, trainer.loader.side)
+        if not trainer.cache.fill(large, functools.partial(_view, trainer), progress.filling(cell.name)):
+            print(f"{cell.name}: another process is filling it; what is missing is computed on first use", flush=True)
 
 
-def _fill(cache: TeacherCache, trainer: Trainer, visits: int, share: float) -> str:
-    """Fill the cache ahead where that is cheaper for `visits` draws of a view; returns how it is filled, and why."""
-    views, rows = cache.header.columns, cache.header.samples * cache.header.columns
-    seen = f"{visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
-    loader, device = trainer.loader, trainer.device
-    large = evaluation_batch(device, loader.side)
-    if rows * (1 - share) < 100 * large:
-        return "on first use (it is small)"
+def _view(trainer: Trainer, indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    return trainer.loader.view(indices.to(trainer.device), shown.to(trainer.device))
 
-    def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-        return loader.view(indices.to(device), shown.to(device))
+
+def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float) -> tuple[bool, str]:
+    """Whether to fill the cache ahead, as is cheaper for some numbers of `visits`, draws of a view; and why."""
+    views, missing = cache.header.columns, cache.header.samples * cache.header.columns * (1 - share)
+    loader = trainer.loader
+    large = evaluation_batch(trainer.device, loader.side)
+    if missing < 100 * large:
+        return False, " (it is small)"
 
     def seconds(batch: int) -> float:
         indices = torch.arange(min(batch, loader.size))
-        images = view(indices, indices % views)
-        wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+        images = _view(trainer, indices, indices % views)
+        wait = torch.cuda.synchronize if trainer.device == "cuda" else lambda: None
         return seconds_a_row(lambda: trainer.taught(images, cache.needs), len(indices), wait)
 
-    if cheaper_ahead(views, visits, seconds(large), seconds(loader.batch_size)):
-        cache.fill(large, view)
-        return f"ahead: {seen}"
-    return f"on first use: {seen}"
+    cheaper = cheaper_ahead(views, visits, seconds(large), seconds(loader.batch_size * trainer.together))
+    return cheaper, f": {visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
 
 
 def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:
     dataset = load_data(cell)
     trainer, evaluator = _build(cell, dataset)
-    _attach_cache(cell, trainer, dataset)
+    _attach_cache(cell, trainer, dataset, progress)
     done, wall = _resume(run, trainer, cell)
     epochs = cell.config["recipe"]["epochs"]
     progress.start(cell.name, epochs, done)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -30,6 +30,20 @@ class Progress:
         taken.index, taken.alone = self.index, False
         self.index += 1
         return taken
+
+    def filling(self, name: str) -> Callable[[float], None]:
+        """What is to be told the share of a teacher's cache that is filled; it says so once a minute."""
+        began = told = time.monotonic()
+
+        def tell(share: float) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= 60:
+                told = now
+                left = duration((now - began) * (1 - share) / share)
+                print(f"{name}: teacher cache {100 * share:.0f} % filled  left: {left}", flush=True)
+
+        return tell
 
     def start(self, name: str, epochs: int, done: int) -> None:
         """A cell begins; `done` of its epochs were trained before."""

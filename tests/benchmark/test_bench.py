@@ -1,5 +1,6 @@
 """The command from end to end: plan, skip, resume, refuse, fail; what a run folder holds."""
 
+import contextlib
 import errno
 import json
 import math
@@ -22,7 +23,7 @@ from benchmark import grid
 from benchmark.__main__ import main
 from benchmark.cell import Cell, execute
 from benchmark.progress import Progress
-from benchmark.store import Run
+from benchmark.store import Run, lock
 from benchmark.tracking import Tracking
 from tests.conftest import ROOT
 
@@ -78,7 +79,7 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     assert [m["epoch"] for m in lines] == [1, 2]
     assert set(lines[0]) == {
         "epoch", "lr", "loss", "loss/ce", "weighted/ce", "loss/kd", "weighted/kd", "train_top1", "test_top1",
-        "test_top5", "agreement", "correlation_distance", "data_s", "step_s", "eval_s",
+        "test_top5", "agreement", "correlation_distance", "data_s", "step_s", "eval_s", "fill_s",
     }  # fmt: skip
     assert lines[0]["weighted/kd"] == pytest.approx(0.9 * lines[0]["loss/kd"])
     assert result["top1_last"] == lines[-1]["test_top1"]
@@ -88,6 +89,24 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     assert 100 * (saved.argmax(1) == labels).mean() == pytest.approx(result["top1_last"], abs=1e-4)
     assert not run.checkpoint.exists() and run.status == "done"
     assert cells(plan)["crd"].run.result["extra_buffers"] > 2 * 48 * 128
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_cache_is_filled_ahead_where_that_is_cheaper(tiny, tmp_path, capsys, monkeypatch, busy):
+    plan, _ = bench([*tiny, "methods=kd"])
+    expected = trained(cells(plan)["kd"].run)
+    (checks,) = (tmp_path / "runs").rglob("logits.check")
+    monkeypatch.setattr("benchmark.cell.evaluation_batch", lambda *_: 16)
+    monkeypatch.setattr("benchmark.cell.cheaper_ahead", lambda *_: True)
+    checks = tmp_path / "others" / checks.relative_to(tmp_path / "runs")
+    capsys.readouterr()
+    with lock(checks.with_name("fill.lock")) if busy else contextlib.nullcontext():
+        plan, _ = bench([*tiny, "methods=kd", f"runs={tmp_path / 'others'}"])
+    out = capsys.readouterr().out
+    assert ", 0 % filled, the rest ahead: 2 visits of an image see 2 of its 50 views" in out
+    assert ("another process is filling it" in out) == busy
+    assert np.fromfile(checks, dtype=np.int64).all() != busy
+    assert same(trained(cells(plan)["kd"].run), expected)
 
 
 def test_a_second_call_trains_nothing_and_a_new_seed_just_itself(tiny):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from benchmark import metrics
-from benchmark.progress import duration
+from benchmark.progress import Progress, duration
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0], [1.0, 2.0, 3.0], [9.0, 0.0, 1.0]])
 
@@ -37,6 +37,18 @@ def test_distance_of_correlations_by_hand():
     of = metrics.class_correlation
     assert metrics.distance(of(student), of(teacher)) == pytest.approx((2 * 2**2) ** 0.5 / 2)
     assert metrics.distance(of(student), of(5 * student + 1)) == pytest.approx(0, abs=1e-7)
+
+
+def test_filling_is_told_once_a_minute(capsys, monkeypatch):
+    times = iter([0.0, 30.0, 70.0, 80.0, 140.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    tell = Progress(1).filling("a cell")
+    for share in (0.1, 0.2, 0.3, 0.5):
+        tell(share)
+    assert capsys.readouterr().out.splitlines() == [
+        "a cell: teacher cache 20 % filled  left: 5 min",
+        "a cell: teacher cache 50 % filled  left: 2 min",
+    ]
 
 
 @pytest.mark.parametrize(
