@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,18 +220,6 @@ def opened(
         return TeacherCache(root, header, needs, compute), what
     except OSError as e:
         return None, f"no {what}: {e.strerror}; the teacher runs live"
-
-
-def seconds_a_row(compute: Callable[[], object], rows: int, synchronise: Callable[[], object]) -> float:
-    """Seconds that a forward pass takes for one of its `rows`: the faster of two after one to warm up."""
-    times = []
-    for _ in range(3):
-        synchronise()
-        began = time.perf_counter()
-        compute()
-        synchronise()
-        times.append(time.perf_counter() - began)
-    return min(times[1:]) / rows
 
 
 def _free(folder: Path) -> float:

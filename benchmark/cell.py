@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import statistics
 import sys
@@ -18,7 +17,7 @@ import torch
 
 import methods
 from benchmark import data, networks, store
-from benchmark.cache import TeacherCache, cheaper_ahead, opened, seconds_a_row, visited
+from benchmark.cache import TeacherCache, cheaper_ahead, opened, visited
 from benchmark.checkpoints import Damaged, content_hash, load_own, save
 from benchmark.data import Dataset, DatasetConfig, Loader
 from benchmark.machine import Machine, versions
@@ -228,10 +227,10 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Prog
     root = settings.runs / cell.teacher_run / "cache"
     needs, limit = trainer.method.teacher_needs, settings.cache_gb
     trainer.cache, line = opened(root, header, needs, limit, trainer.taught)
-    ahead = False
+    ahead, large = False, evaluation_batch(trainer.device, trainer.loader.side)
     if trainer.cache is not None:
         share = trainer.cache.share_filled()
-        ahead, why = _ahead(trainer, trainer.cache, config["recipe"]["epochs"] * settings.seeds, share)
+        ahead, why = _ahead(trainer, trainer.cache, config["recipe"]["epochs"] * settings.seeds, share, large)
         line += f", {100 * share:.0f} % filled, the rest {'ahead' if ahead else 'on first use'}{why}"
     lines = [line]
     if trainer.method.second_view:
@@ -243,31 +242,23 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Prog
     for line in filter(None, lines):
         print(f"{cell.name}: {line}", flush=True)
     if ahead:
-        large = evaluation_batch(trainer.device, trainer.loader.side)
-        if not trainer.cache.fill(large, functools.partial(_view, trainer), progress.filling(cell.name)):
+
+        def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+            return trainer.loader.view(indices.to(trainer.device), shown.to(trainer.device))
+
+        if not trainer.cache.fill(large, view, progress.filling(cell.name)):
             print(f"{cell.name}: another process is filling it; what is missing is computed on first use", flush=True)
 
 
-def _view(trainer: Trainer, indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    return trainer.loader.view(indices.to(trainer.device), shown.to(trainer.device))
-
-
-def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float) -> tuple[bool, str]:
-    """Whether to fill the cache ahead, as is cheaper for some numbers of `visits`, draws of a view; and why."""
+def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float, large: int) -> tuple[bool, str]:
+    """Whether filling the cache ahead, `large` images at a time, is cheaper for `visits`, draws of a view; and why."""
     views, missing = cache.header.columns, cache.header.samples * cache.header.columns * (1 - share)
-    loader = trainer.loader
-    large = evaluation_batch(trainer.device, loader.side)
     if missing < 100 * large:
         return False, " (it is small)"
-
-    def seconds(batch: int) -> float:
-        indices = torch.arange(min(batch, loader.size))
-        images = _view(trainer, indices, indices % views)
-        wait = torch.cuda.synchronize if trainer.device == "cuda" else lambda: None
-        return seconds_a_row(lambda: trainer.taught(images, cache.needs), len(indices), wait)
-
-    cheaper = cheaper_ahead(views, visits, seconds(large), seconds(loader.batch_size * trainer.together))
-    return cheaper, f": {visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
+    at_once = trainer.loader.batch_size * trainer.together
+    seconds = (trainer.seconds_a_row(cache.needs, size) for size in (large, at_once))
+    seen = f": {visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
+    return cheaper_ahead(views, visits, *seconds), seen
 
 
 def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:

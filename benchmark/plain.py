@@ -33,7 +33,7 @@ class PlainTrainer:
         self.method = method
         self.optimiser = torch.optim.SGD(
             [*network.parameters(), *method.parameters()], schedule.lr, schedule.momentum,
-            weight_decay=schedule.weight_decay, foreach=False,
+            weight_decay=schedule.weight_decay,
         )  # fmt: skip
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels

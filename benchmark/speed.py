@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.backends import cudnn
+from torch.backends.cuda import matmul
 
 from benchmark import cache, grid, networks, replay, store
 from benchmark import config as configs
@@ -34,7 +36,7 @@ from benchmark.machine import Machine, versions
 from benchmark.plain import PlainTrainer
 from benchmark.seeding import seeded
 from benchmark.train import Schedule, Trainer, count, evaluation_batch
-from methods.contract import Batch, Impossible, Method, Needs
+from methods.contract import Batch, Impossible, Method
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS = 8, 3  # rounds of every loop, and how often it is timed in a round
@@ -276,6 +278,7 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
     if not names:
         raise UserError(f"nothing to time: {next(iter(impossible.values()))}")
     rows = []
+    own = _own_training(bench)
     # on the disk that runs are kept on
     Path(config.runs).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=config.runs) as folder:
@@ -296,7 +299,9 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
                 "impossible": impossible,
                 "pipeline_images_per_s": pipeline,
                 "matmul_gflops": rate / 1e9,
-                "whole_pair": _whole_pair(bench, rows),
+                "teacher_training_step_ms": own,
+                "seeds": len(config.seeds),
+                "whole_pair": _whole_pair(bench, own, rows),
                 "hardware": bench.machine.describe(),
                 "versions": versions(),
             }
@@ -308,18 +313,35 @@ def _timed(bench: Bench, name: str, folder: Path, rate: float, peaks: dict[str, 
         cached, trainer = bench.ours(name, folder)
         peak = bench.warm(cached) or peaks[name]
         lanes = {
+            "alone": bench.ours(STUDENT_ALONE, None)[0],
             "live": bench.ours(name, None)[0],
             "plain": plain,
             "teacher": bench.teacher_part(trainer),
-            "alone": bench.ours(STUDENT_ALONE, None)[0],
         }
         for lane in lanes.values():
             bench.warm(lane)
         lanes["cached"] = cached
-        for _ in range(ROUNDS):
-            for lane in lanes.values():
-                lane.seconds += lane.run(STEPS, bench.wait)
+        _take_turns(bench, list(lanes.values()))
     return _row(bench, name, lanes, trainer, rate, peak)
+
+
+def _take_turns(bench: Bench, lanes: list[Lane]) -> None:
+    """Time all lanes, forth and back: what a lane leaves in the caches is there for the one after it, so that the first
+    and the last, which are compared with each other, have the same before them."""
+    for turn in range(ROUNDS):
+        for lane in lanes[:: -1 if turn % 2 else 1]:
+            lane.seconds += lane.run(STEPS, bench.wait)
+
+
+def _own_training(bench: Bench) -> dict[str, float]:
+    """Milliseconds of a step of the teacher's own training, in our loop and in the usual one."""
+    own = Bench(bench.config, bench.overrides, bench.teacher, bench.teacher)
+    with Apart(bench.config, bench.overrides, bench.teacher, bench.teacher, STUDENT_ALONE) as plain:
+        lanes = {"ours": own.ours(STUDENT_ALONE, None)[0], "plain": plain}
+        for lane in lanes.values():
+            own.warm(lane)
+        _take_turns(own, list(lanes.values()))
+    return {name: lane.ms for name, lane in lanes.items()}
 
 
 def _row(
@@ -330,14 +352,15 @@ def _row(
     size = bench.dataset.config.size
     work = 3 * networks.multiplications(bench.student, CLASSES, size)
     work *= 2 if trainer.method.second_view else 1
-    work += trainer.teacher_passes * networks.multiplications(bench.teacher, CLASSES, size)
+    read = trainer.method.teacher_needs
+    work += trainer.teacher_passes * networks.multiplications(bench.teacher, CLASSES, size, read)
     described = configs.method(name, f"{bench.teacher}-{bench.student}", bench.overrides).about
     return {
         "method": name,
         "family": described["family"],
         "step_ms": cached.ms,
         "step_ms_iqr": cached.spread,
-        "step_drift": cached.drift,
+        "step_drift": cached.drift / alone.drift,
         "images_per_s": 1000 * bench.batch / cached.ms,
         "student_ms": alone.ms,  # of the student alone, in the same rounds
         "ratio_to_student": cached.ms / alone.ms,
@@ -348,6 +371,7 @@ def _row(
         "speedup_over_plain": plain.ms / cached.ms,
         "share_of_matmul_rate": 2 * work * bench.batch / (cached.ms / 1000) / rate,
         "peak_mb": peak,
+        "pre_epochs": trainer.method.pre_epochs,
         "extra_parameters": count(trainer.method)[0],
         "extra_buffers": count(trainer.method)[1],
         **_cost_of_caches(bench, trainer),
@@ -355,38 +379,34 @@ def _row(
 
 
 def _matmul_rate(bench: Bench) -> float:
-    """Floating-point operations a second of the device's own matrix product, in the precision of the runs."""
+    """Floating-point operations a second of the device's own matrix product, in the precision of convolutions in the
+    runs, which on a GPU is TF32 where that of products is not."""
     n = 8192 if bench.machine.device == "cuda" else 2048
     dtype = torch.bfloat16 if bench.precision == "bf16" else torch.float32
     a = torch.randn(n, n, device=bench.machine.device).to(dtype)
+    usual, matmul.allow_tf32 = matmul.allow_tf32, cudnn.allow_tf32
     seconds = Lane(lambda: a @ a).run(6, bench.wait)
+    matmul.allow_tf32 = usual
     return 2 * n**3 / min(seconds)
 
 
 def _cost_of_caches(bench: Bench, trainer: Trainer) -> dict[str, Any]:
     """Kinds of rows, size and time to fill of the cache, and of that of one seed's second views; nought without one."""
     found: dict[str, Any] = {}
+    large = evaluation_batch(bench.machine.device, bench.loader.side)
     for name, used in (("cache", trainer.cache), ("second_cache", trainer.second_cache)):
         kinds = list(used.rows) if used else []
         rows = used.header.samples * used.header.columns if used else 0
         found |= {
             f"{name}_kinds": kinds,
             f"{name}_gb": used.header.gigabytes(kinds) if used else 0.0,
-            f"{name}_fill_s": rows * _seconds_a_row(bench, trainer) if used else 0.0,
+            f"{name}_fill_s": rows * trainer.seconds_a_row(used.needs, large) if used else 0.0,
         }
     return found
 
 
-def _seconds_a_row(bench: Bench, trainer: Trainer) -> float:
-    rows = evaluation_batch(bench.machine.device, trainer.loader.side)
-    indices = torch.arange(rows, device=bench.machine.device)
-    images = trainer.loader.view(indices, indices % trainer.loader.views)
-    needs = Needs(logits=True, pooled=True)
-    return cache.seconds_a_row(lambda: trainer.taught(images, needs), rows, bench.wait)
-
-
 def _pipeline_rate(bench: Bench) -> float:
-    """Images a second of the input pipeline alone: the median of single batches."""
+    """Images a second of the input pipeline alone: the median over bursts of batches."""
     loader = Loader(bench.dataset.train, bench.dataset.config, bench.batch, 0, bench.machine.device)
     stream = _batches(loader)
     next(stream)
@@ -412,14 +432,17 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    told = dict(line.split(":") for line in status.read_text().splitlines())
+    whole, files = (int(told[k].split()[0]) for k in ("VmHWM", "RssFile"))  # kB
+    return (whole - files) * 1024 / 1e6  # of files, such as libraries and the cache, the system keeps what it likes
 
 
-def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Hours of the steps of all methods so far over all seeds, for 240 epochs, with the cache, live, and plain."""
-    steps, seeds = EPOCHS * (IMAGES // bench.batch + 1), len(bench.config.seeds)
-    told, hours = [], dict.fromkeys(LOOPS, 0.0)
-    there, filled = set(), 0.0
+def _whole_pair(bench: Bench, own: dict[str, float], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Hours of the steps of the teacher and of all methods so far over all seeds, for 240 epochs, with the cache, live,
+    and plain. A step of a first stage counts as one of the others."""
+    steps, seeds = EPOCHS * len(bench.loader), len(bench.config.seeds)
+    told, there, filled = [], set(), 0.0
+    hours = {loop: steps * own["plain" if loop == "plain" else "ours"] / 3.6e6 for loop in LOOPS}
     for n, row in enumerate(rows, start=1):
         # once for all methods that read the same; the second views of each seed are others
         for name, times in (("cache", 1), ("second_cache", seeds)):
@@ -427,7 +450,7 @@ def _whole_pair(bench: Bench, rows: list[dict[str, Any]]) -> list[dict[str, Any]
             there |= new
             filled += times * row[f"{name}_fill_s"] if new else 0.0
         for loop, key in zip(LOOPS, ("step_ms", "live_step_ms", "plain_step_ms"), strict=True):
-            hours[loop] += seeds * steps * row[key] / 3.6e6
+            hours[loop] += seeds * steps * (1 + row["pre_epochs"] / EPOCHS) * row[key] / 3.6e6
         told.append({"methods": n, "up_to": row["method"], **hours, "cached": hours["cached"] + filled / 3600})
     return told
 
@@ -442,13 +465,14 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"## Speed of {found['pair']}",
         "",
-        f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']} (the plain loop: fp32), random "
-        f"images in CIFAR-100's number. {hardware['name']} ({', '.join(how)}), "
-        f"torch {made['torch']}. Median of {ROUNDS * STEPS} {times} "
-        f"in {ROUNDS} interleaved rounds; IQR: interquartile range; drift: last quarter of the steps over the first; "
-        "teacher's part: the forward pass, as deep as the method reads, that no cache can spare it; × student, and "
-        "part: over the student alone in the same rounds; "
-        f"peak MB: of {'the memory of the GPU' if gpu else 'a process with data and libraries'}; "
+        f"Batch {found['batch_size']}, {found['image_size']} px, {found['precision']}, random images in CIFAR-100's "
+        "number; the plain loop: fp32, its images loaded in the same process, without workers. "
+        f"{hardware['name']} ({', '.join(how)}), torch {made['torch']}. Median of {ROUNDS * STEPS} {times} "
+        f"in {ROUNDS} interleaved rounds; IQR: interquartile range; drift: last quarter of the steps over the first, "
+        "beside the student alone's; "
+        "teacher's part: the forward pass, as deep as the method reads, of what is not cached; × student, and "
+        "part: over the student alone in the same rounds; share of the matmul rate: of the networks' multiplications; "
+        f"peak MB: of {'the memory of the GPU' if gpu else 'a process with its data, without libraries and files'}; "
         f"cache: filled before; where there is a second: of one seed's {EPOCHS} epochs of strongly augmented views.",
         "",
         "| method | ms/step | IQR | drift | images/s | × student | teacher's part, ms | × student and part "
@@ -473,7 +497,9 @@ def markdown(found: dict[str, Any]) -> str:
         f"Input pipeline alone: {found['pipeline_images_per_s']:,.0f} images/s. "
         f"Matrix product: {found['matmul_gflops']:,.0f} GFLOP/s.",
         "",
-        "Hours of all steps of 240 epochs for the methods up to this row and all seeds; the cache's filling included:",
+        f"Hours of all steps of {EPOCHS} epochs: of the teacher ({_ms(found['teacher_training_step_ms']['ours'])} ms a "
+        f"step, {_ms(found['teacher_training_step_ms']['plain'])} in the plain loop) and of the methods up to this row "
+        f"with {found['seeds']} seeds each; the cache's filling and first stages included:",
         "",
         "| methods | with the cache | live teacher | plain loop |",
         "|---|---:|---:|---:|",

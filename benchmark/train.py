@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -224,6 +225,20 @@ class Trainer:
         finally:
             cudnn.benchmark = tried
 
+    def seconds_a_row(self, needs: Needs, batch: int) -> float:
+        """Seconds that the filling of a cache takes for an image, in passes of `batch`: the faster of two after one to
+        warm up."""
+        indices = torch.arange(min(batch, self.loader.size), device=self.device)
+        images = self.loader.view(indices, indices % self.loader.views)
+        wait, times = torch.cuda.synchronize if self.device == "cuda" else lambda: None, []
+        for _ in range(3):
+            wait()
+            began = time.perf_counter()
+            self.taught(images, needs)
+            wait()
+            times.append(time.perf_counter() - began)
+        return min(times[1:]) / len(indices)
+
     @torch.no_grad()
     def taught_live(self, images: Tensor, needs: Needs) -> Outputs:
         """The same in a step that has it of no cache."""
@@ -299,7 +314,7 @@ class Trainer:
             step = int(bad.any(1).nonzero()[0])
             # the sum is bad whenever a term is: name the term
             column = [i for i, n in enumerate(names) if n.startswith("loss/") and bad[step, i]] or [0]
-            total = (epoch - 1) * len(self.loader) + step + 1
+            total = (epoch - 1 + self.method.pre_epochs) * len(self.loader) + step + 1
             name = names[column[0]].removeprefix("loss/")
             raise Diverged(f"term {name} is {table[step, column[0]].item()} at step {total} (epoch {epoch})")
 

@@ -15,12 +15,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError, nearest
-from benchmark.networks.base import Network, shapes
+from benchmark.networks.base import LOGITS, Network, shapes
 from benchmark.networks.mobilenet import MobileNetV2
 from benchmark.networks.resnet import BasicBlock, Bottleneck, CifarResNet, ImageNetResNet
 from benchmark.networks.shufflenet import ShuffleV1, ShuffleV2
 from benchmark.networks.vgg import CONVOLUTIONS, VGG
 from benchmark.networks.wrn import WideResNet
+from methods.contract import Needs
 
 __all__ = ["Network", "build", "canonical", "is_light", "multiplications", "names", "shapes", "split_pair"]
 
@@ -91,12 +92,13 @@ def build(name: str, classes: int) -> Network:
 
 
 @functools.cache
-def multiplications(name: str, classes: int, image_size: int) -> int:
-    """Multiplications of one image's forward pass through a network, counted on the meta device."""
+def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOGITS) -> int:
+    """Multiplications of one image's forward pass through a network, no deeper than `needs` ask, counted on the meta
+    device."""
     with torch.device("meta"):
         network = build(name, classes).eval()
         with FlopCounterMode(display=False) as counter:
-            network(torch.empty(1, 3, image_size, image_size))
+            network(torch.empty(1, 3, image_size, image_size), needs)
     return counter.get_total_flops() // 2
 
 

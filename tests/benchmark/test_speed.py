@@ -57,6 +57,21 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     assert rows["mlld"]["second_cache_gb"] == pytest.approx(600 * 240 * (100 * width + 8) / 1e9)
     assert all(rows[n]["second_cache_gb"] == 0 for n in ("ce", "kd", "fitnet", "crd"))
     assert [w["methods"] for w in found["whole_pair"]] == [1, 2, 3, 4, 5]
+    # hours by hand: 240 epochs of 38 steps, the teacher once and each method with three seeds, and the caches, of which
+    # KD and MLLD share one
+    own, hour = found["teacher_training_step_ms"], 240 * 38 / 3.6e6
+    last = found["whole_pair"][-1]
+    for loop, key, teacher in (("live", "live_step_ms", "ours"), ("plain", "plain_step_ms", "plain")):
+        assert last[loop] == pytest.approx(hour * (own[teacher] + 3 * sum(r[key] for r in rows.values())))
+    fill = rows["kd"]["cache_fill_s"] + rows["crd"]["cache_fill_s"] + 3 * rows["mlld"]["second_cache_fill_s"]
+    steps = hour * (own["ours"] + 3 * sum(r["step_ms"] for r in rows.values()))
+    assert last["cached"] == pytest.approx(steps + fill / 3600) and found["seeds"] == 3 and fill > 0
+    # FitNet's share counts the teacher to its second stage: 16 × 16 px, 3 stages of 4 convolutions and shortcuts
+    stage, rate = 16 * 16 * 9 * 16 * (3 + 16 * 4), found["matmul_gflops"] * 1e9
+    halved = 16 * 16 * (9 * 16 * 32 + 9 * 32 * 32 * 3 + 16 * 32) // 4
+    student = rows["ce"]["share_of_matmul_rate"] * rows["ce"]["step_ms"] * rate / 1000 / 16 / 2
+    work = rows["fitnet"]["share_of_matmul_rate"] * rows["fitnet"]["step_ms"] * rate / 1000 / 16 / 2
+    assert work - student == pytest.approx(stage + halved, rel=1e-6)
     assert found["pipeline_images_per_s"] > 0
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
@@ -131,6 +146,25 @@ def test_the_steps_go_on_where_an_epoch_ends(small, tmp_path):
     assert speed._pipeline_rate(bench) > 0
 
 
+def test_a_first_stage_counts_for_the_whole_pair(small):
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    row = {
+        "method": "ab", "pre_epochs": 30, "step_ms": 9.0, "live_step_ms": 9.0, "plain_step_ms": 40.0,
+        "cache_kinds": [], "cache_fill_s": 0.0, "second_cache_kinds": [], "second_cache_fill_s": 0.0,
+    }  # fmt: skip
+    (told,) = speed._whole_pair(bench, {"ours": 0.0, "plain": 0.0}, [row])
+    assert told["live"] == told["cached"] == pytest.approx(3 * 270 * 38 * 9 / 3.6e6)
+
+
+def test_lanes_take_turns_forth_and_back(small, monkeypatch):
+    monkeypatch.setattr(speed, "ROUNDS", 3)
+    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+    steps = []
+    lanes = [speed.Lane(lambda name=name: steps.append(name)) for name in "abc"]
+    speed._take_turns(bench, lanes)
+    assert "".join(steps) == "abccbaabc" and all(len(lane.seconds) == 3 for lane in lanes)
+
+
 def test_the_steps_of_a_burst_share_its_time(monkeypatch):
     monkeypatch.setattr("time.perf_counter", itertools.count().__next__)
     steps, waits = [], []
@@ -169,7 +203,7 @@ def test_all_steps_are_of_one_epoch(small, monkeypatch):
 def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
     overrides = [*OVERRIDES, f"runs={tmp_path}", "methods=ce,crd"]
     peaks = speed._peaks(configs.load(overrides), overrides, "resnet14", "resnet8", ["ce", "crd"])
-    banks = 2 * 50_000 * 128 * 4 / 2**20
+    banks = 2 * 50_000 * 128 * 4 / 1e6
     assert peaks["ce"] > 100 and peaks["crd"] > peaks["ce"] + banks
 
 
