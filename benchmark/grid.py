@@ -12,6 +12,7 @@ from typing import Any
 import methods
 from benchmark import config as configs
 from benchmark import data, method_file, networks, teachers
+from benchmark.cache import wanted
 from benchmark.cell import Cell, Outcome, Settings, build_method, execute
 from benchmark.config import Config, MethodConfig
 from benchmark.data import Dataset
@@ -205,7 +206,8 @@ def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> lis
         if executor is None:
             return [Serial().submit(execute, c, tracking, progress) for c in cells]
         futures = {}
-        for cell in sorted(cells, key=lambda c: cost(c, plan.dataset), reverse=True):
+        costs = {identity: cost(c, plan.dataset) for identity, c in {c.identity: c for c in cells}.items()}
+        for cell in sorted(cells, key=lambda c: costs[c.identity], reverse=True):
             futures[cell.relative] = executor.submit(execute, cell, tracking, progress.take())
             futures[cell.relative].add_done_callback(lambda f: _learn(tracking, f))
         return [futures[c.relative] for c in cells]
@@ -222,14 +224,19 @@ def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> lis
 
 
 def cost(cell: Cell, dataset: Dataset) -> float:
-    """Multiplications of a cell's training, relative to others: three forward passes of the network for each image and
-    epoch, and one of the teacher where there is one."""
-    passes = 3 * networks.multiplications(cell.network, dataset.classes, dataset.config.size)
-    if cell.config["role"] == "student":
-        passes += networks.multiplications(
-            cell.config["teacher"]["network"], dataset.classes, dataset.config.size
-        )  # fmt: skip
-    return passes * cell.config["recipe"]["epochs"]
+    """Multiplications of a cell's training, relative to others: three forward passes of the network for each epoch,
+    image and view of it, and one of a teacher whose outputs are not cached, as deep as the method reads."""
+    if cell.impossible is not None:
+        return 0.0
+    of = functools.partial(networks.multiplications, classes=dataset.classes, image_size=dataset.config.size)
+    epochs = cell.config["recipe"]["epochs"]
+    if cell.config["role"] == "teacher":
+        return 3 * of(cell.network) * epochs
+    teacher = cell.config["teacher"]["network"]
+    method = build_method(cell.config["method"], cell.network, teacher, dataset, epochs, 0, "cpu")
+    live = wanted(method.teacher_needs) is None and not method.teacher_needs.nothing
+    passes = 3 * of(cell.network) + (of(teacher, needs=method.teacher_needs) if live else 0)
+    return passes * (1 + method.second_view) * (epochs + method.pre_epochs)
 
 
 def _learn(tracking: Tracking, future: Future) -> None:

@@ -141,14 +141,22 @@ def run(overrides: list[str], executor) -> list:
 
 
 def test_the_longest_cells_go_first_and_outcomes_keep_their_order(tiny):
-    overrides = [*tiny, "pair=resnet8-resnet8,wrn16_2-resnet8,resnet14-resnet20", "methods=ce", "recipe.epochs=1"]
+    overrides = [*tiny, "pair=resnet8-resnet8,wrn16_2-resnet8,resnet14-resnet20", "methods=at", "recipe.epochs=1"]
     executor = Recording()
     outcomes = run(overrides, executor)
     assert executor.order[:3] == ["teacher wrn16_2", "teacher resnet14", "teacher resnet8"]
-    assert executor.order[3:] == [f"{p} ce seed 0" for p in ("resnet14-resnet20", "wrn16_2-resnet8", "resnet8-resnet8")]
+    assert executor.order[3:] == [f"{p} at seed 0" for p in ("resnet14-resnet20", "wrn16_2-resnet8", "resnet8-resnet8")]
     assert [o.name for o in outcomes] == [
-        f"{p} ce seed 0" for p in ("resnet8-resnet8", "wrn16_2-resnet8", "resnet14-resnet20")
+        f"{p} at seed 0" for p in ("resnet8-resnet8", "wrn16_2-resnet8", "resnet14-resnet20")
     ]
+
+
+def test_what_a_method_adds_counts_for_the_order(tiny):
+    """Epochs before the first (AB: 30 of 240), a second view, a live teacher, and how deep it is run."""
+    executor = Recording()
+    run([*tiny, "methods=ce,kd,crd_kd,fitnet,at,ab,mlld", "recipe.epochs=8", "crd_kd.crd.negatives=8"], executor)
+    order = [name.split()[1] for name in executor.order[1:]]
+    assert order == ["mlld", "ab", "at", "fitnet", "ce", "kd", "crd_kd"]
 
 
 def test_a_cell_whose_process_died_does_not_stop_the_others(tiny):
