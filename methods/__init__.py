@@ -5,12 +5,14 @@
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import importlib
 import inspect
 import pkgutil
 import sys
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 from methods.combination import combined
@@ -42,6 +44,7 @@ def load(name: str) -> type[Method]:
     found = [c for c in found if c not in [other.published for other in found]]
     if len(found) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(found)}")
+    _statements(module)  # as they are now
     return found[0]
 
 
@@ -50,8 +53,15 @@ def code(name: str) -> str:
 
     Of its own file, or those of its parts; not of what they import.
     """
-    sources = [inspect.getsource(sys.modules[load(n).__module__]) for n in name.split("+")]
-    return hashlib.sha256("".join(ast.unparse(ast.parse(s)) for s in sources).encode()).hexdigest()[:12]
+    sources = [_statements(sys.modules[load(n).__module__]) for n in name.split("+")]
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _statements(module: ModuleType) -> str:
+    """A module's code without comments, as it was when this was first asked: a file that is changed later changes
+    nothing of what runs."""
+    return ast.unparse(ast.parse(inspect.getsource(module)))
 
 
 def options(schema: type, values: Mapping[str, Any]) -> Any:

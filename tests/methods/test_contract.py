@@ -40,6 +40,17 @@ def test_a_method_without_losses_is_named():
         type("Mine", (Method,), {})(None, None).losses(None, None, None)
 
 
+def test_code_is_that_which_runs_and_not_what_its_file_has_become(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    shutil.copy(methods.__path__[0] + "/kd.py", tmp_path / "mine.py")
+    sys.modules.pop("methods.mine", None)
+    methods.load("mine")
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("temperature**2", "temperature**3"))
+    linecache.clearcache()
+    assert methods.code("mine") == methods.code("kd")
+    sys.modules.pop("methods.mine")
+
+
 def test_code_changes_with_statements_and_not_with_comments(tmp_path, monkeypatch):
     source = methods.__path__[0] + "/kd.py"
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
