@@ -14,6 +14,7 @@ or is damaged, is computed again. Several processes may read and fill at once; w
 The files are reserved in full when they are made, so that a disk that fills up later cannot take them away.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -121,6 +122,8 @@ class TeacherCache:
             for part in self.folder.glob("*.part"):  # left by a process that was killed while making it
                 part.unlink()
             if store.read_json(self.folder / "header.json") != asdict(header):
+                for rows in (*self.folder.glob("*.bin"), *self.folder.glob("*.check")):  # of who knows what
+                    rows.unlink()
                 store.write_json(self.folder / "header.json", asdict(header))
             shape = (header.samples, header.columns)
             self.rows = {k: Rows(self.folder, k, (*shape, header.length(k)), header.dtype) for k in wanted(needs)}
@@ -157,23 +160,27 @@ class TeacherCache:
 
     def fill(
         self, batch: int, view: Callable[[Tensor, Tensor], Tensor], tell: Callable[[float], None] = lambda share: None
-    ) -> bool:  # fmt: skip
-        """Compute all rows that are missing, `batch` at a time. False where it is left to a process that is at it.
+    ) -> str | None:  # fmt: skip
+        """Compute all rows that are missing, `batch` at a time. Returns why not, where it is left to a process that is
+        at it, or where the folder cannot be written.
 
         view: the images [B, 3, H, W] of samples [B] in columns [B]. tell: told the share that is done.
         """
         rows = self.header.samples * self.header.columns
-        try:
-            with store.lock(self.folder / "fill.lock"):
-                for places in torch.arange(rows).split(batch):
-                    missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
-                    if len(missing):
-                        images = view(missing // self.header.columns, missing % self.header.columns)
-                        self._add(missing, images, torch.arange(len(missing)))
-                    tell((int(places[-1]) + 1) / rows)
-        except store.Busy:
-            return False
-        return True
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(store.lock(self.folder / "fill.lock"))
+            except store.Busy:
+                return "another process is filling it"
+            except OSError as e:
+                return f"it cannot be filled ahead ({e.strerror}: {self.folder / 'fill.lock'})"
+            for places in torch.arange(rows).split(batch):
+                missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
+                if len(missing):
+                    images = view(missing // self.header.columns, missing % self.header.columns)
+                    self._add(missing, images, torch.arange(len(missing)))
+                tell((int(places[-1]) + 1) / rows)
+        return None
 
 
 def _rows(outputs: Outputs) -> dict[str, Tensor]:
@@ -213,10 +220,11 @@ def opened(
     what = f"teacher cache of {' and '.join(kinds)} on {header.views}, {(size := header.gigabytes(kinds)):.2g} GB"
     if size > limit:
         return None, f"no {what}: more than teacher.cache_gb={limit:g}; the teacher runs live"
-    new = header.gigabytes([k for k in kinds if not (root / header.key / f"{k}.bin").exists()])
-    if new and (free := _free(root)) < new + SPARE:
-        return None, f"no {what}: {free:.2g} GB of the disk are free, and {SPARE:g} have to stay; the teacher runs live"
     try:
+        new = header.gigabytes([k for k in kinds if not (root / header.key / f"{k}.bin").exists()])
+        if new and (free := _free(root)) < new + SPARE:
+            room = f"{free:.2g} GB of the disk are free, and {SPARE:g} have to stay"
+            return None, f"no {what}: {room}; the teacher runs live"
         return TeacherCache(root, header, needs, compute), what
     except OSError as e:
         return None, f"no {what}: {e.strerror}; the teacher runs live"

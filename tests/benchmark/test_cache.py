@@ -1,6 +1,7 @@
 """The teacher's cache: exact, never trusted when damaged, safe to kill and to share."""
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmark import store
 from benchmark.__main__ import main
 from benchmark.cache import FEWEST, GIGA, Header, TeacherCache, cheaper_ahead, opened, visited, wanted
 from benchmark.store import Run
@@ -128,6 +130,32 @@ def test_what_rows_depend_on_has_rows_of_its_own(tmp_path, what):
     assert other.share_filled() == 0
 
 
+def test_rows_under_another_header_are_computed_again(tmp_path):
+    """As where folders were mixed up by a copy."""
+    cache, _ = make(tmp_path)
+    cache.fill(50, view)
+    store.write_json(cache.folder / "header.json", {**dataclasses.asdict(HEADER), "teacher": "another"})
+    again, teacher = make(tmp_path)
+    assert again.share_filled() == 0 and right(again) and teacher.rows == 20 * 18
+    assert store.read_json(cache.folder / "header.json") == dataclasses.asdict(HEADER)
+
+
+def test_a_folder_that_cannot_be_written_is_filled_on_first_use(tmp_path):
+    cache, teacher = make(tmp_path)
+    (cache.folder / "fill.lock").mkdir()
+    assert cache.fill(10, view) == f"it cannot be filled ahead (Is a directory: {cache.folder / 'fill.lock'})"
+    assert teacher.rows == 0 and right(cache)
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_teacher_live(tmp_path, monkeypatch):
+    def refused(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    cache, line = opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
+    assert cache is None and "Permission denied; the teacher runs live" in line
+
+
 def _filler(root: Path, pause: float) -> subprocess.Popen:
     code = (
         "import sys; from pathlib import Path; from tests.benchmark.test_cache import Counting, make, view\n"
@@ -145,7 +173,7 @@ def test_filling_survives_a_kill(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     told = []
-    assert cache.fill(10, view, told.append)
+    assert cache.fill(10, view, told.append) is None
     assert told == sorted(told) and len(told) == 20 * 18 / 10 and told[-1] == 1
     assert 0 < teacher.rows <= 0.9 * 20 * 18
     assert right(cache) and cache.share_filled() == 1
@@ -168,7 +196,7 @@ def test_a_second_filler_leaves_it_to_the_first(tmp_path):
     cache, teacher = make(tmp_path)
     while cache.share_filled() == 0:
         time.sleep(0.01)
-    assert not cache.fill(10, view)
+    assert cache.fill(10, view) == "another process is filling it"
     assert process.poll() is None and teacher.rows == 0
     process.kill()
     process.wait()
