@@ -51,7 +51,8 @@ class Cell:
     config: resolved; `role` is student or teacher. Hashed without the seed it is the run's identity.
     dataset: the data set's config with its paths, to load it by.
     about: what is said of the method in tables. teacher_run: the teacher's folder below `runs`.
-    impossible: why the method cannot be on these networks, where it cannot.
+    impossible: why the method cannot be on these networks, where it cannot. changed: the settings that are not those of
+    the profile and of the method's YAML, by dotted name.
     """
 
     config: Mapping[str, Any]
@@ -60,6 +61,7 @@ class Cell:
     settings: Settings
     teacher_run: str | None = None
     impossible: str | None = None
+    changed: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -145,6 +147,8 @@ def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
                 return Outcome(cell.name, "failed", told)
     except Busy as e:
         return Outcome(cell.name, "busy", str(e))
+    except OSError as e:  # its folder cannot be made or written
+        return Outcome(cell.name, "failed", f"{type(e).__name__}: {e}")
 
 
 def load_data(cell: Cell) -> Dataset:
@@ -246,8 +250,8 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Prog
         def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
             return trainer.loader.view(indices.to(trainer.device), shown.to(trainer.device))
 
-        if not trainer.cache.fill(large, view, progress.filling(cell.name)):
-            print(f"{cell.name}: another process is filling it; what is missing is computed on first use", flush=True)
+        if why := trainer.cache.fill(large, view, progress.filling(cell.name)):
+            print(f"{cell.name}: {why}; what is missing is computed on first use", flush=True)
 
 
 def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float, large: int) -> tuple[bool, str]:
@@ -274,7 +278,7 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
             ids=run.folder / "wandb.json", name=cell.name, group=f"{cell.pair}/{cell.method}/{cell.identity}",
             job_type=cell.config["role"], tags=tags, config=cell.config, first=1 - trainer.method.pre_epochs,
         ) as tracked:  # fmt: skip
-            logits, wall = _epochs(run, trainer, evaluator, tracked, progress, done, epochs, wall)
+            logits, wall = _epochs(cell, trainer, evaluator, tracked, progress, done, epochs, wall)
             _finish(cell, run, trainer, dataset, logits, wall, tracked)
     finally:
         progress.stop()
@@ -283,13 +287,16 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
 def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
     """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
     done, wall = -trainer.method.pre_epochs, 0.0  # a first stage ends with epoch 0
+    code = methods.code(cell.config["method"]["implementation"])
     for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
         part.unlink()
     if run.checkpoint.is_file():
         try:
             saved = load_own(run.checkpoint, cell.settings.machine.device)
-            if saved.keys() != {"trainer", "epoch", "wall_s"}:
+            if saved.keys() - {"code"} != {"trainer", "epoch", "wall_s"}:
                 raise Damaged(f"{run.checkpoint} is no checkpoint of a run")
+            if saved.get("code", code) != code:
+                raise Damaged(f"it was begun by another version of {cell.method}'s code")
             kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
             if kept != list(range(done + 1, saved["epoch"] + 1)):
                 raise Damaged(f"{run.folder / 'metrics.jsonl'} lacks epochs")
@@ -306,10 +313,11 @@ def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
 
 
 def _epochs(
-    run: Run, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
+    cell: Cell, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
     done: int, epochs: int, wall: float,
 ) -> tuple[torch.Tensor, float]:  # fmt: skip
     """Train the epochs that are left. Returns the final test logits, and the seconds of the whole training."""
+    run, code = cell.run, methods.code(cell.config["method"]["implementation"])
     logits, saved_at, saving = None, time.perf_counter(), 0.0
     for epoch in range(done + 1, epochs + 1):
         began = time.perf_counter()
@@ -323,7 +331,7 @@ def _epochs(
         now = time.perf_counter()
         wall += now - began
         if epoch == epochs or saving <= CHECKPOINT_SHARE * (now - saved_at):
-            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall})
+            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall, "code": code})
             saved_at = time.perf_counter()
             saving = saved_at - now
     if logits is None:  # killed between the last checkpoint and the result
@@ -366,6 +374,7 @@ def _finish(
         "pre_epochs": trainer.method.pre_epochs,
         "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],
+        "changed": list(cell.changed),
         "code": methods.code(config["method"]["implementation"]),
         "sha256": content_hash(weights),
         "versions": versions(),

@@ -105,6 +105,7 @@ class MethodConfig:
     about: dict[str, Any]
     options: Any  # an instance of the implementation's Options
     tune: dict[str, Any]  # what `benchmark.tune` searches where that is not the rule, by dotted name; no identity
+    usual: Any  # the options without overrides; no identity
 
     def resolved(self) -> dict[str, Any]:
         """What of it belongs to a run's identity."""
@@ -113,8 +114,17 @@ class MethodConfig:
     @property
     def values(self) -> dict[str, Any]:
         """The options by their dotted names."""
-        names = method_file.leaves(type(self.options))
-        return {n: functools.reduce(getattr, n.split("."), self.options) for n in names}
+        return _values(self.options)
+
+    @property
+    def changed(self) -> list[str]:
+        """The options that are not as usual, by their dotted names."""
+        usual = _values(self.usual)
+        return [n for n, v in self.values.items() if v != usual[n]]
+
+
+def _values(options: Any) -> dict[str, Any]:
+    return {n: functools.reduce(getattr, n.split("."), options) for n in method_file.leaves(type(options))}
 
 
 def group(name: str) -> list[str]:
@@ -136,10 +146,10 @@ def load(overrides: Sequence[str]) -> Config:
         if "-" not in name and name not in lists:
             raise UserError(f"{name!r} is no <teacher>-<student>, as wrn40_2-wrn16_2, nor a list{nearest(name, lists)}")
     config.pair = [p for name in config.pair for p in lists.get(name, [name])]
-    config.methods = known if "all" in config.methods else config.methods
     for name in config.methods:
-        if name not in known:
+        if name not in (*known, "all"):
             raise UserError(f"unknown method {name!r}{nearest(name, known)}")
+    config.methods = known if "all" in config.methods else config.methods
     for what, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):
         if not values:
             raise UserError(f"{what} is empty: give at least one, as in {what}={LISTS[what]}")
@@ -174,17 +184,20 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     for key in (_key(o).removeprefix("method.") for o in own):
         if key not in names:
             raise UserError(f"{name} has no option {key!r}{nearest(key, names)}")
-    special = _special(found, options, composed.dataset.name, pair)
-    if special or own:
-        found = _compose([*shared, *(f"method.{k}={v}" for k, v in special.items()), *own]).method
-    try:
-        tree = cast(dict[str, Any], OmegaConf.to_container(found, resolve=True))
-    except OmegaConfBaseException as e:
-        raise UserError(f"conf/method/{name}.yaml: {_one_line(e)}") from e
-    implementation, tune = tree["implementation"], _tune(tree, options)
+    special = [f"method.{k}={v}" for k, v in _special(found, options, composed.dataset.name, pair).items()]
+
+    def typed(given: list[str]) -> tuple[dict[str, Any], Any]:
+        tree = _compose([*shared, *given]).method if given else found
+        try:
+            plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+        except OmegaConfBaseException as e:
+            raise UserError(f"conf/method/{name}.yaml: {_one_line(e)}") from e
+        return plain, _typed(options, OmegaConf.create(_only(options, plain)), f"{name}.")
+
+    tree, usual = typed(special)
+    chosen = typed([*special, *own])[1] if own else usual
     about = dict.fromkeys(method_file.ABOUT) | tree["about"]
-    tree = _only(options, tree)
-    return MethodConfig(name, implementation, about, _typed(options, OmegaConf.create(tree), f"{name}."), tune)
+    return MethodConfig(name, tree["implementation"], about, chosen, _tune(tree, options), usual)
 
 
 def _special(tree: Any, schema: type, dataset: str, pair: str, prefix: str = "") -> dict[str, Any]:
@@ -264,7 +277,7 @@ def _compose(overrides: list[str]) -> DictConfig:
             return compose("config", overrides)
     except HydraException as e:
         raise UserError(_explain(e, overrides)) from e
-    except OmegaConfBaseException as e:
+    except (OmegaConfBaseException, OverflowError) as e:
         raise UserError(_one_line(e)) from e
     except yaml.YAMLError as e:
         raise UserError(f"a file of conf/ is no YAML: {_one_line(e)}") from e
@@ -315,7 +328,7 @@ def _typed(schema: type, tree: DictConfig, prefix: str = "") -> Any:
     try:
         OmegaConf.set_struct(tree, False)
         instance = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), tree))
-    except OmegaConfBaseException as e:
+    except (OmegaConfBaseException, OverflowError) as e:
         raise UserError(_one_line(e).replace("key ", f"key {prefix}", 1)) from e
     check_limits(instance, prefix)
     return instance

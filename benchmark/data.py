@@ -24,7 +24,7 @@ from benchmark.sources import Arrays
 from methods.contract import Batch, choice, count
 
 NAMES = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
-SMALLEST = 16  # pixels a side; smaller images vanish in the deeper networks
+SMALLEST, LARGEST = 16, 1024  # pixels a side; smaller images vanish in the deeper networks
 
 
 @dataclass
@@ -32,7 +32,7 @@ class DatasetConfig:
     """A data set and its augmentation; the values are in `conf/dataset/`. Where files lie is no part of an identity."""
 
     name: str = choice(*NAMES)
-    size: int = count(SMALLEST)  # image side in pixels; images of another size are resized to it
+    size: int = field(metadata={"at_least": SMALLEST, "at_most": LARGEST})  # image side in pixels, resized to it
     padding: int = count(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
     flip: bool = field()  # mirror half of the images
     mean: list[float] | None = field()  # of each channel, on a scale of 0 to 1; null: that of the training images
@@ -209,6 +209,8 @@ def _check_config(config: DatasetConfig) -> None:
         raise UserError(f"unknown dataset {config.name!r}{nearest(config.name, NAMES)}")
     if config.size < SMALLEST:
         raise UserError(f"dataset.size is {config.size}: the networks need images of at least {SMALLEST} pixels")
+    if config.padding > config.size:
+        raise UserError(f"dataset.padding is {config.padding}: images are {config.size} pixels wide")
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != 3:
             raise UserError(f"dataset.{name} has {len(values)} numbers: give one for each of three channels, or null")

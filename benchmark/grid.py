@@ -62,6 +62,7 @@ class Plan:
                 },
                 self.config.dataset, chosen.about, self.settings, cell.relative,
                 self.impossible.get((teacher, student, name)),
+                (*(f"method.{k}" for k in chosen.changed), *_changed(self.config, student)),
             )
             for seed in self.config.seeds
             for t, student in self.pairs
@@ -251,6 +252,26 @@ def _outcome(cell: Cell, future: Future) -> Outcome:
         return future.result()
     except Exception as e:
         return Outcome(cell.name, "failed", f"{type(e).__name__}: {e}")
+
+
+@functools.cache
+def _usual(profile: str, dataset: str) -> Config:
+    return configs.load([f"profile={profile}", f"dataset={dataset}"])
+
+
+def _changed(config: Config, student: str) -> list[str]:
+    """The settings of recipe and data set that are not those of the profile, by dotted name; what follows the number of
+    epochs is none."""
+    usual = _usual(config.profile, config.dataset.name)
+    follows = [f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location")]
+    follows += ["milestones"] if config.recipe.epochs != usual.recipe.epochs else []
+    found = []
+    for place, of, other in (
+        ("recipe", recipe(config, student), recipe(usual, student)),
+        ("dataset", vars(config.dataset), vars(usual.dataset)),
+    ):
+        found += [f"{place}.{k}" for k, v in of.items() if v != other[k] and k not in follows]
+    return found
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:

@@ -14,7 +14,7 @@ A run folder holds
     result.json        written last: dataset, teacher, student, pair, method, seed, profile, identity, epochs,
                        top1_last, top1_best, teacher_top1, wall_s, step_ms, extra_parameters, versions, hardware,
                        status, teacher_run (folder relative to <runs>), code (a hash of the method's own file),
-                       checksum (of all that), …
+                       changed (settings that are not those of profile and method), checksum (of all that), …
     test_outputs.npz   logits [N, C] float32, labels [N] int64 and class_names [C] of the test set at the last epoch
     checkpoint.pt      everything needed to go on; removed when done
     weights.pt         the final weights of the trained network

@@ -22,6 +22,7 @@ from benchmark import config as configs
 from benchmark import grid
 from benchmark.__main__ import main
 from benchmark.cell import Cell, execute
+from benchmark.checkpoints import load_own, save
 from benchmark.progress import Progress
 from benchmark.store import Run, lock
 from benchmark.tracking import Tracking
@@ -63,6 +64,7 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     assert {k: result[k] for k in wanted} == wanted
     for key in ("top1_last", "top1_best", "teacher_top1", "wall_s", "step_ms"):
         assert result[key] >= 0
+    assert result["changed"] == ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding"]
     assert {"python", "torch"} <= set(result["versions"]) and result["hardware"]["device"] == "cpu"
     teacher = plan.teachers["resnet14"].run
     assert result["teacher_top1"] == teacher.result["top1_last"]
@@ -254,6 +256,10 @@ def without_an_epoch(run: Run) -> None:
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps({"loss": m["loss"]}) + "\n" for m in lines))
 
 
+def of_other_code(run: Run) -> None:
+    save(run.checkpoint, load_own(run.checkpoint) | {"code": "0" * 12})
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -261,6 +267,7 @@ def without_an_epoch(run: Run) -> None:
         (flip_checkpoint, "checkpoint.pt is damaged"),
         (of_another_kind, "checkpoint.pt is no checkpoint of a run"),
         (without_an_epoch, "metrics.jsonl lacks epochs"),
+        (of_other_code, "it was begun by another version of ce's code"),
     ],
 )
 def test_a_run_whose_checkpoint_is_not_whole_begins_anew(tiny, capsys, damage, said):
@@ -312,6 +319,18 @@ def test_a_teacher_without_a_usable_result_is_trained_again(tiny, capsys):
     assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 0
     assert "teacher resnet14: to be trained" in capsys.readouterr().out
     assert {k: run.result[k] for k in ("sha256", "top1_last")} == {k: result[k] for k in ("sha256", "top1_last")}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_whose_folder_cannot_be_made_fails_alone(tiny, capsys, jobs):
+    bench([*tiny, "methods=ce", "recipe.epochs=1"])
+    overrides = [*tiny, "methods=kd,clkd", "recipe.epochs=1"]
+    folder = cells(grid.plan(configs.load(overrides), overrides))["kd"].run.folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    assert main(["bench", *overrides, f"jobs={jobs}"]) == 1
+    assert "not finished: resnet14-resnet8 kd seed 0: failed: FileExistsError" in capsys.readouterr().err
+    assert cells(grid.plan(configs.load(overrides), overrides))["clkd"].run.done
 
 
 def test_a_result_that_was_changed_is_made_again(tiny, capsys):

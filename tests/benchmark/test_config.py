@@ -74,6 +74,14 @@ def test_options_of_a_method_pair_then_command_line():
     assert beta("resnet8-resnet8") == 8.0
 
 
+def test_options_that_are_not_as_usual_are_known():
+    usual = configs.method("clkd", "resnet20-resnet8", ["dataset=digits", "recipe.lr=0.1", "kd.temperature=2"])
+    assert usual.changed == [] and usual.options.nu != 0.4  # scaled for the data set
+    given = configs.method("crd_kd", "", ["crd_kd.kd.temperature=2", "crd_kd.crd.negatives=16384"])
+    assert given.changed == ["kd.temperature"]
+    assert configs.changed(usual, {"nu": 0.0}).changed == ["nu"]
+
+
 def test_lists_are_read_with_and_without_brackets():
     for seeds in ("0,1", "[0,1]"):
         assert configs.load([f"seeds={seeds}", "methods=kd,ce"]).seeds == [0, 1]
@@ -101,6 +109,9 @@ def test_the_lists_of_pairs_are_those_with_published_results():
         ("dataset=cifar", "did you mean cifar10"),
         ("recipe=cifra", "unknown recipe 'cifra'; did you mean cifar"),
         ("methods=kdd", "unknown method 'kdd'; did you mean"),
+        ("methods=all,kdd", "unknown method 'kdd'; did you mean"),
+        (f"recipe.lr=1{'0' * 400}", "int too large to convert to float"),
+        ("dataset.size=100000", "dataset.size is 100000: it must be at most 1024"),
         ("methods=kd,kd", "names something twice"),
         ("methods=[]", "methods is empty"),
         ("seeds=a", "seeds"),

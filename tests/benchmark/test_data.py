@@ -335,6 +335,7 @@ def test_mean_and_std_are_those_of_the_training_images(digits):
         ({"test_size": None}, "test_size"),
         ({"test_size": 1797}, "test_size"),
         ({"size": 8}, "at least 16 pixels"),
+        ({"padding": 17}, "dataset.padding is 17: images are 16 pixels wide"),
         ({"mean": [0.5]}, "mean has 1 numbers"),
         ({"file": "mine.npz"}, "dataset.file is read by dataset=npz only"),
         ({"name": "digit"}, "unknown dataset 'digit'; did you mean digits"),
