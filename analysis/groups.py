@@ -1,7 +1,8 @@
 """Finished runs sorted into groups (data set and profile), rows (method and variant) and cells (one pair, all seeds).
 
 A cell holds runs of one identity, which differ in their seed only: runs of unlike configs are never averaged. Where a
-method was run with several configs on a pair, each has a row of its own, labelled by the settings that differ.
+method was run with several configs on a pair, each has a row of its own, labelled by the settings that differ; so is an
+option that is not the method's default.
 """
 
 import functools
@@ -61,6 +62,11 @@ class Cell:
     def unknown(self) -> bool:
         """True where no config.yaml of its runs can be read, so that it is compared with nothing."""
         return set(self.config) <= {TEACHER_KEY}
+
+    @functools.cached_property
+    def changed(self) -> frozenset[str]:
+        """The settings that are neither the method's defaults on the pair nor the profile's."""
+        return frozenset(k for of in self.runs.changed for k in of)
 
     @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:
@@ -161,7 +167,9 @@ def _titles(found: pd.DataFrame) -> dict[str, str]:
 
 
 def _rows(method: str, title: str, cells: dict[str, list[Cell]], differing: list[str]) -> list[Row]:
-    own = {k for of in cells.values() for k in _differing([c.config for c in of]) if k.startswith("method.")}
+    differs = {k for of in cells.values() for k in _differing([c.config for c in of])}
+    differs |= {k for of in cells.values() for c in of for k in c.changed}
+    own = {k for k in differs if k.startswith("method.")}
     keys = _needed(sorted(own) + differing, [[c.config for c in of] for of in cells.values()])
     by_variant: dict[tuple[Any, ...], dict[str, Cell]] = {}
     alike = any(len({_values(c.config, keys) for c in of}) < len(of) for of in cells.values())
@@ -172,7 +180,7 @@ def _rows(method: str, title: str, cells: dict[str, list[Cell]], differing: list
     names = _short(keys)
     rows = []
     for i, key in enumerate(sorted(by_variant, key=lambda k: [_sortable(v) for v in k])):
-        says = [f"{names[k]}={_text(v)}" for k, v in zip(keys, key, strict=False)]
+        says = [f"{names[k]}={text_of(v)}" for k, v in zip(keys, key, strict=False)]
         says += [f"run {key[-1]}"] if alike else []
         rows.append(Row(method, f"{title} ({', '.join(says)})" if says else title, i, by_variant[key]))
     return rows
@@ -187,7 +195,7 @@ def _teachers(found: pd.DataFrame, pairs: list[str], differing: list[str]) -> li
     hashes = dict(found.groupby("pair").teacher_sha256.first())
     rows = []
     for sha256 in sorted(top1, key=str):
-        label = "Teacher" if sha256 is None else f"Teacher ({_short([TEACHER_KEY])[TEACHER_KEY]}={_text(sha256)})"
+        label = "Teacher" if sha256 is None else f"Teacher ({_short([TEACHER_KEY])[TEACHER_KEY]}={text_of(sha256)})"
         known = {p: v for p, v in top1[sha256].items() if pd.notna(v)}
         rows.append(Teacher(label, known, {p: sha256 or hashes.get(p) for p in known}))
     return rows
@@ -226,10 +234,10 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     return {k: s if counts[s] == 1 else k for k, s in last.items()}
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A setting as it is written in a label; long hashes are cut."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_text, value))}]"
+        return f"[{', '.join(map(text_of, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -242,4 +250,4 @@ def _sortable(value: Any) -> tuple[int, float, str]:
     """Numbers by size, then everything else by its text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0, float(value), ""
-    return 1, 0.0, _text(value)
+    return 1, 0.0, text_of(value)

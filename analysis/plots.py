@@ -156,8 +156,14 @@ def draw_curves(group: Group, pair: str, lines: Sequence[Curve], palette: Mappin
     figure.suptitle(f"{teacher} → {student} on {group.dataset}, profile {group.profile}", fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
     columns = min(len(labels), 2 if max(map(len, labels)) > 25 else 4 if from_epoch else 3)
+    _make_room(figure, len(labels), columns)
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4)
     return figure
+
+
+def _make_room(figure: Figure, labels: int, columns: int) -> None:
+    """Make a figure taller by the rows of its legend beyond four, which would leave the axes no room."""
+    figure.set_figheight(figure.get_figheight() + 0.18 * max(0, math.ceil(labels / columns) - 4))
 
 
 def draw_times(group: Group, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
@@ -182,6 +188,7 @@ def draw_times(group: Group, pair: str, lines: Sequence[Curve], palette: Mapping
     ax.set_axisbelow(True)
     teacher, student = group.networks[pair]
     ax.set_title(f"{teacher} → {student} on {group.dataset}, profile {group.profile}", fontsize=10)
+    _make_room(figure, len(ax.get_legend_handles_labels()[1]), 2)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 

@@ -188,6 +188,8 @@ def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     row |= {k: result[k] if isinstance(result.get(k), dict) else {} for k in ("versions", "hardware")}
     if np.isfinite(_number(result.get("val_top1_last"))):  # trained on less: a table of its own
         row["profile"] += VALIDATION
+    changed = result.get("changed")
+    row["changed"] = tuple(map(str, changed)) if isinstance(changed, list) else ()
     title = result.get("title")
     return row | {"title": title if isinstance(title, str) and title else result["method"], "folder": folder}
 

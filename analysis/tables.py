@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import published, statistics
-from analysis.groups import Cell, Group, Row
+from analysis.groups import Cell, Group, Row, text_of
 from analysis.published import Published
 from analysis.runs import Unfinished
 from analysis.statistics import Comparison
@@ -125,7 +125,7 @@ def flags(row: Row) -> list[str]:
     cells = row.cells.values()
     before = sorted({int(c.runs.pre_epochs.max()) for c in cells if c.runs.pre_epochs.max() > 0})
     kept = any((c.runs.inference_parameters > c.runs.parameters).any() for c in cells)
-    found = [f"{' or '.join(map(str, before))} epochs before"] if before else []
+    found = [f"{' or '.join(map(str, before))} epoch{'' if before == [1] else 's'} before"] if before else []
     found += ["two views"] if any((c.runs.views > 1).any() for c in cells) else []
     return found + (["layers kept at inference"] if kept else [])
 
@@ -174,12 +174,12 @@ def _entry(group: Group, pair: str, method: str, cell: Cell, mark: str = "", dag
 
 
 def _marks(cells: Mapping[tuple[statistics.Key, str], Cell]) -> dict[tuple[statistics.Key, str], str]:
-    """Best and second per pair, by the printed mean."""
-    by_pair: dict[str, dict[statistics.Key, str]] = {}
+    """Best and second per pair among runs that may be compared, by the printed mean."""
+    alike: dict[tuple[str, Any], dict[statistics.Key, str]] = {}
     for (row, pair), cell in cells.items():
-        by_pair.setdefault(pair, {})[row] = fixed(cell.mean("top1_last"))
+        alike.setdefault((pair, cell.protocol), {})[row] = fixed(cell.mean("top1_last"))
     marks = {}
-    for pair, printed in by_pair.items():
+    for (pair, _), printed in alike.items():
         ranked = sorted(set(printed.values()), key=float, reverse=True)[:2]
         marks |= {(row, pair): (BEST, SECOND)[ranked.index(text)] for row, text in printed.items() if text in ranked}
     return marks
@@ -215,6 +215,7 @@ def setting(table: Table) -> str:
     epochs = sorted(set(found.epochs))
     precisions = sorted(set(found.precision.dropna()))
     parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    parts += [f"not as in the profile: {told}"] if (told := ", ".join(changed(table.group))) else []
     parts += [f"precision {', '.join(precisions)}"] if precisions else []
     parts += [", ".join(sorted({h for h in map(hardware, found.hardware) if h}))]
     parts += [" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in found.versions if vs}))]
@@ -229,9 +230,21 @@ def hardware(of: Mapping[str, Any]) -> str:
     return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
 
 
+def changed(group: Group) -> list[str]:
+    """The settings of recipe and data set that are not those of the profile, with their values; the number of epochs is
+    told anyway."""
+    values: dict[str, set[str]] = {}
+    for cell in (c for row in group.rows for c in row.cells.values()):
+        for key in cell.changed:
+            if not key.startswith("method.") and key != "recipe.epochs":
+                values.setdefault(key, set()).add(text_of(cell.config.get(key)))
+    return [f"{k} {' or '.join(sorted(of))}" for k, of in sorted(values.items())]
+
+
 def comparable(table: Table) -> bool:
     """True where the runs follow the recipe that the published values are from."""
-    return table.group.profile == "paper" and set(table.group.runs.epochs) == {published.EPOCHS}
+    group = table.group
+    return group.profile == "paper" and set(group.runs.epochs) == {published.EPOCHS} and not changed(group)
 
 
 def published_note(table: Table) -> str:
@@ -272,7 +285,7 @@ def table_notes(table: Table) -> list[str]:
         notes.append(f"* Not at equal cost: {'; '.join(flagged)}.")
     reasons = {f"{u.pair} {u.method}: {u.reason.removeprefix('skipped: ')}" for u in table.unfinished if u.skipped}
     if reasons:
-        notes.append(f"n/a: cannot be. {'; '.join(sorted(reasons)[:LISTED])}.")
+        notes.append(f"n/a: not possible on the pair: {'; '.join(sorted(reasons)[:LISTED])}.")
     notes += [
         f"{row.label} on {pair}: its runs were made by different versions of its code "
         f"({'; '.join(f'seed {_few(of.seed)} by {code}' for code, of in cell.runs.groupby('code'))})."
@@ -288,7 +301,7 @@ def table_notes(table: Table) -> list[str]:
     ]
     if table.group.differing:
         keys = ", ".join(table.group.differing)
-        notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ is taken between runs alike.")
+        notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ and marks are of runs alike.")
     epochs = {p: tuple(sorted(set(of))) for p, of in table.group.runs.groupby("pair").epochs}
     if len(set(epochs.values())) > 1:
         by_pair = "; ".join(f"{p} {', '.join(map(str, epochs[p]))}" for p in table.group.pairs)

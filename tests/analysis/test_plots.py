@@ -1,5 +1,6 @@
 """Figures: what they show, that they are sound files, and that the same runs give the same bytes."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from analysis import plots, runs
@@ -95,6 +97,20 @@ def test_a_band_is_drawn_for_several_seeds_only_and_the_teacher_is_dashed(full):
     assert teacher.is_dashed()
     assert len(others) == 4
     assert [t.get_text() for t in figure.legends[0].get_texts()][:2] == ["Teacher  72.00", "Student  68.00 ± 1.00"]
+
+
+@pytest.mark.parametrize("draw", [plots.draw_curves, plots.draw_times])
+def test_a_long_legend_leaves_the_axes_their_room(full, draw):
+    one, palette = group(full.root), plots.colours({"ce", "kd", "crd", "clkd"})
+    found, _ = plots.curves(one, PAIR)
+    found = [dataclasses.replace(c, seconds=c.mean) for c in found]
+    heights = []
+    with matplotlib.rc_context(plots.STYLE):
+        for lines in (found, 12 * found):
+            figure = draw(one, PAIR, lines, palette)
+            FigureCanvasAgg(figure).draw()
+            heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[1] > 0.8 * heights[0]
 
 
 def test_unmeasured_epochs_and_broken_metrics(tree):

@@ -197,6 +197,17 @@ def test_profiles_have_tables_of_their_own(tree, analyse, tmp_path):
     assert "70.00 (1)" in (tmp_path / "reports/tables/cifar100-paper.md").read_text()
 
 
+def test_an_option_that_is_not_the_default_is_in_the_label(tree, analyse, tmp_path):
+    pair = "wrn40_2-wrn16_2"
+    for seed in (0, 1):
+        tree.student(pair, "kd", "0000000000a1", seed, 40.0, options={"temperature": 2.0, "kd_weight": 0.9},
+                     sha256="d1" * 32, changes={"changed": ["method.temperature"]})  # fmt: skip
+    out = analyse("table")[1]
+    assert cells(out, "KD (temperature=2)")[0].startswith("**40.00")
+    for kind in ("csv", "tex"):
+        assert "KD (temperature=2)" in (tmp_path / f"reports/tables/cifar100-short.{kind}").read_text()
+
+
 # ---------------------------------------------------------------- published values
 
 
@@ -207,6 +218,13 @@ def test_published_values_are_comparable_with_the_papers_recipe_only(tree, analy
     assert cells(out, "KD") == ["**75.00 (1)**", "–", "74.92 [1]"]
     assert "which these runs follow" in out
     assert "- [1] HobbitLong/RepDistiller@b84f547 README.md; own runs (last epoch)" in out
+    more = {"profile": "paper", "epochs": 240, "sha256": "d1" * 32}
+    changes = {"changed": ["recipe.lr", "dataset.train_size"]}
+    folder = tree.student(pair, "kd", "0000000000a1", 1, 75.0, **more, changes=changes)
+    out = analyse("table")[1]
+    assert "Runs: 240 epochs; not as in the profile: dataset.train_size null, recipe.lr 0.05;" in out
+    assert "not comparable" in out
+    shutil.rmtree(folder)
     tree.student(pair, "kd", "0000000000a2", 0, 40.0, profile="short", sha256="d1" * 32)
     assert "not comparable" in analyse("table", "profile=short")[1]
     tree.student(pair, "kd", "0000000000a3", 0, 40.0, profile="paper", epochs=2, sha256="d1" * 32)
