@@ -16,6 +16,16 @@ KNOWN = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUN
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(KNOWN)),,$(error unknown variable $(v); known: $(KNOWN)))))
 
+# and so would one that no goal takes
+OF_METHOD = ablate tune
+OF_GRID = ablate
+OF_TRIALS = tune
+OF_SEEDS = bench plan ablate tune
+OF_JOBS = $(OF_SEEDS)
+OF_DATA = $(OF_SEEDS)
+$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA,$(if $(filter command line,$(origin $(v))),\
+	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is taken by $(OF_$(v)) alone$(if $(filter METHOD,$(v)),; give METHODS)))))
+
 .PHONY: bench plan ablate tune speed methods table plots structure report scale test sync clean help
 .DEFAULT_GOAL := help
 
@@ -69,7 +79,7 @@ clean: ## remove the virtual environment, caches and reports; runs and data stay
 help: ## this list; PAIRS=1 lists the teacher-student pairs instead
 ifdef PAIRS
 	@$(MAKE) --no-print-directory $(BIN)/installed
-	@$(BIN)/python -m benchmark pairs
+	@$(BIN)/python -m benchmark pairs profile=$(or $(PROFILE),paper)
 else
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 endif

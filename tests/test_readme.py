@@ -59,6 +59,13 @@ def test_every_command_s_overrides_are_accepted(command):
 def test_a_misspelt_variable_is_refused():
     done = subprocess.run(["make", "-n", "bench", "PAIRR=x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "unknown variable PAIRR; known: " in done.stderr
+    for goal, variable, said in (
+        ("bench", "METHOD=kd", "METHOD is taken by ablate tune alone; give METHODS"),
+        ("table", "SEEDS=0", "SEEDS is taken by bench plan ablate tune alone"),
+    ):
+        done = subprocess.run(["make", "-n", goal, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and said in done.stderr
+    assert make("-n", "tune", "METHOD=kd", "TRIALS=2") and make("-n", "ablate", "METHOD=kd", "GRID=nu")
     assert "'runs=my runs'" in make("-n", "bench", "RUNS=my runs")
 
 
