@@ -16,14 +16,16 @@ KNOWN = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUN
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(KNOWN)),,$(error unknown variable $(v); known: $(KNOWN)))))
 
-# and so would one that no goal takes
+# and so would one that none of the goals takes
 OF_METHOD = ablate tune
 OF_GRID = ablate
 OF_TRIALS = tune
 OF_SEEDS = bench plan ablate tune
 OF_JOBS = $(OF_SEEDS)
 OF_DATA = $(OF_SEEDS)
-$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA,$(if $(filter command line,$(origin $(v))),\
+OF_PROFILE = $(OF_SEEDS) table plots structure report help
+OF_DATASET = $(OF_SEEDS) table plots structure report
+$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is taken by $(OF_$(v)) alone$(if $(filter METHOD,$(v)),; give METHODS)))))
 
 .PHONY: bench plan ablate tune speed methods table plots structure report scale test sync clean help

@@ -116,14 +116,17 @@ class TeacherCache:
     def __init__(self, root: Path, header: Header, needs: Needs, compute: Callable[[Tensor, Needs], Outputs]) -> None:
         self.header, self.needs, self._compute = header, needs, compute
         self.computed = 0  # rows, by this process
+        self.discarded = False  # whether rows were there under another header
         self.folder = root / header.key
         # two processes that made a file at once would each fill one that the other does not read
         with store.lock(self.folder / "make.lock", wait=True):
             for part in self.folder.glob("*.part"):  # left by a process that was killed while making it
                 part.unlink()
             if store.read_json(self.folder / "header.json") != asdict(header):
-                for rows in (*self.folder.glob("*.bin"), *self.folder.glob("*.check")):  # of who knows what
+                # a copy can mix folders up: rows under another header may be another teacher's
+                for rows in (*self.folder.glob("*.bin"), *self.folder.glob("*.check")):
                     rows.unlink()
+                    self.discarded = True
                 store.write_json(self.folder / "header.json", asdict(header))
             shape = (header.samples, header.columns)
             self.rows = {k: Rows(self.folder, k, (*shape, header.length(k)), header.dtype) for k in wanted(needs)}
@@ -225,7 +228,8 @@ def opened(
         if new and (free := _free(root)) < new + SPARE:
             room = f"{free:.2g} GB of the disk are free, and {SPARE:g} have to stay"
             return None, f"no {what}: {room}; the teacher runs live"
-        return TeacherCache(root, header, needs, compute), what
+        found = TeacherCache(root, header, needs, compute)
+        return found, what + ", made anew as its header was another" * found.discarded
     except OSError as e:
         return None, f"no {what}: {e.strerror}; the teacher runs live"
 

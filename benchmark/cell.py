@@ -85,6 +85,11 @@ class Cell:
         return self.config["student" if self.config["role"] == "student" else "network"]
 
     @property
+    def code(self) -> str:
+        """The version of the method's code that this process has."""
+        return methods.code(self.config["method"]["implementation"])
+
+    @property
     def relative(self) -> str:
         """The run's folder below the root of all runs."""
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
@@ -245,13 +250,8 @@ def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Prog
         lines.append(line)
     for line in filter(None, lines):
         print(f"{cell.name}: {line}", flush=True)
-    if ahead:
-
-        def view(indices: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-            return trainer.loader.view(indices.to(trainer.device), shown.to(trainer.device))
-
-        if why := trainer.cache.fill(large, view, progress.filling(cell.name)):
-            print(f"{cell.name}: {why}; what is missing is computed on first use", flush=True)
+    if ahead and (why := trainer.cache.fill(large, trainer.loader.view, progress.filling(cell.name))):
+        print(f"{cell.name}: {why}; what is missing is computed on first use", flush=True)
 
 
 def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float, large: int) -> tuple[bool, str]:
@@ -259,10 +259,10 @@ def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float, lar
     views, missing = cache.header.columns, cache.header.samples * cache.header.columns * (1 - share)
     if missing < 100 * large:
         return False, " (it is small)"
-    at_once = trainer.loader.batch_size * trainer.together
-    seconds = (trainer.seconds_a_row(cache.needs, size) for size in (large, at_once))
+    seconds_ahead = trainer.seconds_a_row(cache.needs, large)
+    seconds_on_use = trainer.seconds_a_row(cache.needs, trainer.loader.batch_size * trainer.together)
     seen = f": {visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
-    return cheaper_ahead(views, visits, *seconds), seen
+    return cheaper_ahead(views, visits, seconds_ahead, seconds_on_use), seen
 
 
 def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:
@@ -287,15 +287,14 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
 def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
     """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
     done, wall = -trainer.method.pre_epochs, 0.0  # a first stage ends with epoch 0
-    code = methods.code(cell.config["method"]["implementation"])
     for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
         part.unlink()
     if run.checkpoint.is_file():
         try:
             saved = load_own(run.checkpoint, cell.settings.machine.device)
-            if saved.keys() - {"code"} != {"trainer", "epoch", "wall_s"}:
+            if saved.keys() - {"code"} != {"trainer", "epoch", "wall_s"}:  # older ones have no code
                 raise Damaged(f"{run.checkpoint} is no checkpoint of a run")
-            if saved.get("code", code) != code:
+            if saved.get("code", cell.code) != cell.code:
                 raise Damaged(f"it was begun by another version of {cell.method}'s code")
             kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
             if kept != list(range(done + 1, saved["epoch"] + 1)):
@@ -317,7 +316,7 @@ def _epochs(
     done: int, epochs: int, wall: float,
 ) -> tuple[torch.Tensor, float]:  # fmt: skip
     """Train the epochs that are left. Returns the final test logits, and the seconds of the whole training."""
-    run, code = cell.run, methods.code(cell.config["method"]["implementation"])
+    run = cell.run
     logits, saved_at, saving = None, time.perf_counter(), 0.0
     for epoch in range(done + 1, epochs + 1):
         began = time.perf_counter()
@@ -331,7 +330,7 @@ def _epochs(
         now = time.perf_counter()
         wall += now - began
         if epoch == epochs or saving <= CHECKPOINT_SHARE * (now - saved_at):
-            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall, "code": code})
+            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall, "code": cell.code})
             saved_at = time.perf_counter()
             saving = saved_at - now
     if logits is None:  # killed between the last checkpoint and the result
@@ -375,7 +374,7 @@ def _finish(
         "views": 2 if trainer.method.second_view else 1,
         "precision": config["precision"],
         "changed": list(cell.changed),
-        "code": methods.code(config["method"]["implementation"]),
+        "code": cell.code,
         "sha256": content_hash(weights),
         "versions": versions(),
         "hardware": cell.settings.machine.describe(),

@@ -24,7 +24,8 @@ from benchmark.sources import Arrays
 from methods.contract import Batch, choice, count
 
 NAMES = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
-SMALLEST, LARGEST = 16, 1024  # pixels a side; smaller images vanish in the deeper networks
+SMALLEST = 16  # pixels a side; smaller images vanish in the deeper networks
+LARGEST = 1024  # beyond it a size can only be a mistake, for which memory would be asked
 
 
 @dataclass
@@ -32,7 +33,7 @@ class DatasetConfig:
     """A data set and its augmentation; the values are in `conf/dataset/`. Where files lie is no part of an identity."""
 
     name: str = choice(*NAMES)
-    size: int = field(metadata={"at_least": SMALLEST, "at_most": LARGEST})  # image side in pixels, resized to it
+    size: int = field(metadata={"at_least": SMALLEST, "at_most": LARGEST})  # pixels a side; other images are resized
     padding: int = count(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
     flip: bool = field()  # mirror half of the images
     mean: list[float] | None = field()  # of each channel, on a scale of 0 to 1; null: that of the training images
@@ -162,7 +163,8 @@ class Loader:
         return f"second views of seed {self.seed} ({self.told} in batches of {self.batch_size}, {randaugment.TOLD})"
 
     def view(self, indices: Tensor, views: Tensor) -> Tensor:
-        """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W], on their device."""
+        """The views `views` [B] of the images `indices` [B], normalised: float32 [B, 3, H, W] on `device`."""
+        indices, views = indices.to(self.device), views.to(self.device)
         return augment.standardise(augment.augment(self.images, indices, views, self.padding, self.flip), *self.affine)
 
     def epoch(self, epoch: int, second_view: bool = False) -> Iterator[Batch]:

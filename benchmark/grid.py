@@ -62,7 +62,7 @@ class Plan:
                 },
                 self.config.dataset, chosen.about, self.settings, cell.relative,
                 self.impossible.get((teacher, student, name)),
-                (*(f"method.{k}" for k in chosen.changed), *_changed(self.config, student)),
+                _changed(chosen, self.config, student),
             )
             for seed in self.config.seeds
             for t, student in self.pairs
@@ -161,7 +161,7 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
                 "profile": config.profile,
                 "seed": config.teacher.seed,
             },
-            config.dataset, alone.about, settings,
+            config.dataset, alone.about, settings, changed=_changed(alone, config, network),
         )  # fmt: skip
     if config.teacher.checkpoint is not None:
         if len(made.teachers) > 1:
@@ -259,19 +259,19 @@ def _usual(profile: str, dataset: str) -> Config:
     return configs.load([f"profile={profile}", f"dataset={dataset}"])
 
 
-def _changed(config: Config, student: str) -> list[str]:
-    """The settings of recipe and data set that are not those of the profile, by dotted name; what follows the number of
-    epochs is none."""
+def _changed(method: MethodConfig, config: Config, network: str) -> tuple[str, ...]:
+    """The options of the method that are not its defaults, and the settings of recipe and data set that are not those
+    of the profile, by dotted name; what follows the number of epochs is none."""
     usual = _usual(config.profile, config.dataset.name)
     follows = [f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location")]
     follows += ["milestones"] if config.recipe.epochs != usual.recipe.epochs else []
-    found = []
+    found = [f"method.{k}" for k in method.changed]
     for place, of, other in (
-        ("recipe", recipe(config, student), recipe(usual, student)),
+        ("recipe", recipe(config, network), recipe(usual, network)),
         ("dataset", vars(config.dataset), vars(usual.dataset)),
     ):
         found += [f"{place}.{k}" for k, v in of.items() if v != other[k] and k not in follows]
-    return found
+    return tuple(found)
 
 
 def _dataset(dataset: Dataset) -> dict[str, Any]:

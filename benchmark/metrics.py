@@ -24,6 +24,6 @@ def class_correlation(logits: Tensor) -> Tensor:
     return unit.T @ unit
 
 
-def distance(student: Tensor, teacher: Tensor) -> float:
+def correlation_distance(student: Tensor, teacher: Tensor) -> float:
     """Distance of two networks' class correlation matrices R [C, C]: ||R_t - R_s||_F / C."""
     return ((teacher - student).norm() / len(student)).item()

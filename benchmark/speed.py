@@ -287,8 +287,8 @@ def measure(config: Config, overrides: list[str], teacher: str, student: str) ->
         # on a GPU `warm` tells it
         peaks = _peaks(config, overrides, teacher, student, names) if bench.machine.device == "cpu" else {}
         for name in names:
+            gc.collect()  # a trainer is part of a cycle, and this method's peak would be with the memory of the last
             rows.append(_timed(bench, name, Path(folder), rate, peaks))
-            gc.collect()  # a trainer is part of a cycle, and the next method's peak would be with its memory
             yield {
                 "pair": f"{teacher}-{student}",
                 "batch_size": bench.batch,
@@ -432,7 +432,7 @@ def peak(config: Config, overrides: list[str], teacher: str, student: str, name:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
-    told = dict(line.split(":") for line in status.read_text().splitlines())
+    told = dict(line.split(":", 1) for line in status.read_text().splitlines())
     whole, files = (int(told[k].split()[0]) for k in ("VmHWM", "RssFile"))  # kB
     return (whole - files) * 1024 / 1e6  # of files, such as libraries and the cache, the system keeps what it likes
 

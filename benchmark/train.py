@@ -123,10 +123,10 @@ class Trainer:
         self.network, self.method, self.teacher = network, method, teacher
         self.loader, self.schedule = loader, schedule
         self.device, self.precision = device, precision
-        self._run_teacher = None if teacher is None else lowered(teacher, precision)
+        self._frozen = None if teacher is None else lowered(teacher, precision)
         self._compiled: Parts | None = None
         if compiled:
-            parts = Parts(network, method.losses, self._run_teacher)
+            parts = Parts(network, method.losses, self._frozen)
             self._compiled = compile_parts(parts, graphs=device == "cuda" and record is None)
         self._replayed = Replayed(self._step, loader.batch_size, record) if record is not None else None
         parameters = [*network.parameters(), *method.parameters()]
@@ -173,7 +173,7 @@ class Trainer:
         slow down, the first as well, so that smaller last batches are not compiled for."""
         if self._compiled is not None and size == self.loader.batch_size:
             return self._compiled
-        return Parts(self.network, self.method.losses, self._run_teacher)
+        return Parts(self.network, self.method.losses, self._frozen)
 
     def _zero_momenta(self) -> None:
         """Set the momentum of all parameters to zero. Left to itself the optimiser makes it as gradients come, and a
@@ -221,7 +221,7 @@ class Trainer:
         tried, cudnn.benchmark = cudnn.benchmark, False
         try:
             with autocast(self.device, self.precision):
-                return self._run_teacher(images, needs)
+                return self._frozen(images, needs)
         finally:
             cudnn.benchmark = tried
 
@@ -367,7 +367,7 @@ class Evaluator:
         if self._teacher is not None:
             teacher, correlation = self._teacher
             found["agreement"] = metrics.agreement(logits, teacher)
-            found["correlation_distance"] = metrics.distance(metrics.class_correlation(logits), correlation)
+            found["correlation_distance"] = metrics.correlation_distance(metrics.class_correlation(logits), correlation)
         return found, logits
 
     def _logits(self, network: nn.Module, split: Split, epoch: int) -> Tensor:

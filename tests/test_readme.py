@@ -62,6 +62,7 @@ def test_a_misspelt_variable_is_refused():
     for goal, variable, said in (
         ("bench", "METHOD=kd", "METHOD is taken by ablate tune alone; give METHODS"),
         ("table", "SEEDS=0", "SEEDS is taken by bench plan ablate tune alone"),
+        ("speed", "PROFILE=paper", "PROFILE is taken by bench plan ablate tune table"),
     ):
         done = subprocess.run(["make", "-n", goal, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and said in done.stderr

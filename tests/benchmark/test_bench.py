@@ -67,6 +67,7 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     assert result["changed"] == ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding"]
     assert {"python", "torch"} <= set(result["versions"]) and result["hardware"]["device"] == "cpu"
     teacher = plan.teachers["resnet14"].run
+    assert teacher.result["changed"] == result["changed"]
     assert result["teacher_top1"] == teacher.result["top1_last"]
     assert result["teacher_sha256"] == teacher.result["sha256"]
 

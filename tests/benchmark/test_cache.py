@@ -135,8 +135,10 @@ def test_rows_under_another_header_are_computed_again(tmp_path):
     cache, _ = make(tmp_path)
     cache.fill(50, view)
     store.write_json(cache.folder / "header.json", {**dataclasses.asdict(HEADER), "teacher": "another"})
-    again, teacher = make(tmp_path)
+    again, line = opened(tmp_path, HEADER, NEEDS, 1.0, teacher := Counting())
+    assert "made anew as its header was another" in line
     assert again.share_filled() == 0 and right(again) and teacher.rows == 20 * 18
+    assert "made anew" not in opened(tmp_path, HEADER, NEEDS, 1.0, truth)[1]
     assert store.read_json(cache.folder / "header.json") == dataclasses.asdict(HEADER)
 
 

@@ -30,13 +30,13 @@ def test_a_constant_class_has_no_correlation():
     assert found.isfinite().all() and found[1].abs().max() < 1e-6
 
 
-def test_distance_of_correlations_by_hand():
+def test_correlation_distance_by_hand():
     # classes fully correlated, against fully anticorrelated: R differs by 2 in the two places off the diagonal
     student = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     teacher = torch.tensor([[1.0, 3.0], [2.0, 2.0], [3.0, 1.0]])
     of = metrics.class_correlation
-    assert metrics.distance(of(student), of(teacher)) == pytest.approx((2 * 2**2) ** 0.5 / 2)
-    assert metrics.distance(of(student), of(5 * student + 1)) == pytest.approx(0, abs=1e-7)
+    assert metrics.correlation_distance(of(student), of(teacher)) == pytest.approx((2 * 2**2) ** 0.5 / 2)
+    assert metrics.correlation_distance(of(student), of(5 * student + 1)) == pytest.approx(0, abs=1e-7)
 
 
 def test_filling_is_told_once_a_minute(capsys, monkeypatch):

@@ -125,7 +125,7 @@ def test_a_filled_cache_runs_no_teacher(small, tmp_path, name):
     def never(*_):
         raise AssertionError("the teacher was run")
 
-    trainer._run_teacher.forward = never
+    trainer._frozen.forward = never
     assert len(lane.run(3, bench.wait)) == 3
 
 

@@ -341,11 +341,12 @@ class Exploding(Method):
         return {"ce": Term(ce, 1.0), "big": Term(ce * (math.inf if self.steps >= 3 else 1.0), 0.5)}
 
 
-def test_divergence_names_the_first_bad_step_and_term(dataset):
+@pytest.mark.parametrize(("pre_epochs", "epoch"), [(0, 1), (2, -1)])
+def test_divergence_names_the_first_bad_step_and_term(dataset, pre_epochs, epoch):
     trainer = build(dataset, "ce", "resnet14-resnet8")
-    trainer.method.losses = Exploding().losses
-    with pytest.raises(Diverged, match=r"term big is inf at step 3 \(epoch 1\)"):
-        trainer.epoch(1, lambda step, steps: None)
+    trainer.method.losses, trainer.method.pre_epochs = Exploding().losses, pre_epochs
+    with pytest.raises(Diverged, match=rf"term big is inf at step 3 \(epoch {epoch}\)"):
+        trainer.epoch(epoch, lambda step, steps: None)
 
 
 def test_a_parameter_may_get_its_first_gradient_after_others(dataset):
