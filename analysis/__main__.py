@@ -6,12 +6,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from analysis import ablation, runs, scale, statistics_tables, tables
+from analysis import ablation, scale
+from analysis import load as runs
 from analysis.groups import Group, groups
+from analysis.load import TEACHERS, Runs, Unfinished
 from analysis.published import STUDENT
-from analysis.runs import TEACHERS, Runs, Unfinished
+from analysis.tables import accuracy as tables
+from analysis.tables import significance as statistics_tables
+from benchmark.config.pairs import lists
 from benchmark.errors import UserError, nearest, unwritable
-from benchmark.pairs import lists
 
 COMMANDS = ("table", "plots", "structure", "report")
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
@@ -143,7 +146,8 @@ def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options
 
 def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) -> list[Path]:
     """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
-    from analysis import plots, statistics_plots  # matplotlib takes longer to import than a table to make
+    from analysis import statistics_plots  # matplotlib takes longer to import than a table to make
+    from analysis.figures import curves as plots
 
     palette = plots.colours(methods)
     written = []
@@ -159,7 +163,10 @@ def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) 
 def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
     """Print and write the measures of class structure of all groups; returns the files. Raises UserError where no run
     has test outputs."""
-    from analysis import plots, structure, structure_plots, structure_tables  # see `make_plots`
+    from analysis import fidelity as structure
+    from analysis import structure_tables  # see `make_plots`
+    from analysis.figures import curves as plots
+    from analysis.figures import fidelity as structure_plots
 
     palette, reports = plots.colours(methods), Path(options.reports)
     written, nothing = [], []

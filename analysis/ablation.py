@@ -2,8 +2,9 @@
 
 Keys: runs and reports, the folders; name, dataset, profile, pair, method and grid choose among the ablations (a,b).
 
-`python -m benchmark ablate` writes `<runs>/ablations/<name>.json` before it trains (see `benchmark.ablate.manifest`),
-so that an ablation which is not finished has its tables too; they name what is missing.
+`python -m benchmark ablate` writes `<runs>/ablations/<name>.json` before it trains (see
+`benchmark.commands.ablate.manifest`), so that an ablation which is
+not finished has its tables too; they name what is missing.
 
 Settings are compared on the validation split, seed by seed. The chosen setting is the one with the highest mean there,
 among those that have the most seeds finished; the test accuracy is looked up for it and for the references alone.
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from analysis.statistics import MIN_SEEDS, RESOLUTION
-from analysis.tables import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
+from analysis.tables.accuracy import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
 from benchmark.errors import UserError, nearest
-from benchmark.store import read_json, unusable, write_text
+from benchmark.runs.folder import read_json, unusable, write_text
 
 FOLDER = "ablations"
 BASELINE, STUDENT = "kd", "ce"
@@ -87,7 +88,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Ablation:
-    """One manifest with what its runs reached. form: axes, each or settings (see `benchmark.ablate`)."""
+    """One manifest with what its runs reached. form: axes, each or settings (see `benchmark.commands.ablate`)."""
 
     name: str
     grid: str
@@ -488,7 +489,7 @@ def sensitivity_csv(ablation: Ablation) -> str:
 
 def write(ablation: Ablation, reports: Path) -> list[Path]:
     """Write the tables and figures of an ablation to `<reports>/ablations`; returns their paths."""
-    from analysis import ablation_plots
+    from analysis.figures import ablation as ablation_plots
 
     folder, stem = reports / FOLDER, file_name(ablation.name)
     texts = {

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import published, runs
+from analysis import load as runs
+from analysis import published
 
 Config = Mapping[str, Any]  # flat
 TEACHER_KEY = "teacher.sha256"

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from analysis.tables import grid
+from analysis.tables.accuracy import grid
 from benchmark.errors import UserError
 
 SEEDS = 5
@@ -94,8 +94,7 @@ def measure(folder: Path, runs: int) -> Measured:
 
 
 def generate(root: Path, numbers: Iterable[int]) -> None:
-    """Write the run folders of these numbers, in the format of `benchmark.store`, without weights, logits and curves.
-    The same number gives the same run."""
+    """Write the run folders of these numbers, without weights, logits and curves. A number always gives the same run."""
     for number in numbers:
         turn, place = divmod(number, 4)
         if place == 3:

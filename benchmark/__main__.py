@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError, nearest, unwritable
-from benchmark.executors import stop
-from benchmark.store import Busy
+from benchmark.grid.executors import stop
+from benchmark.runs.folder import Busy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def bench(overrides: list[str]) -> int:
     """Plan, train, tabulate."""
-    from benchmark import config as configs
-    from benchmark import grid
-    from benchmark.executors import Processes
-    from benchmark.tracking import Tracking
+    from benchmark.config import compose as configs
+    from benchmark.grid import plan as grid
+    from benchmark.grid.executors import Processes
+    from benchmark.runs.tracking import Tracking
 
     config = configs.load(overrides)
     plan = grid.plan(config, overrides)
@@ -111,8 +111,8 @@ def _report(config: Any, pairs: list[str], methods: list[str], *, plots: bool) -
 
 def show_plan(overrides: list[str]) -> int:
     """Print the plan."""
-    from benchmark import config as configs
-    from benchmark import grid
+    from benchmark.config import compose as configs
+    from benchmark.grid import plan as grid
 
     print(grid.plan(configs.load(overrides), overrides).text())
     return 0
@@ -120,22 +120,22 @@ def show_plan(overrides: list[str]) -> int:
 
 def tune(overrides: list[str]) -> int:
     """Tune a method."""
-    from benchmark import tune
+    from benchmark.commands import tune
 
     return tune.run(overrides)
 
 
 def ablate(overrides: list[str]) -> int:
     """Vary options of a method, train, tabulate."""
-    from benchmark import ablate
+    from benchmark.commands import ablate
 
     return ablate.run(overrides)
 
 
 def speed(overrides: list[str]) -> int:
     """Time the methods' steps."""
-    from benchmark import config as configs
-    from benchmark import speed
+    from benchmark.commands import speed
+    from benchmark.config import compose as configs
 
     if not any(o.startswith("profile=") for o in overrides):
         overrides = [*overrides, "profile=speed"]
@@ -146,9 +146,9 @@ def speed(overrides: list[str]) -> int:
 
 def pairs(overrides: list[str]) -> int:
     """Print the named lists of pairs."""
-    from benchmark import config as configs
     from benchmark import networks
-    from benchmark.pairs import lists
+    from benchmark.config import compose as configs
+    from benchmark.config.pairs import lists
 
     recipe = configs.load(overrides).recipe
     for name, members in lists().items():
@@ -163,7 +163,7 @@ def pairs(overrides: list[str]) -> int:
 
 def show_methods(overrides: list[str]) -> int:
     """Print the list of methods."""
-    from benchmark import catalogue
+    from benchmark.commands import methods as catalogue
 
     print(catalogue.markdown(), end="")
     return 0

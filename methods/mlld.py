@@ -32,7 +32,7 @@ whose one weight scales the relations too. Uncertain: the form paper, as the pap
 code without masks and without the three differences. Not comparable at equal cost: each step runs both networks on two
 views. The published numbers moreover took 240 epochs for like architectures and 480 or 960 for unlike ones (in LSKD 480
 or 960 for all), at an initial rate of 0.025, or 0.01 for the light students; here all methods share one schedule. The
-second view there is of FixMatch's RandAugment, here of torchvision's (see `benchmark/randaugment.py`).
+second view there is of FixMatch's RandAugment, here of torchvision's (see `benchmark/data/randaugment.py`).
 """
 
 from dataclasses import dataclass

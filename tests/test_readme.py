@@ -11,9 +11,13 @@ import pytest
 import torch
 
 import methods
-from benchmark import ablate, catalogue, grid, networks, pairs
-from benchmark import config as configs
-from benchmark.tracking import Tracking
+from benchmark import networks
+from benchmark.commands import ablate
+from benchmark.commands import methods as catalogue
+from benchmark.config import compose as configs
+from benchmark.config import pairs
+from benchmark.grid import plan as grid
+from benchmark.runs.tracking import Tracking
 from methods.contract import Batch, Outputs
 from tests.conftest import ROOT
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from analysis import ablation, ablation_plots
+from analysis import ablation
+from analysis.figures import ablation as ablation_plots
 
 T = 4.302653  # Student's t at 97.5 % with two degrees of freedom, from a printed table
 NAME = "cifar100-short-resnet20-resnet8-mine"

@@ -1,0 +1,165 @@
+"""A mistake in a method's own files: one line that names the file and what would be right."""
+
+import shutil
+import sys
+
+import pytest
+
+import methods
+from benchmark.__main__ import main
+from benchmark.config import compose as configs
+from benchmark.errors import UserError
+
+PAIR = "resnet20-resnet8"
+YAML = (configs.CONF / "method" / "kd.yaml").read_text().replace("name: kd", "name: mine", 1)
+CODE = """
+from dataclasses import dataclass
+from methods.contract import Method, weight
+
+@dataclass
+class Options:
+    kd_weight: float = weight()
+
+class Mine(Method):
+    Options = Options
+"""
+ABOUT = "about: { title: Mine, year: 2026, family: logits }\n"
+OWN = f"name: mine\nimplementation: mine\n{ABOUT}kd_weight: 1.0\n"
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes conf/method/mine.yaml, and methods/mine.py where there is code for it."""
+    shutil.copytree(configs.CONF, tmp_path / "conf")
+    (tmp_path / "methods").mkdir()
+    monkeypatch.setattr(configs, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+
+    def written(text: str, code: str | None = None) -> None:
+        (tmp_path / "conf" / "method" / "mine.yaml").write_text(text)
+        if code is not None:
+            (tmp_path / "methods" / "mine.py").write_text(code)
+            monkeypatch.delitem(sys.modules, "methods.mine", raising=False)
+
+    return written
+
+
+def refusal() -> str:
+    overrides = ["methods=mine"]
+    with pytest.raises(UserError) as e:
+        configs.load(overrides)
+        configs.method("mine", PAIR, overrides)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_what_need_not_be_told_is_null(write):
+    write(OWN, CODE)
+    found = configs.method("mine", PAIR, [])
+    assert found.about["title"] == "Mine" and found.about["paper"] is None
+    assert found.options.kd_weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("implementation: kd", "implementation: kdd"), "there is no methods/kdd.py; did you mean kd"),
+        (("implementation: kd", "implementation: crd+kdd"), "there is no methods/kdd.py; did you mean kd"),
+        (("implementation: kd", "implementation: kd+"), "there is no methods/.py; known: "),
+        (("implementation: kd", "implementation: kd+kd"), "names a method twice"),
+        (("implementation: kd", "implementation: [kd]"), "it names no implementation; add implementation: "),
+        (("implementation: kd", "#"), "it names no implementation; add implementation: "),
+        (("name: mine", "name: other"), "its name is 'other'; it must be that of the file: name: mine"),
+        (("name: mine", "#"), "its name is None"),
+        (("family: logits", "family: logitz"), "unknown family 'logitz'; did you mean logits"),
+        (("  title: KD", "  titel: KD"), "about: unknown key 'titel'; did you mean title"),
+        (("  title: KD", "  title: 5"), "about: title must be a text, and year a whole number or null"),
+        (("year: 2015", "year: abc"), "about: title must be a text, and year a whole number or null"),
+        (("  title: KD", "  #"), "about lacks title; it needs title, year, family"),
+        (("temperature: 4.0", "temprature: 4.0"), "there is no option temprature; did you mean temperature"),
+        (("temperature: 4.0", "#"), "the option temperature is missing; add temperature: "),
+        (("temperature: 4.0", "temperature: ${foo}"), "Interpolation key 'foo' not found"),
+    ],
+)
+def test_a_mistake_in_the_yaml(write, change, said):
+    assert change[0] in YAML
+    write(YAML.replace(*change, 1))
+    message = refusal()
+    assert message.startswith("conf/method/mine.yaml: ") and said in message
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("pairs: { resnet20-resnet8: { temprature: 3 } }", "resnet20-resnet8 has no option 'temprature'; did you mean"),
+        ("pairs: { resnet56-resnet20: { temprature: 3 } }", "resnet56-resnet20 has no option 'temprature'"),
+        ("pairs: { resnet2-resnet8: { temperature: 3 } }", "pairs: network 'resnet2': the depth must be 6n+2"),
+        ("pairs: { ResNet20-resnet8: { temperature: 3 } }", "would not be found; write resnet20-resnet8"),
+        ("pairs: { resnet20-resnet8: }", "resnet20-resnet8 needs {<option>: <value>}, not None"),
+        ("pairs: [a]", "pairs needs {<name>: {<option>: <value>}}, not ['a']"),
+        ("datasets: { cifar: { temperature: 3 } }", "unknown data set 'cifar'; did you mean cifar10"),
+        ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
+    ],
+)
+def test_a_mistake_in_what_is_special(write, more, said):
+    write(f"{YAML}{more}\n")
+    message = refusal()
+    assert message.startswith("conf/method/mine.yaml: ") and said in message
+
+
+def test_a_mistake_in_a_combination(write):
+    write(f"defaults: [crd@crd, _self_]\nname: mine\nimplementation: crd+kd\n{ABOUT}")
+    assert "the options of kd are missing; add kd@kd to its defaults" in refusal()
+    write(f"defaults: [crd@crd, kd@kd, _self_]\nname: mine\nimplementation: crd+kd\n{ABOUT}kd: {{ temprature: 1 }}\n")
+    assert "there is no option kd.temprature; did you mean temperature" in refusal()
+    write(f"defaults: [crd@crd, kd@kd, _self_]\nname: mine\nimplementation: crd+dot\n{ABOUT}")
+    assert "dot cannot be combined: it has a descend of its own" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: 'mine\n", "a file of conf/ is no YAML: while scanning a quoted scalar"),
+        ("\tname: mine\n", "character '\\t' that cannot start any token"),
+        ("- a\n", "In 'method/mine': ValidationError"),
+        ("defaults: [kdd, _self_]\n", "In 'method/mine': Could not load 'method/kdd'."),
+        ("", "its name is None"),
+        ("hello\n", "its name is None"),
+        ("name: mine\nimplementation: kd\nabout: Mine\n", "about is missing; it needs title, year, family"),
+    ],
+)
+def test_what_is_no_yaml_of_a_method(write, text, said):
+    write(text)
+    assert said in refusal() and "mine" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (None, "there is no methods/mine.py"),
+        ("", "must define exactly one Method, not 0"),
+        (CODE + "class Other(Method): pass\n", "must define exactly one Method, not 2"),
+        ("def f(:\n", r"SyntaxError: invalid syntax \(.*mine.py:1\)"),
+        ("\nimport nothing_here\n", r"No module named 'nothing_here' \(.*mine.py:2\)"),
+        (CODE.replace("    Options = Options", "    pass"), "Mine.Options must be a dataclass"),
+        (CODE.replace("kd_weight", "weight_of_kd"), "there is no option kd_weight; did you mean weight_of_kd"),
+    ],
+)
+def test_a_mistake_in_the_code(write, code, said):
+    write(OWN, code)
+    with pytest.raises(UserError, match=said):
+        configs.method("mine", PAIR, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise ValueError('two\\nlines')", "mine on resnet14-resnet8: two lines"),
+        ("{}['x']", "mine on resnet14-resnet8 cannot be built: KeyError: 'x' ("),
+    ],
+)
+def test_a_method_that_cannot_be_built_is_found_by_the_plan(write, tiny, capsys, line, said):
+    write(OWN, f"{CODE}    def __init__(self, options, context):\n        {line}\n")
+    assert main(["plan", *tiny, "methods=mine"]) == 2
+    out, err = capsys.readouterr()
+    assert said in err and len(err.splitlines()) == 1 and out == ""
