@@ -146,8 +146,8 @@ def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options
 
 def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) -> list[Path]:
     """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
-    from analysis import statistics_plots  # matplotlib takes longer to import than a table to make
-    from analysis.figures import curves as plots
+    from analysis.figures import curves as plots  # matplotlib takes longer to import than a table to make
+    from analysis.figures import ranks as statistics_plots
 
     palette = plots.colours(methods)
     written = []
@@ -164,9 +164,9 @@ def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, o
     """Print and write the measures of class structure of all groups; returns the files. Raises UserError where no run
     has test outputs."""
     from analysis import fidelity as structure
-    from analysis import structure_tables  # see `make_plots`
     from analysis.figures import curves as plots
     from analysis.figures import fidelity as structure_plots
+    from analysis.tables import fidelity as structure_tables
 
     palette, reports = plots.colours(methods), Path(options.reports)
     written, nothing = [], []
@@ -189,7 +189,7 @@ def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, o
 
 def make_report(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
     """Write the page and the files of its tables and figures; returns them all."""
-    from analysis import report  # see `make_plots`
+    from analysis.report import page as report  # see `make_plots`
 
     beside = [(group, unfinished_of(group, found.unfinished)) for group in made]
     named = {u for _, of in beside for u in of}

@@ -94,7 +94,7 @@ def measure(folder: Path, runs: int) -> Measured:
 
 
 def generate(root: Path, numbers: Iterable[int]) -> None:
-    """Write the run folders of these numbers, without weights, logits and curves. A number always gives the same run."""
+    """Write the run folders of these numbers, without weights, logits and curves. A number gives the same run."""
     for number in numbers:
         turn, place = divmod(number, 4)
         if place == 3:
