@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis import ablation, scale
 from analysis import load as runs
-from analysis.groups import Group, groups
+from analysis.groups import ResultGroup, groups
 from analysis.load import TEACHERS, Runs, Unfinished
 from analysis.published import STUDENT
 from analysis.tables import accuracy as tables
@@ -123,12 +123,12 @@ def load(root: Path) -> Runs:
     raise UserError(f"no finished runs in {root}, {len(found.unfinished)} unfinished, such as {first} ({REMEDY})")
 
 
-def unfinished_of(group: Group, found: Iterable[Unfinished]) -> list[Unfinished]:
+def unfinished_of(group: ResultGroup, found: Iterable[Unfinished]) -> list[Unfinished]:
     """The unfinished runs that would have been in a group."""
     return [u for u in found if u.dataset == group.dataset and u.profile in (group.profile, None)]
 
 
-def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options: Options) -> list[Path]:
+def make_tables(made: Sequence[ResultGroup], unfinished: Sequence[Unfinished], options: Options) -> list[Path]:
     """Print and write the tables of all groups; returns the files."""
     written = []
     named: set[Unfinished] = set()
@@ -144,7 +144,7 @@ def make_tables(made: Sequence[Group], unfinished: Sequence[Unfinished], options
     return written
 
 
-def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) -> list[Path]:
+def make_plots(made: Sequence[ResultGroup], methods: Iterable[str], options: Options) -> list[Path]:
     """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
     from analysis.figures import curves as plots  # matplotlib takes longer to import than a table to make
     from analysis.figures import ranks as statistics_plots
@@ -160,7 +160,7 @@ def make_plots(made: Sequence[Group], methods: Iterable[str], options: Options) 
     return written
 
 
-def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
+def make_structure(made: Sequence[ResultGroup], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
     """Print and write the measures of class structure of all groups; returns the files. Raises UserError where no run
     has test outputs."""
     from analysis import fidelity as structure
@@ -187,7 +187,7 @@ def make_structure(made: Sequence[Group], methods: Iterable[str], found: Runs, o
     return written
 
 
-def make_report(made: Sequence[Group], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
+def make_report(made: Sequence[ResultGroup], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
     """Write the page and the files of its tables and figures; returns them all."""
     from analysis.report import page as report  # see `make_plots`
 

@@ -38,7 +38,7 @@ FILTERS = ("name", "dataset", "profile", "pair", "method", "grid")
 
 
 @dataclass(frozen=True)
-class Row:
+class SettingRow:
     """A setting or a reference. val, test: top-1 in per cent at the last epoch, by seed, of the finished runs.
 
     options: what sets it apart; values: all options that the grid varies, resolved. missing: seed and reason of each
@@ -104,17 +104,17 @@ class Ablation:
     seeds: Sequence[int]
     form: str
     axes: Mapping[str, Axis]
-    default: Row
-    settings: Sequence[Row]
-    references: Sequence[Row]
+    default: SettingRow
+    settings: Sequence[SettingRow]
+    references: Sequence[SettingRow]
 
     @property
-    def chosen(self) -> Row | None:
+    def chosen(self) -> SettingRow | None:
         """The highest mean validation accuracy among the settings with the most seeds; the first of equals."""
         most = max((r.n for r in self.settings), default=0)
         return max((r for r in self.settings if r.n == most), key=lambda r: r.mean) if most else None
 
-    def reference(self, row: Row, method: str = BASELINE) -> Row | None:
+    def reference(self, row: SettingRow, method: str = BASELINE) -> SettingRow | None:
         """A reference trained with the recipe of `row`."""
         return next((r for r in self.references if r.method == method and r.recipe == row.recipe), None)
 
@@ -162,7 +162,7 @@ def _ablation(read: Mapping[str, Any], runs: Path) -> Ablation:
     )
 
 
-def _row(read: Mapping[str, Any], seeds: Sequence[int], runs: Path) -> Row:
+def _row(read: Mapping[str, Any], seeds: Sequence[int], runs: Path) -> SettingRow:
     val, test, missing = {}, {}, []
     if read["impossible"]:
         missing.append(f"impossible: {read['impossible']}")
@@ -176,7 +176,7 @@ def _row(read: Mapping[str, Any], seeds: Sequence[int], runs: Path) -> Row:
         else:
             val[seed], test[seed] = result["val_top1_last"], result["top1_last"]
     keys = ("label", "method", "options", "values", "terms")
-    return Row(**{k: read[k] for k in keys}, val=val, test=test, missing=missing)
+    return SettingRow(**{k: read[k] for k in keys}, val=val, test=test, missing=missing)
 
 
 def _result(runs: Path, relative: str, seed: int) -> tuple[Mapping[str, Any], str]:
@@ -228,7 +228,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(float(found.mean()), float(low), float(high))
 
 
-def paired(row: Row, other: Row | None) -> Interval:
+def paired(row: SettingRow, other: SettingRow | None) -> Interval:
     """Mean difference of validation accuracies, `row` minus `other`, over the seeds that both have, in points."""
     seeds = sorted(row.val.keys() & other.val.keys()) if other else []
     return interval([row.val[s] - other.val[s] for s in seeds] if other else [])
@@ -277,7 +277,7 @@ def sensitivities(ablation: Ablation) -> list[Sensitivity]:
     return found
 
 
-def _others(row: Row, option: str) -> dict[str, Any]:
+def _others(row: SettingRow, option: str) -> dict[str, Any]:
     return {k: v for k, v in row.values.items() if k != option}
 
 
@@ -314,7 +314,7 @@ def table_header(ablation: Ablation) -> list[str]:
     return what
 
 
-def _what(ablation: Ablation, row: Row) -> list[str]:
+def _what(ablation: Ablation, row: SettingRow) -> list[str]:
     """The cells that say what a setting is."""
     mark = " (default)" if row is ablation.default else ""
     if ablation.form == "axes":
@@ -333,7 +333,7 @@ def _what(ablation: Ablation, row: Row) -> list[str]:
     return cells
 
 
-def _numbers(ablation: Ablation, row: Row, *, setting: bool) -> list[str]:
+def _numbers(ablation: Ablation, row: SettingRow, *, setting: bool) -> list[str]:
     value = NOTHING if not row.n else f"{fixed(row.mean)} {spread(row.std, row.n)}"
     cells = [value]
     cells += [_difference(paired(row, ablation.default)) if setting and row is not ablation.default else NOTHING]
@@ -356,7 +356,7 @@ def table_columns(ablation: Ablation) -> list[str]:
     return [*table_header(ablation), "val top-1", "Δ default", *kd, "test top-1"]
 
 
-def table_rows(ablation: Ablation) -> Iterator[tuple[Row, list[str]]]:
+def table_rows(ablation: Ablation) -> Iterator[tuple[SettingRow, list[str]]]:
     """The references, then the settings, with their cells."""
     blank = len(table_header(ablation)) - 1
     for row in ablation.references:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from analysis import load as runs
 from analysis import published
 from analysis.figures.curves import NAMED_CLASSES, class_correlation
-from analysis.groups import TEACHER_KEY, Cell, Group, Row
+from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup
 
 SUPERCLASSES = Path(__file__).with_name("cifar100_superclasses.csv")
 CLASS, SUPERCLASS = "class", "superclass"
@@ -201,7 +201,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Structure:
+class Fidelity:
     """The measures of a group. `label` is that of the group's rows; rows are in the group's order.
 
     runs: one row a run that could be measured: pair, method, label, identity, seed, folder (relative to the root) and
@@ -217,7 +217,7 @@ class Structure:
     notes: the runs that are left out, and the changes that could not be taken, each with its reason.
     """
 
-    group: Group
+    group: ResultGroup
     runs: pd.DataFrame
     summary: pd.DataFrame
     classes: pd.DataFrame
@@ -246,7 +246,7 @@ class Change:
     partial: bool
 
 
-def measure(group: Group, root: Path) -> Structure:
+def measure(group: ResultGroup, root: Path) -> Fidelity:
     """Measure all runs of a group. Each file is read once, one teacher and one student are held at a time.
 
     root: the folder of all runs, which `teacher_run` is relative to.
@@ -256,12 +256,14 @@ def measure(group: Group, root: Path) -> Structure:
     def teacher_in(folder: str) -> Predictions | None:
         return _read(root / folder)
 
-    cells = [(pair, row, row.cells[pair]) for pair in group.pairs for row in group.rows if pair in row.cells]
-    found: dict[int, _Cell] = {}  # by the id of their `Cell`, which the group holds
+    cells = [
+        (pair, row, row.seed_groups[pair]) for pair in group.pairs for row in group.rows if pair in row.seed_groups
+    ]
+    found: dict[int, _MeasuredRuns] = {}  # by the id of their `SeedGroup`, which the group holds
     teachers: dict[tuple[str, str], dict[str, Any]] = {}  # by pair and folder
     with tqdm(total=sum(c.n for *_, c in cells), desc="test outputs", unit="run", leave=False, disable=None) as bar:
         for pair, row, cell in sorted(cells, key=lambda c: str(c[2].runs.teacher_run.iloc[0])):
-            measured = found[id(cell)] = _Cell(pair, row, cell)
+            measured = found[id(cell)] = _MeasuredRuns(pair, row, cell)
             for run in cell.runs.itertuples():
                 teacher = teacher_in(run.teacher_run) if isinstance(run.teacher_run, str) else None
                 student = _read(run.folder)
@@ -280,7 +282,7 @@ def measure(group: Group, root: Path) -> Structure:
     of_classes = [_changes(cell, _baseline(group, cell, found, notes)) for cell in known]
     of_runs = pd.DataFrame([r for cell in known for r in cell.records], columns=[*KEYS, "seed", "folder", *_keys()])
     of_pairs = [r for cell in known for r in cell.confused]
-    return Structure(
+    return Fidelity(
         group,
         of_runs,
         _summary(of_runs, teachers.values()),
@@ -290,13 +292,13 @@ def measure(group: Group, root: Path) -> Structure:
     )
 
 
-def levels(structure: Structure, pair: str) -> list[str]:
+def levels(structure: Fidelity, pair: str) -> list[str]:
     """The levels at which a pair's classes are known, superclasses first."""
     found = set(structure.classes.level[structure.classes.pair == pair])
     return [level for level in (SUPERCLASS, CLASS) if level in found]
 
 
-def changes(structure: Structure, pair: str, level: str, to: str = "student") -> Change | None:
+def changes(structure: Fidelity, pair: str, level: str, to: str = "student") -> Change | None:
     """The accuracy changes of a pair's rows against the student alone (`to="student"`) or their teacher
     (`to="teacher"`); None where there are none."""
     frame = structure.classes
@@ -321,10 +323,10 @@ CLASS_COLUMNS = [
 ]  # fmt: skip
 
 
-class _Cell:
+class _MeasuredRuns:
     """What is kept of a cell's runs: their numbers, but not their outputs."""
 
-    def __init__(self, pair: str, row: Row, cell: Cell) -> None:
+    def __init__(self, pair: str, row: MethodRow, cell: SeedGroup) -> None:
         self.pair, self.row, self.cell = pair, row, cell
         self.about = {"pair": pair, "method": row.method, "label": row.label, "identity": cell.identity}
         self.records: list[dict[str, Any]] = []
@@ -401,7 +403,7 @@ def _unusable(student: Predictions | None, teacher: Predictions | None, folder: 
     return ""
 
 
-def _teacher(group: Group, pair: str, cell: Cell, teacher: Predictions) -> dict[str, Any]:
+def _teacher(group: ResultGroup, pair: str, cell: SeedGroup, teacher: Predictions) -> dict[str, Any]:
     sha256 = str(cell.config.get(TEACHER_KEY) or "")
     label = next((t.label for t in group.teachers if t.sha256.get(pair) == sha256), "Teacher")
     about = {"pair": pair, "method": published.TEACHER, "label": label, "identity": sha256[:12]}
@@ -421,7 +423,9 @@ def _summary(of_runs: pd.DataFrame, teachers: Iterable[Mapping[str, Any]]) -> pd
     return frame.sort_values("pair", key=lambda p: p.map(pairs.index), kind="stable", ignore_index=True)
 
 
-def _baseline(group: Group, cell: _Cell, found: dict[int, _Cell], notes: list[str]) -> dict[int, np.ndarray]:
+def _baseline(
+    group: ResultGroup, cell: _MeasuredRuns, found: dict[int, _MeasuredRuns], notes: list[str]
+) -> dict[int, np.ndarray]:
     """Images that the student alone classifies right [C], by seed, for those seeds of a cell that have one."""
     if cell.row.method == published.STUDENT:
         return {}
@@ -441,7 +445,7 @@ def _baseline(group: Group, cell: _Cell, found: dict[int, _Cell], notes: list[st
     return right
 
 
-def _changes(cell: _Cell, baseline: dict[int, np.ndarray]) -> pd.DataFrame:
+def _changes(cell: _MeasuredRuns, baseline: dict[int, np.ndarray]) -> pd.DataFrame:
     """The `classes` of one cell."""
     names = cell.names
     of_class = superclasses() if set(names) == set(superclasses()) else {}

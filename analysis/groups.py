@@ -25,7 +25,7 @@ IGNORED = ("role", "seed", "profile", "student", "teacher.network")  # the same 
 
 
 @dataclass(frozen=True)
-class Cell:
+class SeedGroup:
     """The runs of one method with one config on one pair."""
 
     runs: pd.DataFrame  # sorted by seed
@@ -76,13 +76,13 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """One row of a table: a method, or one variant of it."""
 
     method: str
     label: str
     variant: int  # rank among the method's rows
-    cells: dict[str, Cell]  # by pair
+    seed_groups: dict[str, SeedGroup]  # by pair
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Group:
+class ResultGroup:
     """What makes one table. rows: the student alone first, then the methods by year and title."""
 
     dataset: str
@@ -103,29 +103,29 @@ class Group:
     pairs: list[str]
     networks: dict[str, tuple[str, str]]  # teacher and student of each pair
     teachers: list[Teacher]
-    rows: list[Row]
+    rows: list[MethodRow]
     differing: list[str]  # settings outside the method that differ between runs of one pair
     runs: pd.DataFrame
 
     @property
-    def students(self) -> list[Row]:
+    def students(self) -> list[MethodRow]:
         return [r for r in self.rows if r.method == published.STUDENT]
 
     @property
-    def methods(self) -> list[Row]:
+    def methods(self) -> list[MethodRow]:
         return [r for r in self.rows if r.method != published.STUDENT]
 
-    def baseline(self, cell: Cell, pair: str) -> Cell | None:
+    def baseline(self, cell: SeedGroup, pair: str) -> SeedGroup | None:
         """The student alone that a cell is compared with: trained alike, on the teacher's side too where there are
         several; None where there is not exactly one."""
-        found = [r.cells[pair] for r in self.students if pair in r.cells]
+        found = [r.seed_groups[pair] for r in self.students if pair in r.seed_groups]
         found = [c for c in found if c.protocol == cell.protocol]
         if len(found) > 1:
             found = [c for c in found if c.config.get(TEACHER_KEY) == cell.config.get(TEACHER_KEY)]
         return found[0] if len(found) == 1 else None
 
 
-def groups(done: pd.DataFrame, pairs: Sequence[str] = ()) -> list[Group]:
+def groups(done: pd.DataFrame, pairs: Sequence[str] = ()) -> list[ResultGroup]:
     """All groups of the finished runs. Pairs are in the order given, else in that of published tables, then by name."""
     made = []
     for (dataset, profile), found in done.groupby(["dataset", "profile"], sort=True):
@@ -136,22 +136,22 @@ def groups(done: pd.DataFrame, pairs: Sequence[str] = ()) -> list[Group]:
     return made
 
 
-def _group(dataset: str, profile: str, pairs: list[str], found: pd.DataFrame) -> Group:
-    cells: dict[str, dict[str, list[Cell]]] = {}  # method -> pair -> one cell an identity
+def _group(dataset: str, profile: str, pairs: list[str], found: pd.DataFrame) -> ResultGroup:
+    cells: dict[str, dict[str, list[SeedGroup]]] = {}  # method -> pair -> one cell an identity
     for (method, pair, _), of in found.sort_values(["identity", "seed"]).groupby(["method", "pair", "identity"]):
         first = of.iloc[0]
         read = next(filter(None, map(runs.config, of.folder)), {})  # the same for all of an identity
         config = {k: v for k, v in read.items() if k not in IGNORED}
         if isinstance(first.teacher_sha256, str):
             config.setdefault(TEACHER_KEY, first.teacher_sha256)
-        cells.setdefault(method, {}).setdefault(pair, []).append(Cell(of, config))
+        cells.setdefault(method, {}).setdefault(pair, []).append(SeedGroup(of, config))
     differing = _common(cells, pairs)
     titles = _titles(found)
     rows = []
     for method in sorted(cells, key=lambda m: _order(m, found, titles)):
         rows += _rows(method, titles[method], cells[method], differing)
     networks = dict(zip(found.pair, zip(found.teacher, found.student, strict=True), strict=True))
-    return Group(dataset, profile, pairs, networks, _teachers(found, pairs, differing), rows, differing, found)
+    return ResultGroup(dataset, profile, pairs, networks, _teachers(found, pairs, differing), rows, differing, found)
 
 
 def _order(method: str, found: pd.DataFrame, titles: Mapping[str, str]) -> tuple[Any, ...]:
@@ -167,12 +167,12 @@ def _titles(found: pd.DataFrame) -> dict[str, str]:
     return {m: t if counts[t] <= 1 else f"{t} [{m}]" for m, t in titles.items()}
 
 
-def _rows(method: str, title: str, cells: dict[str, list[Cell]], differing: list[str]) -> list[Row]:
+def _rows(method: str, title: str, cells: dict[str, list[SeedGroup]], differing: list[str]) -> list[MethodRow]:
     differs = {k for of in cells.values() for k in _differing([c.config for c in of])}
     differs |= {k for of in cells.values() for c in of for k in c.changed}
     own = {k for k in differs if k.startswith("method.")}
     keys = _needed(sorted(own) + differing, [[c.config for c in of] for of in cells.values()])
-    by_variant: dict[tuple[Any, ...], dict[str, Cell]] = {}
+    by_variant: dict[tuple[Any, ...], dict[str, SeedGroup]] = {}
     alike = any(len({_values(c.config, keys) for c in of}) < len(of) for of in cells.values())
     for pair, of in cells.items():
         for cell in of:
@@ -183,7 +183,7 @@ def _rows(method: str, title: str, cells: dict[str, list[Cell]], differing: list
     for i, key in enumerate(sorted(by_variant, key=lambda k: [_sortable(v) for v in k])):
         says = [f"{names[k]}={text_of(v)}" for k, v in zip(keys, key, strict=False)]
         says += [f"run {key[-1]}"] if alike else []
-        rows.append(Row(method, f"{title} ({', '.join(says)})" if says else title, i, by_variant[key]))
+        rows.append(MethodRow(method, f"{title} ({', '.join(says)})" if says else title, i, by_variant[key]))
     return rows
 
 
@@ -202,7 +202,7 @@ def _teachers(found: pd.DataFrame, pairs: list[str], differing: list[str]) -> li
     return rows
 
 
-def _common(cells: Mapping[str, Mapping[str, list[Cell]]], pairs: Iterable[str]) -> list[str]:
+def _common(cells: Mapping[str, Mapping[str, list[SeedGroup]]], pairs: Iterable[str]) -> list[str]:
     """Settings outside the methods that differ between runs of one pair, whatever their method."""
     keys: set[str] = set()
     for pair in pairs:

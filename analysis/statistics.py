@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from analysis import published
-from analysis.groups import TEACHER_KEY, Cell, Group, Row
+from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup
 
 ALPHA = 0.05
 MIN_SEEDS = 3  # fewer are no test
@@ -29,7 +29,7 @@ BASELINE = "kd"
 Key = tuple[str, int]  # a row: its method and variant
 
 
-def key(row: Row) -> Key:
+def key(row: MethodRow) -> Key:
     """What tells a row of a group from the others."""
     return row.method, row.variant
 
@@ -46,8 +46,8 @@ class Comparison:
     """
 
     pair: str
-    row: Row
-    other: Row
+    row: MethodRow
+    other: MethodRow
     seeds: tuple[int, ...]
     difference: float
     low: float = math.nan
@@ -81,7 +81,7 @@ class Comparison:
         return replace(self, row=self.other, other=self.row, **turned)
 
 
-def compare(group: Group, column: str = "top1_last") -> list[Comparison]:
+def compare(group: ResultGroup, column: str = "top1_last") -> list[Comparison]:
     """Every two rows on every pair, the student alone included, as the later row of the table minus the earlier one.
 
     Rows that were not trained alike are not compared. With fewer than three common seeds there is a mean and no test.
@@ -94,7 +94,7 @@ def compare(group: Group, column: str = "top1_last") -> list[Comparison]:
     """
     made = []
     for pair in group.pairs:
-        values = {key(r): _by_seed(r.cells[pair], column) for r in group.rows if pair in r.cells}
+        values = {key(r): _by_seed(r.seed_groups[pair], column) for r in group.rows if pair in r.seed_groups}
         for row, other in _twos(group, pair):
             ours, theirs = values[key(row)], values[key(other)]
             seeds = tuple(sorted(ours.keys() & theirs.keys()))
@@ -121,15 +121,15 @@ def against(comparisons: Iterable[Comparison], method: str = BASELINE) -> dict[t
     return {k: of[0] for k, of in found.items() if len(of) == 1}
 
 
-def alike(cell: Cell) -> tuple[Any, ...] | None:
+def alike(cell: SeedGroup) -> tuple[Any, ...] | None:
     """Equal for cells that may be compared; None where the config is not known, so that none may."""
     return (cell.protocol, cell.config.get(TEACHER_KEY)) if cell.protocol else None
 
 
-def _twos(group: Group, pair: str) -> list[tuple[Row, Row]]:
+def _twos(group: ResultGroup, pair: str) -> list[tuple[MethodRow, MethodRow]]:
     """The rows to compare on a pair, the later first."""
-    rows = [r for r in group.rows if pair in r.cells]
-    kinds = [alike(r.cells[pair]) for r in rows]
+    rows = [r for r in group.rows if pair in r.seed_groups]
+    kinds = [alike(r.seed_groups[pair]) for r in rows]
     with_all = set(range(len(rows)))
     if len(rows) > MAX_ROWS:
         with_all = {i for i, r in enumerate(rows) if r.method in (published.STUDENT, BASELINE)}
@@ -138,7 +138,7 @@ def _twos(group: Group, pair: str) -> list[tuple[Row, Row]]:
     return [(rows[i], rows[j]) for i, j in sorted(twos) if kinds[i] is not None and kinds[i] == kinds[j]]
 
 
-def _by_seed(cell: Cell, column: str) -> dict[int, float]:
+def _by_seed(cell: SeedGroup, column: str) -> dict[int, float]:
     values = zip(cell.runs.seed.tolist(), cell.runs[column].astype(float).tolist(), strict=True)
     return {seed: value for seed, value in values if not math.isnan(value)}
 
@@ -235,7 +235,7 @@ class Ranking:
     """
 
     pairs: list[str]
-    rows: list[Row]
+    rows: list[MethodRow]
     seeds: dict[str, tuple[int, ...]]  # by pair
     means: np.ndarray
     ranks: np.ndarray
@@ -263,7 +263,7 @@ class Ranking:
         return (behind <= tau + RESOLUTION / 2).mean(axis=1)
 
 
-def rank(group: Group, comparisons: Iterable[Comparison], column: str = "top1_last") -> Ranking | None:
+def rank(group: ResultGroup, comparisons: Iterable[Comparison], column: str = "top1_last") -> Ranking | None:
     """Ranks over the pairs of a group; None where fewer than two pairs or two rows are left to rank.
 
     Rows without runs on one of the pairs are left out, and so are rows that were not trained like the most. The tests
@@ -272,7 +272,7 @@ def rank(group: Group, comparisons: Iterable[Comparison], column: str = "top1_la
     rows, left_out = _complete(group)
     pairs, seeds, means = [], {}, []
     for pair in group.pairs:
-        values = [_by_seed(r.cells[pair], column) for r in rows]
+        values = [_by_seed(r.seed_groups[pair], column) for r in rows]
         common = sorted(set.intersection(*map(set, values))) if values else []
         if common:
             pairs.append(pair)
@@ -314,13 +314,13 @@ def nemenyi(rows: int, pairs: int) -> float:
     return float(q * math.sqrt(rows * (rows + 1) / (6 * pairs)))
 
 
-def _complete(group: Group) -> tuple[list[Row], list[str]]:
+def _complete(group: ResultGroup) -> tuple[list[MethodRow], list[str]]:
     """The rows with runs on every pair that were trained alike, and why others are not among them."""
     left_out: list[str] = []
-    kinds: dict[tuple[Any, ...], list[Row]] = {}
+    kinds: dict[tuple[Any, ...], list[MethodRow]] = {}
     for row in group.rows:
-        missing = [p for p in group.pairs if p not in row.cells]
-        kind = () if missing else tuple(alike(row.cells[p]) for p in group.pairs)
+        missing = [p for p in group.pairs if p not in row.seed_groups]
+        kind = () if missing else tuple(alike(row.seed_groups[p]) for p in group.pairs)
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             left_out.append(f"{row.label}: no runs on {', '.join(missing[:3])}{more}")
@@ -335,7 +335,7 @@ def _complete(group: Group) -> tuple[list[Row], list[str]]:
 
 
 def _outcomes(
-    comparisons: Iterable[Comparison], rows: Sequence[Row], pairs: Sequence[str]
+    comparisons: Iterable[Comparison], rows: Sequence[MethodRow], pairs: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Wins and ties [rows, rows]."""
     place: Mapping[Key, int] = {key(r): i for i, r in enumerate(rows)}

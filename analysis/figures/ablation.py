@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.ablation import Ablation, Axis, Row, heading, interval, short, text
+from analysis.ablation import Ablation, Axis, SettingRow, heading, interval, short, text
 from analysis.figures.curves import PALETTE, STUDENT_COLOUR, STYLE, save
 from analysis.tables.accuracy import file_name
 
@@ -36,7 +36,7 @@ def write(ablation: Ablation, folder: Path) -> list[Path]:
         return save(figure, folder, file_name(ablation.name))
 
 
-def _references(ablation: Ablation) -> list[tuple[Row, str]]:
+def _references(ablation: Ablation) -> list[tuple[SettingRow, str]]:
     """The references with the default recipe, and their colours; KD is left out where it is the default itself."""
     chosen = [r for r in ablation.references if r.recipe == ablation.default.recipe and r.n]
     colours = {"kd": KD_COLOUR}
@@ -85,13 +85,13 @@ def draw_lines(ablation: Ablation) -> Figure:
     return figure
 
 
-def _only(ablation: Ablation, row: Row, option: str) -> bool:
+def _only(ablation: Ablation, row: SettingRow, option: str) -> bool:
     """True where a setting differs from the default in one option at most."""
     base = ablation.default
     return row.method == base.method and all(row.values[o] == v for o, v in base.values.items() if o != option)
 
 
-def _line(ax, option: str, rows: Sequence[Row], colour: str, label: str) -> None:
+def _line(ax, option: str, rows: Sequence[SettingRow], colour: str, label: str) -> None:
     rows = sorted(rows, key=lambda r: r.values[option])
     found = [interval(list(r.val.values())) for r in rows]
     mean = np.array([f.mean for f in found])

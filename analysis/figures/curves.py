@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import load as runs
 from analysis import published
-from analysis.groups import Cell, Group, Row
+from analysis.groups import MethodRow, ResultGroup, SeedGroup
 from analysis.tables.accuracy import file_name
 from benchmark.runs.folder import atomic
 
@@ -52,7 +52,7 @@ def colours(methods: Iterable[str]) -> dict[str, str]:
     return {m: PALETTE[i % len(PALETTE)] for i, m in enumerate(others)} | {published.STUDENT: STUDENT_COLOUR}
 
 
-def write(group: Group, root: Path, reports: Path, palette: Mapping[str, str]) -> tuple[list[Path], list[str]]:
+def write(group: ResultGroup, root: Path, reports: Path, palette: Mapping[str, str]) -> tuple[list[Path], list[str]]:
     """Write all figures of a group to `<reports>/plots`; returns their paths, and what could not be drawn and why.
 
     root: the folder of all runs. palette: see `colours`.
@@ -97,21 +97,21 @@ class Curve:
     seconds: mean training time up to the end of each epoch; None where a run has none.
     """
 
-    row: Row
+    row: MethodRow
     mean: pd.Series
     std: pd.Series
     n: int
     seconds: pd.Series | None
 
 
-def curves(group: Group, pair: str) -> tuple[list[Curve], list[str]]:
+def curves(group: ResultGroup, pair: str) -> tuple[list[Curve], list[str]]:
     """The curves of a pair, and the runs that have none."""
     found, problems = [], []
     for row in group.rows:
-        if pair not in row.cells:
+        if pair not in row.seed_groups:
             continue
         seeds, spent = [], []
-        for folder in row.cells[pair].runs.folder:
+        for folder in row.seed_groups[pair].runs.folder:
             metrics = runs.metrics(folder)
             top1 = metrics.test_top1.dropna()
             seeds.append(top1)
@@ -126,7 +126,7 @@ def curves(group: Group, pair: str) -> tuple[list[Curve], list[str]]:
     return found, problems
 
 
-def draw_curves(group: Group, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
+def draw_curves(group: ResultGroup, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
     """All epochs on the left, the last quarter on the right, where methods differ by little; bands are ± one std."""
     last = max(int(line.mean.index.max()) for line in lines)
     from_epoch = last - max(1, last // 4) if last >= 8 else None
@@ -167,7 +167,7 @@ def _make_room(figure: Figure, labels: int, columns: int) -> None:
     figure.set_figheight(figure.get_figheight() + 0.18 * max(0, math.ceil(labels / columns) - 4))
 
 
-def draw_times(group: Group, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
+def draw_times(group: ResultGroup, pair: str, lines: Sequence[Curve], palette: Mapping[str, str]) -> Figure:
     """Test top-1 against the time of training: thin lines through the epochs, the last epoch as a dot ± one std."""
     longest = max(line.seconds.iloc[-1] for line in lines)
     unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
@@ -212,7 +212,7 @@ def _label(line: Curve) -> str:
     return f"{line.row.label}  {line.mean.iloc[-1]:.2f}{spread}"
 
 
-def _teacher_lines(group: Group, pair: str) -> list[tuple[str, float]]:
+def _teacher_lines(group: ResultGroup, pair: str) -> list[tuple[str, float]]:
     return [(f"{t.label}  {t.top1[pair]:.2f}", t.top1[pair]) for t in group.teachers if pair in t.top1]
 
 
@@ -228,7 +228,7 @@ class Difference:
         does not depend on how many there are.
     """
 
-    row: Row
+    row: MethodRow
     matrix: np.ndarray
     distance: float
     class_names: list[str] | None
@@ -242,15 +242,15 @@ def class_correlation(logits: np.ndarray) -> np.ndarray:
     return unit.T @ unit
 
 
-def correlation_differences(group: Group, pair: str, root: Path) -> tuple[list[Difference], list[str]]:
+def correlation_differences(group: ResultGroup, pair: str, root: Path) -> tuple[list[Difference], list[str]]:
     """One difference a row of the table, and what is missing for others."""
     teachers: dict[str, runs.Outputs | None] = {}
     found, problems = [], []
     for row in group.rows:
-        if pair not in row.cells:
+        if pair not in row.seed_groups:
             continue
         matrices, names = [], None
-        for student, why in _run_differences(row.cells[pair], root, teachers):
+        for student, why in _run_differences(row.seed_groups[pair], root, teachers):
             if why:
                 problems.append(why)
             else:
@@ -264,7 +264,7 @@ def correlation_differences(group: Group, pair: str, root: Path) -> tuple[list[D
 
 
 def _run_differences(
-    cell: Cell, root: Path, teachers: dict[str, runs.Outputs | None]
+    cell: SeedGroup, root: Path, teachers: dict[str, runs.Outputs | None]
 ) -> Iterator[tuple[tuple[np.ndarray, list[str] | None], str]]:
     """For each run its matrix and class names, or an empty one and the reason. `teachers` keeps what was read."""
     nothing = (np.empty((0, 0)), None)
@@ -287,7 +287,7 @@ def _run_differences(
             yield (matrix, student.class_names or teacher.class_names), ""
 
 
-def draw_correlations(group: Group, pair: str, differences: Sequence[Difference]) -> Figure:
+def draw_correlations(group: ResultGroup, pair: str, differences: Sequence[Difference]) -> Figure:
     """One panel a row of the table, all on one symmetric scale: it spans the entries, but for the largest 0.5 % where
     there are many classes."""
     entries = np.abs(np.concatenate([d.matrix.ravel() for d in differences]))

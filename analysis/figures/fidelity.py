@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import fidelity as structure
 from analysis import published
-from analysis.fidelity import EXTREMES, MEASURES, Change, Structure
+from analysis.fidelity import EXTREMES, MEASURES, Change, Fidelity
 from analysis.figures.curves import STYLE, TEACHER_COLOUR, save, wrapped
 from analysis.tables.accuracy import file_name
 from analysis.tables.fidelity import PLURAL
@@ -23,7 +23,7 @@ from analysis.tables.fidelity import PLURAL
 PANELS = 4  # measures side by side
 
 
-def draw(made: Structure, pair: str, palette: Mapping[str, str]) -> dict[str, Figure]:
+def draw(made: Fidelity, pair: str, palette: Mapping[str, str]) -> dict[str, Figure]:
     """The figures of one pair by name: `structure`, and where there are changes to show `structure-superclasses` and
     `structure-classes`. palette: see `plots.colours`."""
     with matplotlib.rc_context(STYLE):
@@ -34,7 +34,7 @@ def draw(made: Structure, pair: str, palette: Mapping[str, str]) -> dict[str, Fi
     return figures
 
 
-def write(made: Structure, reports: Path, palette: Mapping[str, str]) -> list[Path]:
+def write(made: Fidelity, reports: Path, palette: Mapping[str, str]) -> list[Path]:
     """Write all figures to `<reports>/plots` as PNG and PDF; returns their paths."""
     written = []
     for pair in made.pairs:
@@ -45,7 +45,7 @@ def write(made: Structure, reports: Path, palette: Mapping[str, str]) -> list[Pa
     return written
 
 
-def draw_measures(made: Structure, pair: str, palette: Mapping[str, str]) -> Figure:
+def draw_measures(made: Fidelity, pair: str, palette: Mapping[str, str]) -> Figure:
     """One panel a measure, one line a row of the table: seeds as light dots, their mean ± one std as a diamond, the
     teacher's own value as a dashed line."""
     summary = made.summary[made.summary.pair == pair]
@@ -97,7 +97,7 @@ def _legend(ax: Axes, *, several: bool, teacher: bool) -> None:
     ax.legend(handles=handles, loc="center", frameon=False)
 
 
-def draw_changes(made: Structure, pair: str, change: Change) -> Figure:
+def draw_changes(made: Fidelity, pair: str, change: Change) -> Figure:
     """Heat map of labels × classes on a symmetric scale, each field with its change in points."""
     values = change.mean.to_numpy(float)
     finite = np.abs(values[np.isfinite(values)])
@@ -135,6 +135,6 @@ def _short(value: float) -> str:
     return text if float(text) == 0 else f"{'+' if value > 0 else '−'}{text}"
 
 
-def _title(made: Structure, pair: str) -> str:
+def _title(made: Fidelity, pair: str) -> str:
     teacher, student = made.group.networks[pair]
     return f"{teacher} → {student} on {made.group.dataset}, profile {made.group.profile}"

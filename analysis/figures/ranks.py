@@ -15,14 +15,14 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import statistics
 from analysis.figures.curves import DASHES, STYLE, save
-from analysis.groups import Group
+from analysis.groups import ResultGroup
 from analysis.statistics import Ranking
 from analysis.tables.accuracy import file_name
 
 MAX_ROWS = 25  # more cannot be told apart in a figure
 
 
-def write(group: Group, reports: Path, palette: Mapping[str, str]) -> tuple[list[Path], list[str]]:
+def write(group: ResultGroup, reports: Path, palette: Mapping[str, str]) -> tuple[list[Path], list[str]]:
     """Write the figures of a group to `<reports>/plots`; returns their paths, and what could not be drawn and why.
 
     Nothing is drawn and nothing is said where there are no two pairs to rank over. palette: see `plots.colours`.
@@ -50,7 +50,7 @@ def write(group: Group, reports: Path, palette: Mapping[str, str]) -> tuple[list
     return written, problems
 
 
-def _title(group: Group, ranking: Ranking) -> str:
+def _title(group: ResultGroup, ranking: Ranking) -> str:
     return f"{group.dataset}, profile {group.profile}, {len(ranking.pairs)} pairs"
 
 
@@ -66,7 +66,7 @@ def bars(average: Sequence[float], critical_difference: float) -> list[tuple[flo
     return [(ranks[i], ranks[j]) for i, j in found]
 
 
-def draw_critical_difference(group: Group, ranking: Ranking, palette: Mapping[str, str]) -> Figure:
+def draw_critical_difference(group: ResultGroup, ranking: Ranking, palette: Mapping[str, str]) -> Figure:
     """Average ranks on a line, the best on the left; a bar joins rows that Nemenyi's test does not tell apart (the
     diagram of Demšar 2006)."""
     average, k = ranking.average, len(ranking.rows)
@@ -110,7 +110,7 @@ def draw_critical_difference(group: Group, ranking: Ranking, palette: Mapping[st
     return figure
 
 
-def draw_outcomes(group: Group, ranking: Ranking) -> Figure:
+def draw_outcomes(group: ResultGroup, ranking: Ranking) -> Figure:
     """Wins/ties/losses of the row against the column, coloured by wins minus losses; rows by average rank."""
     k = len(ranking.rows)
     order = sorted(range(k), key=lambda i: (ranking.average[i], i))
@@ -146,7 +146,7 @@ def draw_outcomes(group: Group, ranking: Ranking) -> Figure:
     return figure
 
 
-def draw_profile(group: Group, ranking: Ranking, palette: Mapping[str, str]) -> Figure:
+def draw_profile(group: ResultGroup, ranking: Ranking, palette: Mapping[str, str]) -> Figure:
     """Performance profile: the share of pairs on which a row is at most τ points below the best, against τ.
 
     The lines are a little apart where they would cover each other.

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from analysis import load as runs
-from analysis.groups import Group
+from analysis.groups import ResultGroup
 
 SEED = 0  # of the choice of classes and images, and of t-SNE
 CLASSES = 10  # that colours tell apart; of more, so many are drawn
@@ -49,7 +49,7 @@ class Projection:
         )
 
 
-def project(group: Group, pair: str, root: Path) -> tuple[Projection | None, list[str]]:
+def project(group: ResultGroup, pair: str, root: Path) -> tuple[Projection | None, list[str]]:
     """The embedding of a pair, and what is missing from it; None where no student can be set beside its teacher.
 
     Each row of the table gives its first seed with usable outputs. Logits z [N, C] are made comparable between networks
@@ -79,18 +79,18 @@ def project(group: Group, pair: str, root: Path) -> tuple[Projection | None, lis
     ), problems
 
 
-def _networks(group: Group, pair: str, root: Path) -> tuple[list[tuple[str, runs.Outputs]], list[str]]:
+def _networks(group: ResultGroup, pair: str, root: Path) -> tuple[list[tuple[str, runs.Outputs]], list[str]]:
     """Labels and outputs of a pair's teachers, then of one run a row, all on one test set; and what is missing."""
     read: dict[str, runs.Outputs | None] = {}
     teachers: dict[str, runs.Outputs] = {}  # those of the students chosen
     students: list[tuple[str, runs.Outputs]] = []
-    rows = [row for row in group.rows if pair in row.cells]
+    rows = [row for row in group.rows if pair in row.seed_groups]
     problems = []
     if len(rows) > ROWS:
         problems.append(f"t-SNE on {pair}: of {len(rows)} rows only the first variant of each method")
         rows = list({row.method: row for row in reversed(rows)}.values())[::-1]
     for row in rows:
-        for seed, folder, teacher, student in _beside_teacher(row.cells[pair].runs, root, read):
+        for seed, folder, teacher, student in _beside_teacher(row.seed_groups[pair].runs, root, read):
             if not students or _same_test_set(student, students[0][1]):
                 students.append((f"{row.label}, seed {seed}", student))
                 teachers[folder] = teacher
@@ -129,7 +129,7 @@ def _comparable(logits: np.ndarray) -> np.ndarray:
     return (centred / size if size > 0 else centred).astype(np.float32)
 
 
-def draw(group: Group, pair: str, projection: Projection) -> Figure:
+def draw(group: ResultGroup, pair: str, projection: Projection) -> Figure:
     """One panel a network, all on the same axes; crosses stand at the class medians of the first teacher's points."""
     columns = min(4, len(projection.panels))
     rows = math.ceil(len(projection.panels) / columns)

@@ -25,12 +25,12 @@ from matplotlib.figure import Figure
 from analysis import ablation, published, statistics
 from analysis import fidelity as structure
 from analysis.ablation import Ablation
-from analysis.fidelity import MEASURES, Structure
+from analysis.fidelity import MEASURES, Fidelity
 from analysis.figures import curves as plots
 from analysis.figures import fidelity as structure_plots
 from analysis.figures import ranks as statistics_plots
 from analysis.figures import tsne as projection
-from analysis.groups import Cell, Group, Row
+from analysis.groups import MethodRow, ResultGroup, SeedGroup
 from analysis.load import Unfinished
 from analysis.statistics import Ranking
 from analysis.tables import accuracy as tables
@@ -143,9 +143,9 @@ class Source:
     """
 
     number: int
-    group: Group
+    group: ResultGroup
     table: Table
-    structure: Structure
+    structure: Fidelity
     root: Path
     reports: Path
     palette: Mapping[str, str]
@@ -155,16 +155,16 @@ class Source:
     def id(self, name: str) -> str:
         return f"g{self.number}-{name}"
 
-    def place(self, cell: Cell) -> str:
+    def place(self, cell: SeedGroup) -> str:
         """Anchor of a cell's runs in the section of provenance."""
         return self.id(f"runs-{cell.identity}")
 
-    def cells(self) -> Iterator[tuple[str, Row, Cell]]:
+    def cells(self) -> Iterator[tuple[str, MethodRow, SeedGroup]]:
         """All cells, by pair and row in the table's order."""
         for pair in self.group.pairs:
             for row in self.group.rows:
-                if pair in row.cells:
-                    yield pair, row, row.cells[pair]
+                if pair in row.seed_groups:
+                    yield pair, row, row.seed_groups[pair]
 
     def arrow(self, pair: str) -> str:
         return " → ".join(self.group.networks[pair])
@@ -228,7 +228,7 @@ def _result(source: Source, line: tables.Line, pairs: Sequence[str]) -> Line:
             continue
         spread = "" if math.isnan(entry.std) else f" ± {fixed(entry.std)}"
         text = f"{fixed(entry.mean)}{spread} ({entry.n}) {entry.dagger}".rstrip()
-        href = f"#{source.place(row.cells[pair])}" if row else f"#{source.id('teachers')}"
+        href = f"#{source.place(row.seed_groups[pair])}" if row else f"#{source.id('teachers')}"
         items += [Item(text, entry.mean, entry.mark, href), _signed(entry.delta)]
         if known := entry.published:
             items.append(Item(f"{fixed(known.value)} [{source.table.sources[known.reference]}]", known.value))
@@ -373,7 +373,7 @@ def classes(source: Source) -> Section:
     return Section("Class structure", source.id("classes"), notes, grids, pictures)
 
 
-def _confusions(made: Structure) -> Grid:
+def _confusions(made: Fidelity) -> Grid:
     columns = [Column(t, TEXT) for t in ("Pair", "Method", "true class", "taken for")]
     columns += [Column(t) for t in ("student [%]", "teacher [%]", "excess")]
     lines = []
@@ -552,8 +552,8 @@ def absent(source: Source) -> Section:
         lists.append(("Runs that are not in the tables", [u.text for u in source.table.unfinished]))
     seeds = []
     for pair in source.group.pairs:
-        rows = [r for r in source.group.rows if pair in r.cells]
-        known = {r.label: set(r.cells[pair].runs.seed) for r in rows}
+        rows = [r for r in source.group.rows if pair in r.seed_groups]
+        known = {r.label: set(r.seed_groups[pair].runs.seed) for r in rows}
         every = set().union(*known.values())
         seeds += [
             f"{pair} {label}: no run with seed {_listed(every - of)}" for label, of in known.items() if every - of
@@ -618,7 +618,7 @@ BUILDERS: tuple[Callable[[Source], Section], ...] = (
 
 
 def write(
-    made: Sequence[tuple[Group, Sequence[Unfinished]]], rest: Sequence[Unfinished], methods: Iterable[str],
+    made: Sequence[tuple[ResultGroup, Sequence[Unfinished]]], rest: Sequence[Unfinished], methods: Iterable[str],
     asked: Callable[[Ablation], bool], root: Path, reports: Path,
 ) -> tuple[list[Path], list[str]]:  # fmt: skip
     """Write the page, with the files of its tables and figures; returns all paths, and what could not be shown and why.
@@ -654,7 +654,7 @@ def write(
     return [*written, path], list(dict.fromkeys(problems + broken))
 
 
-def render(parts: Sequence[Part], groups: Sequence[Group], root: Path) -> str:
+def render(parts: Sequence[Part], groups: Sequence[ResultGroup], root: Path) -> str:
     """The page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.report"), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -681,7 +681,7 @@ def _template(environment: jinja2.Environment, name: str) -> str:
 # ---------------------------------------------------------------- small things
 
 
-def _methods(*of: Row | str) -> tuple[str, ...]:
+def _methods(*of: MethodRow | str) -> tuple[str, ...]:
     """The methods that a line belongs to; the baselines always stay."""
     names = (row if isinstance(row, str) else row.method for row in of)
     return tuple(n for n in names if n not in (published.STUDENT, published.TEACHER))
@@ -723,7 +723,7 @@ def _listed(seeds: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(seeds)))
 
 
-def _machines(group: Group) -> set[str]:
+def _machines(group: ResultGroup) -> set[str]:
     return {tables.hardware(h) for h in group.runs.hardware} - {""}
 
 

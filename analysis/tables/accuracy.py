@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import published, statistics
-from analysis.groups import Cell, Group, Row, text_of
+from analysis.groups import MethodRow, ResultGroup, SeedGroup, text_of
 from analysis.load import Unfinished
 from analysis.published import Published
 from analysis.statistics import Comparison
@@ -52,14 +52,14 @@ class Line:
     kind: str
     label: str
     entries: dict[str, Entry]
-    row: Row | None = None  # of the group; None for a teacher, and for a method that has no run
+    row: MethodRow | None = None  # of the group; None for a teacher, and for a method that has no run
 
 
 @dataclass(frozen=True)
 class Table:
     """A table's content, before it is laid out."""
 
-    group: Group
+    group: ResultGroup
     lines: list[Line]
     unfinished: list[Unfinished]
     comparisons: list[Comparison]
@@ -93,7 +93,7 @@ class Table:
                 yield lines
 
 
-def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
+def build(group: ResultGroup, unfinished: Iterable[Unfinished]) -> Table:
     """The content of a group's table."""
     lines = []
     for teacher in group.teachers:
@@ -103,10 +103,10 @@ def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
     comparisons = statistics.compare(group)
     against = statistics.against(comparisons)
     daggers = {k: DAGGERS[c.significant] for k, c in against.items()}
-    marks = _marks({(statistics.key(r), p): c for r in group.methods for p, c in r.cells.items()})
+    marks = _marks({(statistics.key(r), p): c for r in group.methods for p, c in r.seed_groups.items()})
     for row in group.rows:
         entries = {}
-        for pair, cell in row.cells.items():
+        for pair, cell in row.seed_groups.items():
             place = statistics.key(row), pair
             entries[pair] = _entry(group, pair, row.method, cell, marks.get(place, ""), daggers.get(place, ""))
         label = f"{row.label} *" if flags(row) else row.label
@@ -120,9 +120,9 @@ def build(group: Group, unfinished: Iterable[Unfinished]) -> Table:
     return Table(group, lines, unfinished, comparisons, sources)
 
 
-def flags(row: Row) -> list[str]:
+def flags(row: MethodRow) -> list[str]:
     """What makes a row's numbers not comparable with the others' at equal cost."""
-    cells = row.cells.values()
+    cells = row.seed_groups.values()
     before = sorted({int(c.runs.pre_epochs.max()) for c in cells if c.runs.pre_epochs.max() > 0})
     kept = any((c.runs.inference_parameters > c.runs.parameters).any() for c in cells)
     found = [f"{' or '.join(map(str, before))} epoch{'' if before == [1] else 's'} before"] if before else []
@@ -130,7 +130,7 @@ def flags(row: Row) -> list[str]:
     return found + (["layers kept at inference"] if kept else [])
 
 
-def _with_skipped(lines: list[Line], group: Group, unfinished: Sequence[Unfinished]) -> list[Line]:
+def _with_skipped(lines: list[Line], group: ResultGroup, unfinished: Sequence[Unfinished]) -> list[Line]:
     """The lines with an entry for what cannot be, in a line of its own where a method is nowhere possible."""
     places = {(u.method, u.pair) for u in unfinished if u.skipped and u.pair in group.pairs}
     for line in (line for line in lines if line.row):
@@ -162,18 +162,18 @@ def file_name(*parts: str) -> str:
     return re.sub(r"[^\w.+-]", "_", "-".join(parts))
 
 
-def _published(group: Group, pair: str, method: str) -> Published | None:
+def _published(group: ResultGroup, pair: str, method: str) -> Published | None:
     return published.find(group.dataset, *group.networks[pair], method)
 
 
-def _entry(group: Group, pair: str, method: str, cell: Cell, mark: str = "", dagger: str = "") -> Entry:
+def _entry(group: ResultGroup, pair: str, method: str, cell: SeedGroup, mark: str = "", dagger: str = "") -> Entry:
     mean, delta = cell.mean("top1_last"), math.nan
     if method != published.STUDENT and (baseline := group.baseline(cell, pair)):
         delta = mean - baseline.mean("top1_last")
     return Entry(mean, cell.std("top1_last"), cell.n, delta, mark, _published(group, pair, method), dagger)
 
 
-def _marks(cells: Mapping[tuple[statistics.Key, str], Cell]) -> dict[tuple[statistics.Key, str], str]:
+def _marks(cells: Mapping[tuple[statistics.Key, str], SeedGroup]) -> dict[tuple[statistics.Key, str], str]:
     """Best and second per pair among runs that may be compared, by the printed mean."""
     alike: dict[tuple[str, Any], dict[statistics.Key, str]] = {}
     for (row, pair), cell in cells.items():
@@ -230,11 +230,11 @@ def hardware(of: Mapping[str, Any]) -> str:
     return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
 
 
-def changed(group: Group) -> list[str]:
+def changed(group: ResultGroup) -> list[str]:
     """The settings of recipe and data set that are not those of the profile, with their values; the number of epochs is
     told anyway."""
     values: dict[str, set[str]] = {}
-    for cell in (c for row in group.rows for c in row.cells.values()):
+    for cell in (c for row in group.rows for c in row.seed_groups.values()):
         for key in cell.changed:
             if not key.startswith("method.") and key != "recipe.epochs":
                 values.setdefault(key, set()).add(text_of(cell.config.get(key)))
@@ -290,13 +290,13 @@ def table_notes(table: Table) -> list[str]:
         f"{row.label} on {pair}: its runs were made by different versions of its code "
         f"({'; '.join(f'seed {_few(of.seed)} by {code}' for code, of in cell.runs.groupby('code'))})."
         for row in table.group.rows
-        for pair, cell in row.cells.items()
+        for pair, cell in row.seed_groups.items()
         if cell.runs.code.nunique() > 1
     ]
     notes += [
         f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
         for row in table.group.rows
-        for pair, cell in row.cells.items()
+        for pair, cell in row.seed_groups.items()
         if cell.unknown
     ]
     if table.group.differing:
@@ -526,12 +526,12 @@ COST_HEADER = (
 COST_COLUMNS = ("wall_s", "step_ms", "extra_parameters", "extra_buffers", "agreement", "correlation_distance")
 
 
-def _costs(table: Table) -> Iterator[tuple[str, str, str, Cell]]:
+def _costs(table: Table) -> Iterator[tuple[str, str, str, SeedGroup]]:
     """Pair, method, label and cell, in the table's order."""
     for pair in table.group.pairs:
         for row in table.group.rows:
-            if pair in row.cells:
-                yield pair, row.method, row.label, row.cells[pair]
+            if pair in row.seed_groups:
+                yield pair, row.method, row.label, row.seed_groups[pair]
 
 
 def _cost_note(table: Table) -> str:
@@ -544,7 +544,7 @@ def _cost_note(table: Table) -> str:
     return f"{note} The times were taken on unlike machines." if len(machines) > 1 else note
 
 
-def _cost_cells(cost: tuple[str, str, str, Cell]) -> list[str]:
+def _cost_cells(cost: tuple[str, str, str, SeedGroup]) -> list[str]:
     pair, _, label, cell = cost
     mean = {k: cell.mean(k) for k in COST_COLUMNS}
     counts = [NOTHING if math.isnan(mean[k]) else f"{mean[k]:,.0f}" for k in ("extra_parameters", "extra_buffers")]
@@ -570,7 +570,7 @@ def long_csv(table: Table) -> str:
             identity = (teacher.sha256[pair] or "")[:12]
             rows.append(place | about | {"identity": identity} | _published_columns(group, pair, published.TEACHER))
     for row in group.rows:
-        for pair, cell in row.cells.items():
+        for pair, cell in row.seed_groups.items():
             entry = _entry(group, pair, row.method, cell)
             beside = table.against.get((statistics.key(row), pair))
             rows.append(
@@ -618,7 +618,7 @@ def _against_columns(c: Comparison) -> dict[str, Any]:
     return {"delta_kd": c.difference, "n_kd": c.n, "p_kd": c.t_holm, "significance_kd": outcome}
 
 
-def _published_columns(group: Group, pair: str, method: str) -> dict[str, Any]:
+def _published_columns(group: ResultGroup, pair: str, method: str) -> dict[str, Any]:
     known = _published(group, pair, method)
     if known is None:
         return {}

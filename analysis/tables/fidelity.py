@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis import fidelity as structure
 from analysis import published
-from analysis.fidelity import MEASURES, Change, Measure, Structure
+from analysis.fidelity import MEASURES, Change, Fidelity, Measure
 from analysis.load import Unfinished
 from analysis.tables.accuracy import (
     BEST,
@@ -46,7 +46,7 @@ DEFINITIONS = (
 MARKS = "Per pair and column, the {best} distillation method is {bold}, the {second} {underlined}."
 
 
-def write(made: Structure, reports: Path, unfinished: Sequence[Unfinished] = ()) -> list[Path]:
+def write(made: Fidelity, reports: Path, unfinished: Sequence[Unfinished] = ()) -> list[Path]:
     """Write all files of a group to `<reports>/tables`; returns their paths."""
     stem = file_name(made.group.dataset, made.group.profile, "structure")
     texts = {
@@ -66,7 +66,7 @@ def write(made: Structure, reports: Path, unfinished: Sequence[Unfinished] = ())
 # ---------------------------------------------------------------- what stands in the tables
 
 
-def lines_of(made: Structure, pair: str) -> list[dict[str, Any]]:
+def lines_of(made: Fidelity, pair: str) -> list[dict[str, Any]]:
     """The rows of one pair's table as dictionaries of the `summary`'s columns."""
     return made.summary[made.summary.pair == pair].to_dict("records")
 
@@ -103,14 +103,14 @@ def _blocks(names: Sequence[str], size: int) -> list[Sequence[str]]:
     return [names[i : i + size] for i in range(0, len(names), size)]
 
 
-def _title(made: Structure, pair: str) -> str:
+def _title(made: Fidelity, pair: str) -> str:
     return "{} → {}".format(*made.group.networks[pair])
 
 
 # ---------------------------------------------------------------- Markdown
 
 
-def markdown(made: Structure, unfinished: Sequence[Unfinished] = (), listed: int | None = LISTED) -> str:
+def markdown(made: Fidelity, unfinished: Sequence[Unfinished] = (), listed: int | None = LISTED) -> str:
     """The measures, one block a pair, and what is not in them. listed: how many runs are named, None for all."""
     group = made.group
     parts = [f"## Class structure passed on: {group.dataset}, profile {group.profile}", DEFINITIONS]
@@ -127,7 +127,7 @@ def markdown(made: Structure, unfinished: Sequence[Unfinished] = (), listed: int
     return "\n\n".join(parts) + "\n"
 
 
-def _block(made: Structure, pair: str) -> tuple[list[str], list[list[str]]]:
+def _block(made: Fidelity, pair: str) -> tuple[list[str], list[list[str]]]:
     lines = lines_of(made, pair)
     marked = marks(lines)
     rows = []
@@ -141,7 +141,7 @@ def _block(made: Structure, pair: str) -> tuple[list[str], list[list[str]]]:
     return ["Method", "seeds", *map(_header, MEASURES)], rows
 
 
-def details(made: Structure) -> str:
+def details(made: Fidelity) -> str:
     """Accuracy changes of classes, and the pairs of classes that students confuse, for each pair."""
     parts = []
     for pair in made.pairs:
@@ -187,7 +187,7 @@ def _change_blocks(change: Change) -> list[str]:
     return grids
 
 
-def _confused_blocks(made: Structure, pair: str) -> list[str]:
+def _confused_blocks(made: Fidelity, pair: str) -> list[str]:
     frame = made.confused[made.confused.pair == pair]
     listed = {
         label: [f"{r.true} → {r.predicted} {signed(r.excess)}" for r in of.itertuples()]
@@ -204,7 +204,7 @@ def _confused_blocks(made: Structure, pair: str) -> list[str]:
 # ---------------------------------------------------------------- LaTeX, CSV
 
 
-def latex(made: Structure) -> str:
+def latex(made: Fidelity) -> str:
     """The measures as LaTeX tables, several pairs in each; needs booktabs and graphicx."""
     floats = _blocks(made.pairs, LATEX_BLOCKS)
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n".join(
@@ -212,7 +212,7 @@ def latex(made: Structure) -> str:
     )
 
 
-def _float(made: Structure, pairs: Sequence[str], number: int) -> str:
+def _float(made: Fidelity, pairs: Sequence[str], number: int) -> str:
     group = made.group
     caption = escape(f"Class structure passed on, {group.dataset}, profile {group.profile}. {DEFINITIONS} ")
     bold, under = r"\textbf{bold}", r"\underline{underlined}"
@@ -231,7 +231,7 @@ def _float(made: Structure, pairs: Sequence[str], number: int) -> str:
     return "\n".join([*lines, r"\end{table}", ""])
 
 
-def _tabular(made: Structure, pair: str) -> list[str]:
+def _tabular(made: Fidelity, pair: str) -> list[str]:
     lines = lines_of(made, pair)
     marked = marks(lines)
     titles = [_latex_header(m) for m in MEASURES]
@@ -267,12 +267,12 @@ def _row(cells: Iterable[str]) -> str:
     return " & ".join(cells).strip() + r" \\"
 
 
-def summary_csv(made: Structure) -> str:
+def summary_csv(made: Fidelity) -> str:
     """One line a pair and label, with mean, deviation and count of every measure."""
     return _frame_csv(made, made.summary)
 
 
-def _frame_csv(made: Structure, frame: pd.DataFrame) -> str:
+def _frame_csv(made: Fidelity, frame: pd.DataFrame) -> str:
     place = {"dataset": made.group.dataset, "profile": made.group.profile}
     rows = (place | dict(zip(frame, values, strict=True)) for values in frame.itertuples(index=False, name=None))
     return csv_text([*place, *frame], rows)

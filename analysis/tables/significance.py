@@ -60,7 +60,7 @@ def _by_pair(table: Table) -> Iterator[tuple[str, list[Comparison]]]:
 
 def _left_out(table: Table, pair: str, made: int) -> str:
     """What is not compared on a pair, and why."""
-    rows = sum(pair in r.cells for r in table.group.rows)
+    rows = sum(pair in r.seed_groups for r in table.group.rows)
     if not (missing := math.comb(rows, 2) - made):
         return ""
     if rows <= statistics.MAX_ROWS:
@@ -118,8 +118,8 @@ def significance_csv(table: Table) -> str:
     rows = [
         place
         | {"pair": c.pair, "method": c.row.method, "label": c.row.label}
-        | {"identity": c.row.cells[c.pair].identity, "other_method": c.other.method, "other_label": c.other.label}
-        | {"other_identity": c.other.cells[c.pair].identity, "n": c.n, "seeds": " ".join(map(str, c.seeds))}
+        | {"identity": c.row.seed_groups[c.pair].identity, "other_method": c.other.method, "other_label": c.other.label}
+        | {"other_identity": c.other.seed_groups[c.pair].identity, "n": c.n, "seeds": " ".join(map(str, c.seeds))}
         | {"difference": c.difference, "low": c.low, "high": c.high, "d_z": c.d_z, "note": c.note}
         | {k: _digits(getattr(c, k)) for k in ("t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")}
         | {"significant": {1: "better", -1: "worse", 0: "" if math.isnan(c.t_holm) else "none"}[c.significant]}

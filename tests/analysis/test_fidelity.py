@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 from analysis import fidelity as structure
 from analysis import load as runs
 from analysis.fidelity import Predictions
-from analysis.groups import Group, groups
+from analysis.groups import ResultGroup, groups
 
 PAIR = "resnet20-resnet8"
 TEACHER = "cifar100/teachers/resnet20/aaaaaaaaaaaa/seed=0"
@@ -241,15 +241,15 @@ def run(tree, method: str, seed: int) -> Path:
     return tree.root / "cifar100" / PAIR / method / f"0000000000a{('ce', 'kd').index(method)}" / f"seed={seed}"
 
 
-def group(tree) -> Group:
+def group(tree) -> ResultGroup:
     return groups(runs.load(tree.root).done)[0]
 
 
-def measure(tree) -> structure.Structure:
+def measure(tree) -> structure.Fidelity:
     return structure.measure(group(tree), tree.root)
 
 
-def row(made: structure.Structure, label: str):
+def row(made: structure.Fidelity, label: str):
     (found,) = made.summary[made.summary.label == label].to_dict("records")
     return found
 

@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from analysis import statistics
-from analysis.groups import Cell, Group, Row
+from analysis.groups import MethodRow, ResultGroup, SeedGroup
 from analysis.statistics import Comparison, against, compare, holm, key, nemenyi, rank, wilcoxon
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -26,24 +26,26 @@ NAN = pytest.approx(math.nan, nan_ok=True)
 CONFIG = {"recipe.epochs": 240, "dataset.name": "cifar100", "teacher.sha256": "a1"}
 
 
-def cell(accuracies: Mapping[int, float] | Sequence[float], **config: Any) -> Cell:
+def cell(accuracies: Mapping[int, float] | Sequence[float], **config: Any) -> SeedGroup:
     """A cell of these accuracies by seed (from 0 for a list)."""
     by_seed = accuracies if isinstance(accuracies, Mapping) else dict(enumerate(accuracies))
     frame = pd.DataFrame({"seed": list(by_seed), "top1_last": list(by_seed.values()), "identity": "0123456789ab"})
-    return Cell(frame, CONFIG | {k.replace("__", "."): v for k, v in config.items()})
+    return SeedGroup(frame, CONFIG | {k.replace("__", "."): v for k, v in config.items()})
 
 
-def group(columns: Mapping[str, Mapping[str, Any]]) -> Group:
+def group(columns: Mapping[str, Mapping[str, Any]]) -> ResultGroup:
     """A group from cells by pair and row; a row is a method, or method/variant."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, MethodRow] = {}
     for pair, cells in columns.items():
         for name, made in cells.items():
             method, _, variant = name.partition("/")
             label = LABELS[method] + (f" ({variant})" if variant else "")
-            row = rows.setdefault(name, Row(method, label, int(variant or 0), {}))
-            row.cells[pair] = made if isinstance(made, Cell) else cell(made)
+            row = rows.setdefault(name, MethodRow(method, label, int(variant or 0), {}))
+            row.seed_groups[pair] = made if isinstance(made, SeedGroup) else cell(made)
     order = sorted(rows.values(), key=lambda r: (list(LABELS).index(r.method), r.variant))
-    return Group("cifar100", "short", list(columns), {p: ("a", "b") for p in columns}, [], order, [], pd.DataFrame())
+    return ResultGroup(
+        "cifar100", "short", list(columns), {p: ("a", "b") for p in columns}, [], order, [], pd.DataFrame()
+    )
 
 
 def one(first: Any, second: Any) -> Comparison:
@@ -135,7 +137,7 @@ def test_unlike_configs_are_never_paired(changes):
 
 
 def test_runs_without_a_known_config_are_not_compared():
-    unknown = Cell(cell([60.0, 61.0, 62.0]).runs, {"teacher.sha256": "a1"})
+    unknown = SeedGroup(cell([60.0, 61.0, 62.0]).runs, {"teacher.sha256": "a1"})
     assert compare(group({"p": {"ce": unknown, "kd": unknown}})) == []
 
 

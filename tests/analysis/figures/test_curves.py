@@ -14,12 +14,12 @@ from PIL import Image
 
 from analysis import load as runs
 from analysis.figures import curves as plots
-from analysis.groups import Group, groups
+from analysis.groups import ResultGroup, groups
 
 PAIR = "resnet20-resnet8"
 
 
-def group(root: Path, pair: str = PAIR) -> Group:
+def group(root: Path, pair: str = PAIR) -> ResultGroup:
     return groups(runs.load(root).done, [pair])[0]
 
 

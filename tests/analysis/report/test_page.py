@@ -320,7 +320,7 @@ def column(driver, index: int, table: str = RESULTS) -> list[str]:
     """The cells of a column, as far as they can be seen, in the last block of a table."""
     return driver.execute_script(
         "return [...[...document.querySelector(arguments[0]).tBodies].at(-1).rows].filter((row) => !row.hidden)"
-        ".map((row) => row.cells[arguments[1]].textContent.trim())",
+        ".map((row) => row.seed_groups[arguments[1]].textContent.trim())",
         table, index,
     )  # fmt: skip
 

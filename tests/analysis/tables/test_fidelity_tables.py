@@ -48,7 +48,7 @@ def varied(full):
     return full
 
 
-def measure(tree) -> structure.Structure:
+def measure(tree) -> structure.Fidelity:
     """The first group, which is CIFAR-100's where the tree has several."""
     return structure.measure(groups(runs.load(tree.root).done)[0], tree.root)
 
