@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.statistics import MIN_SEEDS, RESOLUTION
 from analysis.tables.accuracy import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
 from benchmark.errors import UserError, nearest
 from benchmark.runs.folder import read_json, unusable, write_text
+from benchmark.statistics import MIN_SEEDS, Interval, mean_interval
 
 FOLDER = "ablations"
 BASELINE, STUDENT = "kd", "ce"
@@ -206,32 +206,10 @@ def _result(runs: Path, relative: str, seed: int) -> tuple[Mapping[str, Any], st
 # ---------------------------------------------------------------- statistics
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean in per cent or points with its 95 % interval by Student's t; NaN where it is not defined."""
-
-    mean: float
-    low: float = math.nan
-    high: float = math.nan
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and interval of values over seeds; with fewer than three, or where all are equal, there is no interval."""
-    found = np.asarray(values, dtype=float)
-    if not found.size:
-        return Interval(math.nan)
-    if found.size < MIN_SEEDS or np.ptp(found) < RESOLUTION:
-        return Interval(float(found.mean()))
-    from scipy import stats
-
-    low, high = stats.t.interval(0.95, found.size - 1, loc=found.mean(), scale=stats.sem(found))
-    return Interval(float(found.mean()), float(low), float(high))
-
-
 def paired(row: SettingRow, other: SettingRow | None) -> Interval:
     """Mean difference of validation accuracies, `row` minus `other`, over the seeds that both have, in points."""
     seeds = sorted(row.val.keys() & other.val.keys()) if other else []
-    return interval([row.val[s] - other.val[s] for s in seeds] if other else [])
+    return mean_interval([row.val[s] - other.val[s] for s in seeds] if other else [])
 
 
 @dataclass(frozen=True)
@@ -457,7 +435,7 @@ def long_csv(ablation: Ablation) -> str:
     rows = []
     for row in (*ablation.references, *ablation.settings):
         setting = row not in ablation.references
-        own = interval(list(row.val.values()))
+        own = mean_interval(list(row.val.values()))
         to_default = paired(row, ablation.default) if setting and row is not ablation.default else Interval(math.nan)
         to_kd = paired(row, ablation.reference(row)) if setting and ablation.has_baseline else Interval(math.nan)
         shown = not setting or row is ablation.chosen

@@ -18,12 +18,11 @@ import numpy as np
 
 from analysis import published
 from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup
+from benchmark.statistics import MIN_SEEDS, RESOLUTION, mean_intervals
 
 ALPHA = 0.05
-MIN_SEEDS = 3  # fewer are no test
 MAX_ROWS = 40  # with more rows on a pair, each is compared with the student alone and KD only
 EXACT_SEEDS = 13  # up to so many, Wilcoxon's p-value counts all 2^n signs; beyond, scipy's rule holds
-RESOLUTION = 1e-3  # points of accuracy; one of ImageNet's 50,000 test images is 2e-3
 BASELINE = "kd"
 
 Key = tuple[str, int]  # a row: its method and variant
@@ -156,12 +155,11 @@ def _test(d: np.ndarray) -> list[dict[str, Any]]:
 
     flat = np.ptp(d, axis=1) < RESOLUTION
     zero = flat & (np.abs(d.mean(axis=1)) < RESOLUTION)
-    low, high, p, d_z = (np.full(len(d), math.nan) for _ in range(4))
+    _, low, high = mean_intervals(d)
+    p, d_z = np.full(len(d), math.nan), np.full(len(d), math.nan)
     if not flat.all():
         spread = d[~flat]
-        t = stats.ttest_1samp(spread, 0, axis=1)
-        interval = t.confidence_interval(1 - ALPHA)
-        low[~flat], high[~flat], p[~flat] = interval.low, interval.high, t.pvalue
+        p[~flat] = stats.ttest_1samp(spread, 0, axis=1).pvalue
         d_z[~flat] = spread.mean(axis=1) / spread.std(axis=1, ddof=1)
     low[zero] = high[zero] = d_z[zero] = 0
     p[zero] = 1

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from analysis.ablation import Ablation, Axis, SettingRow, heading, interval, short, text
+from analysis.ablation import Ablation, Axis, SettingRow, heading, short, text
 from analysis.figures.curves import PALETTE, STUDENT_COLOUR, STYLE, save
 from analysis.tables.accuracy import file_name
+from benchmark.statistics import mean_interval
 
 OWN, KD_COLOUR = PALETTE[0], PALETTE[1]
 PANELS = 2  # side by side
@@ -67,7 +68,7 @@ def draw_lines(ablation: Ablation) -> Figure:
                     _line(ax, option, of, colour, of[0].label.split(" (")[0])
         else:
             for row, colour in _references(ablation):
-                found = interval(list(row.val.values()))
+                found = mean_interval(list(row.val.values()))
                 ax.axhline(found.mean, color=colour, linestyle=(0, (4, 2)), linewidth=1.1, label=row.label, zorder=1)
         _line(ax, option, own, OWN, ablation.title)
         if ablation.default.n:
@@ -93,7 +94,7 @@ def _only(ablation: Ablation, row: SettingRow, option: str) -> bool:
 
 def _line(ax, option: str, rows: Sequence[SettingRow], colour: str, label: str) -> None:
     rows = sorted(rows, key=lambda r: r.values[option])
-    found = [interval(list(r.val.values())) for r in rows]
+    found = [mean_interval(list(r.val.values())) for r in rows]
     mean = np.array([f.mean for f in found])
     spread = np.nan_to_num([[f.mean - f.low for f in found], [f.high - f.mean for f in found]])
     ax.errorbar([r.values[option] for r in rows], mean, yerr=spread, color=colour, marker="o", markersize=4,
@@ -159,7 +160,7 @@ def draw_settings(ablation: Ablation) -> Figure:
         label = f"{row.label} {row.mean:.2f}"
         ax.axvline(row.mean, color=colour, linestyle=(0, (4, 2)), linewidth=1.1, label=label, zorder=1)
     for i, row in enumerate(rows):
-        found = interval(list(row.val.values()))
+        found = mean_interval(list(row.val.values()))
         spread = np.nan_to_num([[found.mean - found.low], [found.high - found.mean]])
         ax.plot(list(row.val.values()), [i] * row.n, ".", color=OWN, alpha=0.35, markersize=5, zorder=2)
         ax.errorbar(found.mean, i, xerr=spread, color=OWN, marker="o", markersize=5, capsize=2.5, linewidth=1.2,

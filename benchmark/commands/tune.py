@@ -29,6 +29,7 @@ import csv
 import dataclasses
 import functools
 import io
+import math
 import statistics
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -52,6 +53,7 @@ from benchmark.grid.progress import Progress
 from benchmark.grid.run import Cell, Outcome, execute
 from benchmark.runs import folder as store
 from benchmark.runs.tracking import Tracking
+from benchmark.statistics import mean_interval
 from benchmark.training.seeding import seed_for
 from methods.contract import Impossible, positive, weight
 
@@ -548,11 +550,9 @@ def _compared(seeds: Sequence[int], default: Sequence[float] | None, chosen: Seq
     differences = [c - d for c, d in zip(chosen, default, strict=True)]
     rows = zip(seeds, default, chosen, differences, strict=True)
     lines += [f"| {s} | {d:.2f} | {c:.2f} | {x:+.2f} |" for s, d, c, x in rows]
-    n, mean = len(seeds), statistics.fmean(differences)
-    note = f"{mean:+.2f} (n = {n}: no interval)"
-    if n >= 3:
-        from scipy import stats
-
-        half = stats.t.ppf(0.975, n - 1) * statistics.stdev(differences) / n**0.5
-        note = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    interval = mean_interval(differences)
+    bounds = f"(n = {len(seeds)}: no interval)"
+    if not math.isnan(interval.low):
+        bounds = f"[{interval.low:+.2f}, {interval.high:+.2f}]"
+    note = f"{interval.mean:+.2f} {bounds}"
     return [*lines, f"| mean | {statistics.fmean(default):.2f} | {statistics.fmean(chosen):.2f} | {note} |"]
