@@ -22,7 +22,6 @@ from benchmark.statistics import MIN_SEEDS, RESOLUTION, mean_intervals
 
 ALPHA = 0.05
 MAX_ROWS = 40  # with more rows on a pair, each is compared with the student alone and KD only
-EXACT_SEEDS = 13  # up to so many, Wilcoxon's p-value counts all 2^n signs; beyond, scipy's rule holds
 BASELINE = "kd"
 
 Key = tuple[str, int]  # a row: its method and variant
@@ -38,8 +37,8 @@ class Comparison:
     """Two rows on one pair, over the seeds that both have. NaN stands for what is not known or not defined.
 
     difference: mean of `row` minus `other` in points of accuracy; low, high: its 95 % interval by Student's t.
-    t_p, wilcoxon_p: two-sided p-values of the paired t-test and of the signed-rank test.
-    t_holm, wilcoxon_holm: the same after Holm's correction over all comparisons on this pair.
+    t_p: two-sided p-value of the paired t-test.
+    t_holm: the same after Holm's correction over all comparisons on this pair.
     d_z: Cohen's effect size for paired data, the mean of the differences over their standard deviation.
     note: why a test is missing; empty where none is.
     """
@@ -53,8 +52,6 @@ class Comparison:
     high: float = math.nan
     t_p: float = math.nan
     t_holm: float = math.nan
-    wilcoxon_p: float = math.nan
-    wilcoxon_holm: float = math.nan
     d_z: float = math.nan
     note: str = ""
 
@@ -84,10 +81,9 @@ def compare(group: ResultGroup, column: str = "top1_last") -> list[Comparison]:
     """Every two rows on every pair, the student alone included, as the later row of the table minus the earlier one.
 
     Rows that were not trained alike are not compared. With fewer than three common seeds there is a mean and no test.
-    Where all differences are zero both p-values are 1 and d_z is 0. Where they are equal and not zero, t has no
-    denominator: its p-value, the interval and d_z are NaN, and Wilcoxon's test stands. Zeros are left out of Wilcoxon's
-    ranks. Holm's correction counts the tests that were made. On a pair with more than `MAX_ROWS` rows only comparisons
-    with the student alone and with KD (at most `MAX_ROWS` such rows) are made.
+    Where all differences are zero, p is 1 and d_z is 0. Where they are equal and not zero, t has no denominator: p, the
+    interval and d_z are NaN. Holm's correction counts the tests that were made. On a pair with more than `MAX_ROWS`
+    rows only comparisons with the student alone and with KD (at most `MAX_ROWS` such rows) are made.
 
     column: what is compared, a column of the runs.
     """
@@ -167,35 +163,10 @@ def _test(d: np.ndarray) -> list[dict[str, Any]]:
         {
             "difference": 0.0 if zero[i] else float(d[i].mean()),
             "low": float(low[i]), "high": float(high[i]), "t_p": float(p[i]), "d_z": float(d_z[i]),
-            "wilcoxon_p": float(w),
             "note": "all differences are zero" if zero[i] else "all differences are equal: no t" if flat[i] else "",
         }
-        for i, w in enumerate(wilcoxon(d))
+        for i in range(len(d))
     ]  # fmt: skip
-
-
-def wilcoxon(d: np.ndarray) -> np.ndarray:
-    """Two-sided p-values [m] of Wilcoxon's signed-rank test for rows of differences [m, n]; zeros are left out.
-
-    Up to `EXACT_SEEDS` differences they are exact, also with ties, and equal to scipy's; for all rows at once, since a
-    table has thousands.
-    """
-    from scipy import stats
-
-    d = np.round(d / RESOLUTION)
-    m, n = d.shape
-    if n > EXACT_SEEDS:
-        return np.array([stats.wilcoxon(row).pvalue if row.any() else 1.0 for row in d])
-    zeros = (d == 0).sum(axis=1, keepdims=True)
-    ranks = np.where(d == 0, 0, stats.rankdata(np.abs(d), axis=1) - zeros)
-    signs = np.array(list(itertools.product((-1, 1), repeat=n))).T  # [n, 2^n]
-    observed = np.abs((ranks * np.sign(d)).sum(axis=1, keepdims=True))
-    block = max(1, 2**20 // signs.shape[1])  # rows at a time, to bound the memory
-    p = [
-        (np.abs(ranks[i : i + block] @ signs) >= observed[i : i + block] - 1e-9).mean(axis=1)
-        for i in range(0, m, block)
-    ]
-    return np.concatenate(p)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -212,8 +183,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _corrected(of: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons of one pair, with Holm's correction."""
-    t, w = holm(np.array([c.t_p for c in of])), holm(np.array([c.wilcoxon_p for c in of]))
-    return [replace(c, t_holm=float(t[i]), wilcoxon_holm=float(w[i])) for i, c in enumerate(of)]
+    return [replace(c, t_holm=float(p)) for c, p in zip(of, holm(np.array([c.t_p for c in of])), strict=True)]
 
 
 # ---------------------------------------------------------------- many pairs

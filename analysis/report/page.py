@@ -243,17 +243,7 @@ def significance(source: Source) -> Section:
     table = source.table
     if not table.comparisons:
         return Section("Significance", source.id("significance"))
-    titles = (
-        "n",
-        "difference",
-        "from",
-        "to",
-        "p\N{NO-BREAK SPACE}(t)",
-        "Holm",
-        "p\N{NO-BREAK SPACE}(W)",
-        "Holm",
-        "d_z",
-    )
+    titles = ("n", "difference", "from", "to", "p", "Holm", "d_z")
     columns = [Column(t, TEXT) for t in ("Pair", "Method", "against")]
     columns += [*map(Column, titles), Column("note", TEXT)]
     lines = []
@@ -262,7 +252,7 @@ def significance(source: Source) -> Section:
         items = [Item(c.pair), Item(c.row.label), Item(c.other.label), _integer(c.n)]
         items.append(Item(f"{signed(c.difference)} {dagger}".rstrip(), c.difference, BEST if dagger else ""))
         items += [_signed(v) for v in (c.low, c.high)]
-        items += [_p_value(v) for v in (c.t_p, c.t_holm, c.wilcoxon_p, c.wilcoxon_holm)]
+        items += [_p_value(v) for v in (c.t_p, c.t_holm)]
         lines.append(Line([*items, _signed(c.d_z), Item(c.note)], c.pair, _methods(c.row, c.other)))
     grids = [Grid("Every two methods on a pair, with the 95 % interval (from, to)", columns, [lines])]
     notes, pictures = [statistics_tables.explanation(table)], []

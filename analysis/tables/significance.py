@@ -13,7 +13,7 @@ from analysis.tables.accuracy import NOTHING, Table, csv_text, escape, fixed, gr
 from benchmark.runs.folder import write_text
 
 TAUS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)  # points of accuracy, of the performance profile
-HEADER = ("Method", "against", "n", "difference", "95 % interval", "p (t)", "Holm", "p (W)", "Holm", "d_z", "note")
+HEADER = ("Method", "against", "n", "difference", "95 % interval", "p", "Holm", "d_z", "note")
 
 
 def write(table: Table, reports: Path) -> list[Path]:
@@ -38,19 +38,17 @@ def write(table: Table, reports: Path) -> list[Path]:
 
 def explanation(table: Table) -> str:
     """How the columns of the significance table are made."""
-    tested = sorted({c.n for c in table.comparisons if c.n >= statistics.MIN_SEEDS})
     text = (
         "Top-1 accuracy on the test set at the last epoch, compared seed by seed over the n seeds that both rows "
         "have, of runs with equal settings outside the method and the same teacher. Difference: the row minus the one "
         "it is compared with, in points, with its 95 % interval by Student's t (not corrected). p: two-sided paired "
-        "t-test (t) and Wilcoxon's signed-rank test (W), each followed by Holm's correction over all comparisons on "
-        "the pair. d_z: Cohen's effect size for paired data, mean over standard deviation of the differences. "
+        "t-test, followed by Holm's correction over all comparisons on the pair. d_z: Cohen's effect size for paired "
+        "data, mean over standard deviation of the differences. "
     )
-    if not tested:
-        n = max(c.n for c in table.comparisons)
+    n = max(c.n for c in table.comparisons)
+    if n < statistics.MIN_SEEDS:
         return f"{text}No test was made: at most {n} seed{'' if n == 1 else 's'} in common, at least 3 are needed."
-    lowest = ", ".join(f"{2 ** (1 - n):.2g} for n = {n}" for n in tested[:4])
-    return f"{text}† marks the better and ‡ the worse after Holm at 5 % (t). W cannot go below {lowest}."
+    return f"{text}† marks the better and ‡ the worse after Holm's correction at 5 %."
 
 
 def _by_pair(table: Table) -> Iterator[tuple[str, list[Comparison]]]:
@@ -74,7 +72,7 @@ def _left_out(table: Table, pair: str, made: int) -> str:
 def _cells(c: Comparison) -> list[str]:
     interval = NOTHING if math.isnan(c.low) else f"[{signed(c.low)}, {signed(c.high)}]"
     dagger = {1: " †", -1: " ‡", 0: ""}[c.significant]
-    tests = [_p(c.t_p), _p(c.t_holm), _p(c.wilcoxon_p), _p(c.wilcoxon_holm), signed(c.d_z)]
+    tests = [_p(c.t_p), _p(c.t_holm), signed(c.d_z)]
     return [c.row.label, c.other.label, str(c.n), signed(c.difference) + dagger, interval, *tests, c.note]
 
 
@@ -95,9 +93,9 @@ def significance_latex(table: Table) -> str:
     """One longtable, which breaks over pages."""
     group = table.group
     caption = escape(f"{group.dataset}, profile {group.profile}. {explanation(table)}")
-    header = " & ".join([*map(escape, HEADER[:5]), "$p$ (t)", "Holm", "$p$ (W)", "Holm", "$d_z$"]) + r" \\"
+    header = " & ".join([*map(escape, HEADER[:5]), "$p$", "Holm", "$d_z$"]) + r" \\"
     lines = [r"% needs \usepackage{booktabs,longtable}", r"{\scriptsize\setlength{\tabcolsep}{3pt}"]
-    lines += [r"\begin{longtable}{llrrrrrrrr}", rf"\caption{{{caption}}}"]
+    lines += [r"\begin{longtable}{llrrrrrr}", rf"\caption{{{caption}}}"]
     lines += [rf"\label{{tab:{table.name.replace('_', '-')}-significance}} \\"]
     lines += [r"\toprule", header, r"\midrule", r"\endfirsthead", r"\toprule", header, r"\midrule", r"\endhead"]
     lines += [r"\bottomrule", r"\endfoot"]
@@ -106,8 +104,8 @@ def significance_latex(table: Table) -> str:
         note = _left_out(table, pair, len(of))
         title = escape(f"{teacher} → {student}{f' ({note})' if note else ''}")
         lines += [r"\midrule"] if i else []
-        lines += [rf"\multicolumn{{10}}{{l}}{{\emph{{{title}}}}} \\*"]
-        lines += [" & ".join(map(escape, _cells(c)[:10])) + r" \\" for c in of]
+        lines += [rf"\multicolumn{{8}}{{l}}{{\emph{{{title}}}}} \\*"]
+        lines += [" & ".join(map(escape, _cells(c)[:8])) + r" \\" for c in of]
     return "\n".join([*lines, r"\end{longtable}}", ""])
 
 
@@ -121,13 +119,13 @@ def significance_csv(table: Table) -> str:
         | {"identity": c.row.seed_groups[c.pair].identity, "other_method": c.other.method, "other_label": c.other.label}
         | {"other_identity": c.other.seed_groups[c.pair].identity, "n": c.n, "seeds": " ".join(map(str, c.seeds))}
         | {"difference": c.difference, "low": c.low, "high": c.high, "d_z": c.d_z, "note": c.note}
-        | {k: _digits(getattr(c, k)) for k in ("t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm")}
+        | {k: _digits(getattr(c, k)) for k in ("t_p", "t_holm")}
         | {"significant": {1: "better", -1: "worse", 0: "" if math.isnan(c.t_holm) else "none"}[c.significant]}
         for c in table.comparisons
     ]
     columns = [
         "dataset", "profile", "pair", "method", "label", "identity", "other_method", "other_label", "other_identity",
-        "n", "seeds", "difference", "low", "high", "t_p", "t_holm", "wilcoxon_p", "wilcoxon_holm", "d_z", "significant",
+        "n", "seeds", "difference", "low", "high", "t_p", "t_holm", "d_z", "significant",
         "note",
     ]  # fmt: skip
     return csv_text(columns, rows)
