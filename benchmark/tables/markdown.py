@@ -1,0 +1,78 @@
+"""Tables as Markdown whose columns line up in a terminal too."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from benchmark.tables.model import BEST, CODE, NUMBER, SECOND, Cell, Column, Head, Listing, Table, split
+
+GROUPS = 3  # column groups with heads side by side; further ones follow in tables below
+LISTED = 20  # entries of a list that are shown, before "and … more"
+MARKS = {BEST: ("**", "**"), SECOND: ("<u>", "</u>")}
+
+
+def document(heading: str, tables: Iterable[Table], listed: int | None = LISTED) -> str:
+    """Return tables under one heading. listed: entries shown of each list; None shows all."""
+    parts = [f"## {text(heading)}"] if heading else []
+    for table in tables:
+        parts += [f"### {text(table.title)}"] if table.title else []
+        parts += map(text, table.intro)
+        parts += [grid(part) for part in (split(table, GROUPS) if table.heads else [table]) if table.blocks]
+        parts += map(text, table.notes)
+        if table.sources:
+            parts.append(_list("Published", [f"[{i}] {source}" for i, source in enumerate(table.sources, 1)]))
+        parts += [_list(f"{text(of.title)}", _first(of, listed)) for of in table.lists]
+    return "\n\n".join(parts) + "\n"
+
+
+def _first(listing: Listing, listed: int | None) -> list[str]:
+    shown = list(listing.entries[:listed])
+    rest = len(listing.entries) - len(shown)
+    return [*shown, *([f"and {rest} more"] if rest else [])]
+
+
+def _list(title: str, entries: Iterable[str]) -> str:
+    return f"{title}:\n\n" + "\n".join(f"- {text(entry)}" for entry in entries)
+
+
+def grid(table: Table) -> str:
+    """Return the rows of a table, without the text around them."""
+    rows = [list(map(_escaped, _titles(table.columns, table.heads)))]
+    rows += [
+        [_shown(cell, column) for cell, column in zip(line.cells, table.columns, strict=True)] for line in table.lines
+    ]
+    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(table.columns))]
+    right = [column.kind == NUMBER for column in table.columns]
+    aligned = [[t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)] for row in rows]
+    rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]])
+
+
+def _titles(columns: Sequence[Column], heads: Sequence[Head]) -> list[str]:
+    """One row of titles: that of a head replaces its first column's, by the name that the command line takes."""
+    titles = [column.title for column in columns]
+    at = 0
+    for head in heads:
+        if head.title:
+            titles[at] = head.pair or head.title
+        at += head.width
+    return titles
+
+
+def _shown(cell: Cell, column: Column) -> str:
+    shown = _escaped(cell.full_text)
+    if column.kind == CODE and shown:
+        shown = f"`{shown}`"
+    if cell.href.startswith(("https://", "http://")):
+        shown = f"[{shown}]({cell.href})"
+    before, after = MARKS.get(cell.mark if shown else "", ("", ""))
+    return f"{before}{shown}{after} {_escaped(cell.symbol)}".rstrip()
+
+
+def text(raw: str) -> str:
+    """Return text of one line in which no HTML tag can begin."""
+    return re.sub(r"<(?=[A-Za-z/!?])", r"\\<", " ".join(raw.split()))
+
+
+def _escaped(raw: str) -> str:
+    """Text of a cell, in which a bar would begin the next one."""
+    return text(raw.replace("\\", "\\\\")).replace("|", "\\|")
