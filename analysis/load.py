@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from benchmark.runs import folder as store
-from benchmark.runs.folder import Run, read_json
+from benchmark.runs.folder import RunFolder, read_json
 
 TEACHERS = "teachers"  # the folder of teachers, where students have their pair
 IDENTITY = re.compile(r"[0-9a-f]{12}")
@@ -99,7 +99,7 @@ def metrics(folder: Path) -> pd.DataFrame:
     """The epochs of a run, indexed by `epoch`: test_top1, and `seconds` of training (data and steps, not evaluation) up
     to the end of the epoch; NaN where they were not measured."""
     found = {}
-    for line in Run(folder).metrics():
+    for line in RunFolder(folder).metrics():
         spent = _number(line.get("data_s")) + _number(line.get("step_s"))
         found[line["epoch"]] = (_number(line.get("test_top1")), spent)
     epochs = sorted(found)
@@ -120,7 +120,7 @@ class Outputs:
 def outputs(folder: Path) -> Outputs | None:
     """The outputs kept in a run folder; None where the file is missing, broken, or not of these shapes."""
     try:
-        with np.load(Run(folder).test_outputs, allow_pickle=False) as saved:
+        with np.load(RunFolder(folder).test_outputs, allow_pickle=False) as saved:
             logits, labels = saved["logits"], saved["labels"]
             names = [str(n) for n in saved["class_names"]] if "class_names" in saved else None
     except Exception:  # zipfile, zlib and numpy each have errors of their own for a broken file

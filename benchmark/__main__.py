@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmark.errors import UserError, nearest, unwritable
 from benchmark.grid.executors import stop
-from benchmark.runs.folder import Busy
+from benchmark.runs.folder import RunBusy
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
-    except Busy as e:
+    except RunBusy as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except OSError as e:  # of a folder that cannot be written to, or a full disk

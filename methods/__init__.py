@@ -1,74 +1,86 @@
-"""Distillation methods. One file each; a method is found by the name of its file, so nothing lists them.
+"""Distillation methods, one file each; a method is found by the name of its file.
 
-`methods.load("kd")` gives the `Method` subclass that `methods/kd.py` defines.
+`methods.load("kd")` returns the `Method` subclass that `methods/kd.py` defines.
 """
 
 import ast
-import dataclasses
 import functools
 import hashlib
 import importlib
 import inspect
 import pkgutil
-import sys
-from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
-from methods.combination import combined
+from methods.combination import combine
 from methods.contract import Method
 
-BASES = ("contract", "combination")  # modules that are no methods
+SHARED_MODULES = ("combination", "contract", "contrast", "losses", "options")  # modules that define no method
 
 
 def available() -> list[str]:
-    """Names of all implementations: the modules of this package but the bases, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in BASES)
+    """Return the names of all implementations, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SHARED_MODULES)
 
 
 def load(name: str) -> type[Method]:
-    """The `Method` subclass defined in `methods/<name>.py`, or of a name like crd+kd the sum of two.
+    """Return the `Method` subclass of `methods/<name>.py`, or the sum of several for a name such as crd+kd.
 
-    Raises KeyError for an unknown name.
+    Raises KeyError for an unknown name, TypeError for a file that does not define exactly one method.
     """
     if "+" in name:
-        return combined({n: load(n) for n in name.split("+")})
+        return combine({part: load(part) for part in name.split("+")})
     if name not in available():
         raise KeyError(name)
     module = importlib.import_module(f"methods.{name}")
-    found = [
-        v
-        for v in vars(module).values()
-        if isinstance(v, type) and issubclass(v, Method) and v.__module__ == module.__name__
+    defined = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
     ]
-    found = [c for c in found if c not in [other.published for other in found]]
-    if len(found) != 1:
-        raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(found)}")
-    _statements(module)  # as they are now
-    return found[0]
+    if len(defined) != 1:
+        raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(defined)}")
+    for imported in _imported_modules(module):
+        _statements(imported)  # keep the code as it is now, whatever happens to the file
+    return defined[0]
 
 
-def code(name: str) -> str:
-    """Twelve hex digits that tell the code of an implementation from another version of it, comments aside.
+def code_version(name: str) -> str:
+    """Return twelve hex digits that identify the code of an implementation, comments aside.
 
-    Of its own file, or those of its parts; not of what they import.
+    The hash covers the file of the method, or those of its parts, and every module of this package that they import.
     """
-    sources = [_statements(sys.modules[load(n).__module__]) for n in name.split("+")]
+    modules: dict[str, ModuleType] = {}
+    for part in name.split("+"):
+        load(part)
+        modules |= {m.__name__: m for m in _imported_modules(importlib.import_module(f"methods.{part}"))}
+    sources = [_statements(modules[key]) for key in sorted(modules)]
     return hashlib.sha256("".join(sources).encode()).hexdigest()[:12]
+
+
+def _imported_modules(module: ModuleType) -> list[ModuleType]:
+    """Return a module and all modules of this package that it imports, directly or not."""
+    pending, reached = [module], {module.__name__: module}
+    while pending:
+        for imported in _direct_imports(pending.pop()):
+            if imported.__name__ not in reached:
+                reached[imported.__name__] = imported
+                pending.append(imported)
+    return list(reached.values())
+
+
+def _direct_imports(module: ModuleType) -> list[ModuleType]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_statements(module))):
+        if isinstance(node, ast.ImportFrom) and node.module == "methods":
+            names |= {f"methods.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
+            names.add(node.module or "")
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("methods.")}
+    return [importlib.import_module(name) for name in sorted(names)]
 
 
 @functools.cache
 def _statements(module: ModuleType) -> str:
-    """A module's code without comments, as it was when this was first asked: a file that is changed later changes
-    nothing of what runs."""
+    """Return a module's code without comments, as it was at the first call: later edits of the file do not count."""
     return ast.unparse(ast.parse(inspect.getsource(module)))
-
-
-def options(schema: type, values: Mapping[str, Any]) -> Any:
-    """An instance of a method's `Options` from plain values, those of the parts of a combination included."""
-    return schema(
-        **{
-            f.name: options(f.type, values[f.name]) if dataclasses.is_dataclass(f.type) else values[f.name]
-            for f in dataclasses.fields(schema)
-        }
-    )

@@ -17,18 +17,17 @@ Certain: all of it, as the field runs it. The first stage trains the connectors 
 labels; the loss of the other could carry the term too, but in the published numbers it does not. Source: RepDistiller
 (`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`). One difference: of a
 wide ResNet as student that code leaves the batch norm before the last activation out of the first stage; here it is
-trained with the stages. Impossible for maps whose sizes no single convolution aligns.
+trained with the stages. Unsupported: maps whose sizes no single convolution aligns.
 """
 
 import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from methods.at import groups
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, positive, weight
-from methods.fitnet import resizing_convolution
+from methods.contract import Batch, Context, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import check_resizable, cross_entropy_term, resizing_convolution, shared_stages
+from methods.options import loss_weight, non_negative, positive
 
 SCALE = 3 / 1000
 
@@ -50,10 +49,10 @@ def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor
 class Options:
     """Options of AB; meanings and defaults in `conf/method/ab.yaml`."""
 
-    ce_weight: float = weight()
-    ab_weight: float = weight()
+    ce_weight: float = loss_weight()
+    ab_weight: float = loss_weight()
     margin: float = positive()
-    init_epochs: float = weight()
+    init_epochs: float = non_negative()
 
 
 class AB(Method):
@@ -62,24 +61,29 @@ class AB(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        stages = shared_stages(student, teacher)
+        for k in stages:
+            if student.stages[k] != teacher.stages[k]:
+                check_resizable(student.stages[k], teacher.stages[k])
+        initialization = Initialization(
+            math.ceil(options.init_epochs), Needs(pre_activations=stages), Needs(pre_activations=stages)
+        )
+        return Requirements(Needs(logits=True), Needs(), initialization=initialization)
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.stages = groups(context)
-        self.student_needs = Needs.of(logits=True, preact=self.stages)
-        self.teacher_needs = Needs.of(preact=self.stages)
-        self.pre_epochs = math.ceil(options.init_epochs)
+        self.stages = shared_stages(context.student, context.teacher)
         student, teacher = context.student.stages, context.teacher.stages
         self.connectors = nn.ModuleList(connector(student[k], teacher[k]) for k in self.stages)
-
-    def begin(self, epoch: int) -> None:
-        if epoch >= 1:  # the student learns from labels alone
-            self.student_needs, self.teacher_needs = Needs(logits=True), Needs()
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options
         if batch.epoch >= 1:
-            return {"ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight)}
+            return {"ce": cross_entropy_term(student, batch, options.ce_weight)}
         loss = 0.0
         for k, connect in zip(self.stages, self.connectors, strict=True):
-            loss = loss / 2 + boundary_distance(connect(student.preact[k]), teacher.preact[k], options.margin)
+            student_map, teacher_map = connect(student.pre_activations[k]), teacher.pre_activations[k]
+            loss = loss / 2 + boundary_distance(student_map, teacher_map, options.margin)
         return {"ab": Term(SCALE * loss, options.ab_weight)}

@@ -20,40 +20,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.clkd import unit
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
-
-
-def groups(context: Context) -> list[int]:
-    """The stages that both networks have, without the stem."""
-    return list(range(1, min(len(context.student.stages), len(context.teacher.stages))))
-
-
-def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two maps [N, C, H, W], the larger average-pooled to the smaller's size."""
-    if a.shape[2] > b.shape[2]:
-        return F.adaptive_avg_pool2d(a, b.shape[2:]), b
-    if a.shape[2] < b.shape[2]:
-        return a, F.adaptive_avg_pool2d(b, a.shape[2:])
-    return a, b
-
-
-def doubled(products: Tensor) -> Tensor:
-    """Products of something, detached, with itself as they would be were it not detached.
-
-    The gradient through both factors is twice that through one, and costs half of it.
-    """
-    return 2 * products - products.detach()
-
-
-def attention(maps: Tensor) -> Tensor:
-    """Where a map is large, as one vector of length 1: [N, C, H, W] -> [N, H · W]."""
-    return unit(doubled((maps.detach() * maps).mean(1)).flatten(1))
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import attention, cross_entropy_term, pool_to_smaller, shared_stages
+from methods.options import loss_weight
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of attention: [N, C_s, H_s, W_s], [N, C_t, H_t, W_t] -> scalar."""
-    student, teacher = same_size(student, teacher)
+    student, teacher = pool_to_smaller(student, teacher)
     return F.mse_loss(attention(student), attention(teacher))
 
 
@@ -61,8 +35,8 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of AT; meanings and defaults in `conf/method/at.yaml`."""
 
-    ce_weight: float = weight()
-    at_weight: float = weight()
+    ce_weight: float = loss_weight()
+    at_weight: float = loss_weight()
 
 
 class AT(Method):
@@ -70,15 +44,18 @@ class AT(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        stages = shared_stages(student, teacher)
+        return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.stages = groups(context)
-        self.student_needs = Needs.of(logits=True, maps=self.stages)
-        self.teacher_needs = Needs.of(maps=self.stages)
+        self.stages = shared_stages(context.student, context.teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         distance = sum(attention_distance(student.maps[k], teacher.maps[k]) for k in self.stages)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "at": Term(distance, self.options.at_weight),
         }

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.clkd import unit
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, switch, weight
+from methods.contract import Batch, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import cross_entropy_term, normalize_rows
+from methods.options import boolean, integer, loss_weight
 
 
 def attention_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
     """Mean squared difference of class activation maps, of length 1 where wanted: twice [N, C, m, m] -> scalar."""
-    a_s, a_t = (unit(cams.flatten(2).mT) if normalise else cams for cams in (student, teacher))
+    a_s, a_t = (normalize_rows(cams.flatten(2).mT) if normalise else cams for cams in (student, teacher))
     return F.mse_loss(a_s, a_t)
 
 
@@ -34,10 +35,10 @@ def attention_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Ten
 class Options:
     """Options of CAT-KD; meanings and defaults in `conf/method/catkd.yaml`."""
 
-    ce_weight: float = weight()
-    catkd_weight: float = weight()
-    resolution: int = count(1)
-    normalise: bool = switch()
+    ce_weight: float = loss_weight()
+    catkd_weight: float = loss_weight()
+    resolution: int = integer(1)
+    normalise: bool = boolean()
 
 
 class CATKD(Method):
@@ -45,15 +46,15 @@ class CATKD(Method):
 
     Options = Options
 
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        self.student_needs = Needs.of(logits=True, cams=[options.resolution])
-        self.teacher_needs = Needs.of(cams=[options.resolution])
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        grid = [options.resolution]
+        return Requirements(Needs(logits=True, class_maps=grid), Needs(class_maps=grid))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
-        distance = attention_distance(student.cams[o.resolution], teacher.cams[o.resolution], o.normalise)
+        distance = attention_distance(student.class_maps[o.resolution], teacher.class_maps[o.resolution], o.normalise)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "catkd": Term(distance, o.catkd_weight),
         }

@@ -16,9 +16,10 @@ the numbers of the field's tables. Source: RepDistiller (`distiller_zoo/CC.py`: 
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, weight
+from methods.contract import Batch, Context, Method, Needs, Outputs, Term
+from methods.losses import cross_entropy_term
+from methods.options import integer, loss_weight
 
 
 def congruence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -31,26 +32,26 @@ def congruence(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of CC; meanings and defaults in `conf/method/cc.yaml`."""
 
-    ce_weight: float = weight()
-    cc_weight: float = weight()
-    feature_dim: int = count(1)
+    ce_weight: float = loss_weight()
+    cc_weight: float = loss_weight()
+    feature_dim: int = integer(1)
 
 
 class CC(Method):
     """Correlation congruence. Terms: ce, cc. Needs both networks' pooled features; trains an embedding of each."""
 
     Options = Options
+    student_needs = Needs(logits=True, pooled=True)
+    teacher_needs = Needs(pooled=True)
 
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.student_needs = Needs(logits=True, pooled=True)
-        self.teacher_needs = Needs(pooled=True)
         self.embed_s = nn.Linear(context.student.pooled, options.feature_dim)
         self.embed_t = nn.Linear(context.teacher.pooled, options.feature_dim)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         distance = congruence(self.embed_s(student.pooled), self.embed_t(teacher.pooled))
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "cc": Term(distance, self.options.cc_weight),
         }

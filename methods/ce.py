@@ -5,9 +5,8 @@ L = CE(z_s, y)        z_s logits [N, C], y labels [N], mean over the batch
 
 from dataclasses import dataclass
 
-from torch.nn import functional as F
-
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term
+from methods.contract import Batch, Method, Needs, Outputs, Term
+from methods.losses import cross_entropy_term
 
 
 @dataclass
@@ -19,10 +18,8 @@ class CE(Method):
     """The student alone. Terms: ce."""
 
     Options = Options
-
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        self.teacher_needs = Needs()
+    student_needs = Needs(logits=True)
+    teacher_needs = Needs()
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        return {"ce": Term(F.cross_entropy(student.logits, batch.labels), 1.0)}
+        return {"ce": cross_entropy_term(student, batch, 1.0)}

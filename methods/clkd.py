@@ -36,20 +36,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, choice, weight
-
-TINY = 1e-8  # a vector shorter than this has no direction and is not normalised: its gradient stays finite
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Rows scaled to length 1: [M, D] -> [M, D] (or the columns of [M, D, …], along the second dimension)."""
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(length > TINY, length, 1.0)
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import normalize_rows
+from methods.options import loss_weight, one_of
 
 
 def nmse(student: Tensor, teacher: Tensor, reduction: str) -> Tensor:
     """Squared distance of L2-normalised rows, mean over rows (vector) or over entries (mean): [M, D] × 2 -> scalar."""
-    squared = (unit(student) - unit(teacher)).square()
+    squared = (normalize_rows(student) - normalize_rows(teacher)).square()
     return squared.sum(1).mean() if reduction == "vector" else squared.mean()
 
 
@@ -76,15 +70,15 @@ def correlation_loss(student: Tensor, teacher: Tensor, norm: str, reduction: str
 class Options:
     """Options of CLKD; meanings and defaults in `conf/method/clkd.yaml`."""
 
-    lambda_ce: float = weight()
-    mu: float = weight()
-    beta: float = weight()
-    nu: float = weight()
-    nmse_reduction: str = choice("vector", "mean")
-    cc_shape: str = choice("class", "instance")
-    cc_center: str = choice("batch", "class", "none")
-    cc_div: str = choice("C-1", "N-1")
-    cc_norm: str = choice("fro2", "fro", "nmse")
+    lambda_ce: float = loss_weight()
+    mu: float = loss_weight()
+    beta: float = loss_weight()
+    nu: float = loss_weight()
+    nmse_reduction: str = one_of("vector", "mean")
+    cc_shape: str = one_of("class", "instance")
+    cc_center: str = one_of("batch", "class", "none")
+    cc_div: str = one_of("C-1", "N-1")
+    cc_norm: str = one_of("fro2", "fro", "nmse")
 
 
 class CLKD(Method):

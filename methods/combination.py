@@ -1,67 +1,83 @@
-"""Two or more methods trained at once, as in CRD+KD: all terms of all of them in one sum.
+"""Two or more methods trained together, such as CRD+KD: all terms of all of them in one sum.
 
-A YAML asks for it by `implementation: crd+kd`; the options of each part then stand under the part's name. The
-cross-entropy `ce` is one term, in which the parts' weights add up, where all parts have it of as many views. Other
-terms of the same name have their part's name before it. A first stage is of those parts alone that have one.
+A YAML requests it by `implementation: crd+kd`; the options of each part stand under the part's name. The cross-entropy
+`ce` is one term with the sum of the parts' weights where all parts compute it on equally many views. Any other term
+whose name occurs twice is prefixed with its part's name. An initialization stage trains only the parts that have one.
 """
 
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
-from methods.contract import Batch, Context, Method, Outputs, Term
+from methods.contract import Batch, Context, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term
 
 
-def combined(parts: Mapping[str, type[Method]]) -> type[Method]:
-    """The sum of methods, each under its name. Raises TypeError where two parts each have an optimiser step or a
-    deployed network of their own."""
-    for hook in ("descend", "deployed"):
-        owners = [n for n, kind in parts.items() if getattr(kind, hook) is not getattr(Method, hook)]
+def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
+    """Return the sum of methods, each under its name.
+
+    Raises TypeError for a part with its own optimizer step or inference model, which cannot be summed.
+    """
+    for hook in ("optimizer_step", "inference_model"):
+        owners = [name for name, method in parts.items() if getattr(method, hook) is not getattr(Method, hook)]
         if owners:
-            raise TypeError(f"{', '.join(owners)} cannot be combined: it has a {hook} of its own")
-    alike = len({kind.second_view for kind in parts.values()}) == 1
-    schema = dataclasses.make_dataclass("Options", [(n, kind.Options) for n, kind in parts.items()])
+            raise TypeError(f"{', '.join(owners)} cannot be combined with other methods: it overrides {hook}")
+    schema = dataclasses.make_dataclass("Options", [(name, method.Options) for name, method in parts.items()])
 
     class Combination(Method):
-        """The terms of all parts. Needs what any of them needs."""
+        """The terms of all parts. Requires what any of them requires."""
 
         Options = schema
 
         def __init__(self, options: Any, context: Context) -> None:
             super().__init__(options, context)
-            self.parts = nn.ModuleDict({n: kind(getattr(options, n), context) for n, kind in parts.items()})
-            self.gather()
-            self.pre_epochs = max(part.pre_epochs for part in self.parts.values())
-            self.second_view = any(part.second_view for part in self.parts.values())
+            self.parts = nn.ModuleDict({n: method(getattr(options, n), context) for n, method in parts.items()})
+            self.same_views = len({part.requires.views for part in self.parts.values()}) == 1
 
-        def gather(self) -> None:
-            """Take over what the parts need now."""
-            self.student_needs = functools.reduce(operator.or_, (p.student_needs for p in self.parts.values()))
-            self.teacher_needs = functools.reduce(operator.or_, (p.teacher_needs for p in self.parts.values()))
-
-        def begin(self, epoch: int) -> None:
-            for part in self.parts.values():
-                part.begin(epoch)
-            self.gather()
+        @classmethod
+        def requirements(cls, options: Any, student: Shapes, teacher: Shapes) -> Requirements:
+            return merge([m.requirements(getattr(options, n), student, teacher) for n, m in parts.items()])
 
         def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-            found: dict[str, Term] = {}
+            terms: dict[str, Term] = {}
             for part_name, part in self.parts.items():
-                if batch.epoch <= -part.pre_epochs:
-                    continue
+                if batch.epoch <= -part.requires.init_epochs:
+                    continue  # another part's initialization stage
                 for name, term in part.losses(student, teacher, batch).items():
-                    if name in found and name == "ce" and alike:
-                        found[name] = Term(term.value, found[name].weight + term.weight)
+                    if name in terms and name == "ce" and self.same_views:
+                        terms[name] = Term(term.value, terms[name].weight + term.weight)
                     else:
-                        found[f"{part_name}_{name}" if name in found else name] = term
-            return found
+                        terms[f"{part_name}_{name}" if name in terms else name] = term
+            return terms
 
-        def after_step(self) -> None:
+        def on_step_end(self) -> None:
             for part in self.parts.values():
-                part.after_step()
+                part.on_step_end()
 
     return Combination
+
+
+def merge(requirements: Iterable[Requirements]) -> Requirements:
+    """Return the union of several methods' requirements."""
+    every = list(requirements)
+    initialized = [r.initialization for r in every if r.initialization is not None]
+    initialization = None
+    if initialized:
+        epochs = max(stage.epochs for stage in initialized)
+        initialization = Initialization(
+            epochs, _union(stage.student for stage in initialized), _union(stage.teacher for stage in initialized)
+        )
+    return Requirements(
+        _union(r.student for r in every),
+        _union(r.teacher for r in every),
+        max(r.views for r in every),
+        initialization,
+        frozenset().union(*(r.batch_norms for r in every)),
+    )
+
+
+def _union(needs: Iterable[Needs]) -> Needs:
+    return functools.reduce(operator.or_, needs)

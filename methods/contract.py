@@ -1,13 +1,13 @@
-"""The contract between a method, the two networks and the training loop.
+"""The contract between a distillation method, the two networks and the training loop.
 
-A method says what it needs of either network (`Needs`), is handed just that (`Outputs`) with the batch (`Batch`), and
-returns named terms (`Term`), each a raw value and a weight. It owns its extra layers and memory as registered modules
-and buffers. It chooses neither network, data, schedule nor evaluation.
+A method says what it needs of each network (`Needs`), receives exactly that (`Outputs`) with the batch (`Batch`), and
+returns named terms (`Term`): a raw value and a weight each. It owns its extra layers and memory as registered modules
+and buffers. It never chooses networks, data, schedule or evaluation.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,45 +15,39 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Needs:
-    """What is read of one network. Stages count from 0, the stem; stage k > 0 is the network's k-th block group.
+    """The outputs that are read of one network. Stages count from 0, the stem; stage k > 0 is the k-th block group.
 
-    logits, pooled: the classifier's output [N, C]; its input, the pooled features [N, D].
-    maps, preact: stages whose map [N, C_k, H_k, W_k] is read after, and before, its last activation.
-    final: the map [N, D, H, W], after its activation, whose average over the positions is `pooled`.
-    cams: grids m × m whose class activation maps [N, C, m, m] are read: the classifier on `final`, average-pooled to
-        the grid. That of 1 × 1 would be `logits`.
-    norms: stages whose last batch norm before the activation is read: its biases and scales [C_k] each.
+    logits, pooled: the classifier's output [N, C], and its input, the pooled features [N, D].
+    maps, pre_activations: stages whose map [N, C_k, H_k, W_k] is read after, and before, its last activation.
+    last_map: the map [N, D, H, W], after its activation, whose spatial mean is `pooled`.
+    class_maps: grid sizes m of the class activation maps [N, C, m, m]: the classifier applied to `last_map` after
+        average pooling to m × m positions. For m = 1 they would equal the logits.
+
+    Any collection of stages or sizes may be given; it is kept as a frozenset.
     """
 
     logits: bool = False
     pooled: bool = False
-    maps: frozenset[int] = frozenset()
-    preact: frozenset[int] = frozenset()
-    final: bool = False
-    cams: frozenset[int] = frozenset()
-    norms: frozenset[int] = frozenset()
+    maps: Collection[int] = frozenset()
+    pre_activations: Collection[int] = frozenset()
+    last_map: bool = False
+    class_maps: Collection[int] = frozenset()
 
-    @staticmethod
-    def of(
-        *, logits: bool = False, pooled: bool = False, maps: Collection[int] = (), preact: Collection[int] = (),
-        final: bool = False, cams: Collection[int] = (), norms: Collection[int] = (),
-    ) -> "Needs":  # fmt: skip
-        """`Needs` from any collections of stages and grids."""
-        return Needs(
-            logits, pooled, frozenset(maps), frozenset(preact), final, frozenset(cams), frozenset(norms)
-        )  # fmt: skip
+    def __post_init__(self) -> None:
+        for name in ("maps", "pre_activations", "class_maps"):
+            object.__setattr__(self, name, frozenset(getattr(self, name)))
 
     @property
-    def nothing(self) -> bool:
-        """True where the network need not be run at all."""
+    def empty(self) -> bool:
+        """True where the network need not run at all."""
         return self == Needs()
 
     @property
     def last_stage(self) -> int | None:
-        """The deepest stage to run; None where what follows the stages is needed too."""
-        if self.logits or self.pooled or self.final or self.cams:
+        """The deepest stage to run; None where the network must run to its pooling or classifier."""
+        if self.logits or self.pooled or self.last_map or self.class_maps:
             return None
-        return max(self.maps | self.preact, default=-1)
+        return max({*self.maps, *self.pre_activations}, default=-1)
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(Needs)))
@@ -61,58 +55,74 @@ class Needs:
 
 @dataclass
 class Outputs:
-    """What one network gave for a batch: just the fields that were needed, the others None or absent."""
+    """Outputs of one network for a batch. Fields that were not needed are None or empty.
+
+    An instance holds the outputs for the weakly augmented view, and in `further_views` those for the others.
+    """
 
     logits: Tensor | None = None  # [N, C]
     pooled: Tensor | None = None  # [N, D]
     maps: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
-    preact: dict[int, Tensor] = field(default_factory=dict)  # likewise, before the activation
-    final: Tensor | None = None  # [N, D, H, W]
-    cams: dict[int, Tensor] = field(default_factory=dict)  # m -> [N, C, m, m]
-    norms: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # stage -> bias [C_k], scale >= 0 [C_k]
-    second: "Outputs | None" = None  # the same of the second view, where the method has one
+    pre_activations: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
+    last_map: Tensor | None = None  # [N, D, H, W]
+    class_maps: dict[int, Tensor] = field(default_factory=dict)  # m -> [N, C, m, m]
+    further_views: "list[Outputs]" = field(default_factory=list)
 
-    def only(self, needs: Needs) -> "Outputs":
-        """The part of these outputs that `needs` names, in float32 (losses are computed in full precision)."""
-        return Outputs(
-            self.logits.float() if needs.logits else None,
-            self.pooled.float() if needs.pooled else None,
-            {k: _full(self.maps[k]) for k in needs.maps},
-            {k: _full(self.preact[k]) for k in needs.preact},
-            _full(self.final) if needs.final else None,
-            {m: self.cams[m].float() for m in needs.cams},
-            {k: self.norms[k] for k in needs.norms},
-            self.second.only(needs) if self.second is not None else None,
-        )
+    def view(self, index: int) -> "Outputs":
+        """Return the outputs for one view: 0 is the weak view, 1 the strong one."""
+        return self if index == 0 else self.further_views[index - 1]
+
+    def select(self, needs: Needs) -> "Outputs":
+        """Return the outputs that `needs` names, in float32: losses are computed in full precision."""
+        selected: dict[str, Any] = {}
+        for f in fields(Needs):
+            wanted, value = getattr(needs, f.name), getattr(self, f.name)
+            if isinstance(wanted, frozenset):
+                selected[f.name] = {k: _to_float32(value[k], f.name) for k in wanted}
+            elif wanted:
+                selected[f.name] = _to_float32(value, f.name)
+        return Outputs(**selected, further_views=[view.select(needs) for view in self.further_views])
 
 
-def _full(maps: Tensor) -> Tensor:
-    """Maps in float32, whose gradient goes on in their own memory format.
+# kinds whose gradient runs through the convolutions of the network
+CONVOLUTIONAL = ("maps", "pre_activations", "last_map")
 
-    Many losses give it as NCHW whatever the maps are, and all of the network's backward pass would be slow with it.
+
+def _to_float32(value: Tensor, kind: str) -> Tensor:
+    """Cast to float32; the gradient of a channels-last map is returned to the network in that memory format.
+
+    Many losses produce an NCHW gradient whatever the map's format, which would slow down the whole backward pass.
     """
-    full = maps.float()
-    if full.requires_grad and full.is_contiguous(memory_format=torch.channels_last):
-        full.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    full = value.float()
+    channels_last = torch.channels_last
+    if kind in CONVOLUTIONAL and full.requires_grad and full.is_contiguous(memory_format=channels_last):
+        full.register_hook(lambda gradient: gradient.contiguous(memory_format=channels_last))
     return full
 
 
 @dataclass
 class Batch:
-    """One training batch, on the device."""
+    """One training batch. Lists have one entry per view: 0 is the weak view, 1 the strong one.
 
-    images: Tensor  # [N, 3, H, W] float32, normalised
-    labels: Tensor  # [N] int64
-    indices: Tensor  # [N] int64, positions of the samples in the training split
-    views: Tensor  # [N] int64 on the CPU, which of the augmentation's outcomes each image shows
-    epoch: int  # counted from 1; the epochs of a first stage are … −2, −1, 0
-    generator: torch.Generator  # the method's own stream on the device, seeded anew each epoch
-    second: Tensor | None = None  # [N, 3, H, W], a second, strongly augmented view, where the method has one
-    samples: Tensor | None = None  # `indices` on the CPU, where outputs of a teacher are looked up
+    images: [N, 3, H, W] float32, normalized, on the device.
+    labels, indices: [N] int64 on the device; indices are positions of the samples in the training split.
+    epoch: counted from 1; the epochs of an initialization stage are …, −2, −1, 0.
+    generator: the method's own random stream on the device, reseeded every epoch.
+    indices_cpu, augmentation_ids: [N] int64 on the CPU, by which a cache of teacher outputs is read; the id says which
+        outcome of the augmentation an image shows. None for a view that cannot be looked up.
+    """
+
+    images: list[Tensor]
+    labels: Tensor
+    indices: Tensor
+    epoch: int
+    generator: torch.Generator
+    indices_cpu: Tensor | None = None
+    augmentation_ids: list[Tensor | None] = field(default_factory=list)
 
 
 class Term(NamedTuple):
-    """One term of a loss: a scalar raw value, and the weight it enters the sum with."""
+    """One term of a loss: a raw scalar, and the weight of it in the sum."""
 
     value: Tensor
     weight: float
@@ -120,117 +130,142 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a network's outputs look like for one image."""
+    """Shapes of a network's outputs for one image."""
 
     stages: tuple[tuple[int, int, int], ...]  # (C_k, H_k, W_k) of stage k
     pooled: int  # D
-    final: tuple[int, int, int] = (0, 0, 0)  # (D, H, W) of the map that is pooled
-    norms: bool = False  # does it tell the batch norms before its activations?
+    last_map: tuple[int, int, int] = (0, 0, 0)  # (D, H, W)
+    batch_norms: bool = False  # True where every stage ends in batch norm and activation
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may know when it is built."""
+    """What a method may know when it is built.
+
+    classes: number of classes. student, teacher: shapes of the networks' outputs. epochs: length of the training.
+    train_labels: [n_train] int64, the label of each training sample, on the device.
+    teacher_batch_norms: stage -> bias [C_k] and scale [C_k], the parameters of the teacher's last batch norm before
+        the activation of the stages that `Requirements.batch_norms` names; read once, as the teacher is frozen.
+    """
 
     classes: int
     student: Shapes
     teacher: Shapes
-    train_labels: Tensor  # [n_train] int64, label of each training sample, on the device
-    epochs: int  # length of the training
+    train_labels: Tensor
+    epochs: int
+    teacher_batch_norms: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
-class Impossible(ValueError):
-    """Raised by a method that cannot be on two networks, whatever its options: the cell is skipped with this reason."""
+class UnsupportedPair(ValueError):
+    """Raised when a method does not support this teacher-student pair under any options; the run is skipped and the
+    message recorded."""
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """An initialization stage: whole epochs before epoch 1, and what is read of the networks in them.
+
+    Only parameters that receive a gradient in it are trained; the optimizer's momentum is reset before epoch 1.
+    """
+
+    epochs: int
+    student: Needs
+    teacher: Needs
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method requires on a pair of networks.
+
+    student, teacher: outputs read of each network from epoch 1 on; the student's logits are always computed.
+    views: augmented views of each image, 1 (weak) or 2 (weak and strong).
+    initialization: the stage before epoch 1, or None.
+    batch_norms: stages of the teacher whose batch norm parameters the method reads when it is built.
+    """
+
+    student: Needs = Needs(logits=True)
+    teacher: Needs = Needs(logits=True)
+    views: int = 1
+    initialization: Initialization | None = None
+    batch_norms: frozenset[int] = frozenset()
+
+    @property
+    def init_epochs(self) -> int:
+        """Number of epochs of the initialization stage."""
+        return 0 if self.initialization is None else self.initialization.epochs
+
+    def needs(self, epoch: int) -> tuple[Needs, Needs]:
+        """Return what is read of student and teacher in an epoch."""
+        stage = self if self.initialization is None or epoch >= 1 else self.initialization
+        return stage.student, stage.teacher
 
 
 class Method(nn.Module):
-    """Base of all methods. A subclass sets `Options`, calls `super().__init__`, and defines `losses`.
+    """Base of all methods. A subclass sets `Options` and defines `losses`.
 
-    Options: a dataclass of the method's weights and options, without defaults (these stand in its YAML); its fields
-        are made by `weight`, `positive`, `count`, `choice` and `switch` below, which carry the limits that are checked.
-    student_needs, teacher_needs: set by the subclass; the student's logits are always computed.
-    Parameters of the module are trained by the student's optimiser; buffers are saved in checkpoints.
+    Options: a dataclass of the method's weights and options without defaults, which stand in its YAML; its fields are
+        made by the functions of `methods.options`.
+    student_needs, teacher_needs, views: what the method requires, where that depends on neither options nor networks;
+        otherwise the subclass overrides `requirements`.
+    requires: the requirements of this instance.
 
-    On a GPU a step is recorded in each epoch and replayed for its other batches (`cuda_graph` in `conf/config.yaml`):
-    `losses`, `descend` and `after_step` wait for nothing, and Python numbers of theirs change between epochs alone.
+    Parameters of the module are trained by the student's optimizer; buffers are saved in checkpoints.
 
-    Most methods need no more. What a few need beyond it:
-    pre_epochs: whole epochs of a first stage before epoch 1, with `batch.epoch` below 1. Only what `losses` then gives
-        a gradient is trained; the optimiser begins epoch 1 anew.
-    second_view: the batch has a second, strongly augmented view, and both networks' outputs a `second`.
-    `descend` for an optimiser step of its own, `deployed` for layers that are kept at inference.
+    On a GPU a training step is captured as a CUDA graph once per epoch and replayed. `losses`, `optimizer_step` and
+    `on_step_end` must not wait for the device (`.item()`, boolean masks), and Python numbers that they compute may
+    change between epochs only.
     """
 
     Options: type
-    published: "type[Method] | None" = None  # the method as the field's code computes it, where that is slower
-    pre_epochs: int = 0
-    second_view: bool = False
+    student_needs: ClassVar[Needs] = Needs(logits=True)
+    teacher_needs: ClassVar[Needs] = Needs(logits=True)
+    views: ClassVar[int] = 1
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__()
         self.options = options
         self.context = context
-        self.student_needs = Needs(logits=True)
-        self.teacher_needs = Needs(logits=True)
+        self.requires = self.requirements(options, context.student, context.teacher)
 
-    def begin(self, epoch: int) -> None:
-        """Called before each epoch: the place to change what is needed of the networks from one stage to the next."""
+    @classmethod
+    def requirements(cls, options: Any, student: Shapes, teacher: Shapes) -> Requirements:
+        """Return what the method requires on networks of these shapes, without building anything.
+
+        Raises UnsupportedPair where no options support the pair, ValueError where these options do not.
+        """
+        return Requirements(cls.student_needs, cls.teacher_needs, cls.views)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        """The named terms of the loss for one batch; what is trained is the sum of weight × value."""
+        """Return the named terms of the loss for one batch; the sum of weight × value is minimized."""
         raise NotImplementedError(f"{type(self).__name__} defines no losses(student, teacher, batch)")
 
-    def descend(self, terms: Mapping[str, Term], optimiser: torch.optim.Optimizer) -> Tensor:
-        """Take one optimiser step on the terms of a batch; returns their sum."""
-        loss = total(terms)
-        optimiser.zero_grad(set_to_none=True)
+    def optimizer_step(self, terms: Mapping[str, Term], optimizer: torch.optim.Optimizer) -> Tensor:
+        """Take one optimizer step on the terms of a batch; return their weighted sum, a scalar without gradient."""
+        loss = weighted_sum(terms)
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return loss.detach()
 
-    def deployed(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
-        """What is evaluated and would be used: the student, or a module that gives `Outputs` with logits as it does."""
-        return student
+    def on_step_end(self) -> None:
+        """Hook after the optimizer step, called without gradients: the place to update a memory."""
 
-    def after_step(self) -> None:
-        """Called without gradients after the optimiser's step: the place to update a memory."""
+    def inference_model(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
+        """Return the model that is evaluated and deployed: the student, or a module whose `Outputs` have logits."""
+        return student
 
 
 def check_terms(terms: Mapping[str, Term], method: str) -> None:
-    """Raise TypeError for what is no loss that could be trained, with the name of the term."""
+    """Raise TypeError, naming the term, where the terms do not form a loss that can be trained."""
     for name, term in terms.items():
         if not isinstance(term, Term) or not isinstance(term.value, Tensor) or term.value.dim() > 0:
-            given = tuple(term.value.shape) if isinstance(getattr(term, "value", None), Tensor) else type(term).__name__
-            raise TypeError(f"term {name} of {method} must be a Term(<scalar tensor>, <weight>), not {given}")
+            value = getattr(term, "value", None)
+            actual = tuple(value.shape) if isinstance(value, Tensor) else type(term).__name__
+            raise TypeError(f"term {name} of {method} must be a Term(<scalar tensor>, <weight>), not {actual}")
     if not any(term.value.requires_grad for term in terms.values()):
-        raise TypeError(f"no term of {method} has a gradient: {', '.join(terms) or 'there is none'}")
+        raise TypeError(f"no term of {method} has a gradient: {', '.join(terms) or 'it returned no terms'}")
 
 
-def total(terms: Mapping[str, Term]) -> Tensor:
-    """The weighted sum of terms, a scalar."""
-    return sum(t.weight * t.value for t in terms.values())
-
-
-def weight() -> Any:
-    """An option that weighs a term: a number not below 0."""
-    return field(metadata={"at_least": 0.0})
-
-
-def positive() -> Any:
-    """An option above 0, such as a temperature."""
-    return field(metadata={"above": 0.0})
-
-
-def count(at_least: int) -> Any:
-    """A whole-number option not below `at_least`."""
-    return field(metadata={"at_least": at_least})
-
-
-def switch() -> Any:
-    """An option that is true or false."""
-    return field()
-
-
-def choice(*names: str) -> Any:
-    """An option that is one of `names`."""
-    return field(metadata={"choices": names})
+def weighted_sum(terms: Mapping[str, Term]) -> Tensor:
+    """Return the weighted sum of terms, a scalar."""
+    return cast(Tensor, sum(t.weight * t.value for t in terms.values()))

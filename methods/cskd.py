@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Outputs, Term, positive, weight
+from methods.contract import Batch, Method, Outputs, Requirements, Shapes, Term
+from methods.options import loss_weight, positive
 
 EPSILON = 1e-8
 
@@ -61,25 +62,26 @@ class Options:
     temperature: float = positive()
     lowest: float = positive()
     highest: float = positive()
-    ce_weight: float = weight()
-    cs_weight: float = weight()
-    cswt_weight: float = weight()
+    ce_weight: float = loss_weight()
+    cs_weight: float = loss_weight()
+    cswt_weight: float = loss_weight()
 
 
 class CSKD(Method):
     """Cosine similarity of each class's predictions. Terms: ce, cs, cswt. Needs the teacher's logits, of two views."""
 
     Options = Options
-    second_view = True
+    views = 2
 
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
         if options.highest < options.lowest:
             raise ValueError(f"highest is {options.highest}: it must be at least lowest, {options.lowest}")
+        return super().requirements(options, student, teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o, labels = self.options, batch.labels
-        z_s, z_t = student.second.logits, teacher.second.logits
+        z_s, z_t = student.view(1).logits, teacher.view(1).logits
         fixed = torch.full_like(z_s[:, 0], o.temperature)
         own = similarity_temperatures(student.logits, teacher.logits, o.lowest, o.highest)
         return {

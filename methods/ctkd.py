@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Outputs, Term, positive, switch, weight
-from methods.kd import kl, standardised
+from methods.contract import Batch, Context, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_divergence, standardize_logits
+from methods.options import boolean, loss_weight, non_negative, positive
 
 
 class Reversal(torch.autograd.Function):
@@ -53,12 +53,12 @@ def strength(epoch: int, warmup: float) -> float:
 class Options:
     """Options of CTKD; meanings and defaults in `conf/method/ctkd.yaml`."""
 
-    ce_weight: float = weight()
-    kd_weight: float = weight()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
     lowest: float = positive()
     span: float = positive()
-    warmup: float = weight()
-    standardise: bool = switch()
+    warmup: float = non_negative()
+    standardise: bool = boolean()
 
 
 class CTKD(Method):
@@ -78,8 +78,8 @@ class CTKD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o, z_s, z_t = self.options, student.logits, teacher.logits
         if o.standardise:
-            z_s, z_t = standardised(z_s), standardised(z_t)
+            z_s, z_t = standardize_logits(z_s), standardize_logits(z_t)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
-            "kd": Term(kl(z_s, z_t, self.temperature(batch.epoch)), o.kd_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
+            "kd": Term(kl_divergence(z_s, z_t, self.temperature(batch.epoch)), o.kd_weight),
         }

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, weight
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term
+from methods.options import loss_weight, positive
 
 EPS = 1e-8
 ROUNDING = 1e-6  # what is left of a vector without its mean, as a share of it, where all entries are alike
@@ -45,10 +47,10 @@ class Options:
     """Options of DIST; meanings and defaults in `conf/method/dist.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    dist_weight: float = weight()
-    beta: float = weight()
-    gamma: float = weight()
+    ce_weight: float = loss_weight()
+    dist_weight: float = loss_weight()
+    beta: float = loss_weight()
+    gamma: float = loss_weight()
 
 
 class DIST(Method):
@@ -60,7 +62,7 @@ class DIST(Method):
         o = self.options
         p_s, p_t = (F.softmax(z / o.temperature, 1) for z in (student.logits, teacher.logits))
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "inter": Term(o.temperature**2 * decorrelation(p_s, p_t), o.dist_weight * o.beta),
             "intra": Term(o.temperature**2 * decorrelation(p_s.T, p_t.T), o.dist_weight * o.gamma),
         }

@@ -17,37 +17,31 @@ is finite where the published form needs a clamp.
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, switch, weight
-from methods.kd import kl, standardised
-
-
-def without_target(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits of all classes but the label, in their order: [N, C], [N] -> [N, C − 1]."""
-    others = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(logits), -1)
-    return logits.gather(1, others + (others >= labels[:, None]))
-
-
-def target_or_not(logits: Tensor, labels: Tensor) -> Tensor:
-    """Two logits whose softmax is (p_y, 1 − p_y), p = softmax(logits): [N, C], [N] -> [N, 2]."""
-    target = logits.gather(1, labels[:, None])
-    others = without_target(logits, labels).logsumexp(1, keepdim=True)
-    return torch.cat([target, others], 1)
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import (
+    binary_logits,
+    cross_entropy_term,
+    kl_divergence,
+    non_target_logits,
+    standardize_logits,
+    warmup_ramp,
+)
+from methods.options import boolean, loss_weight, non_negative, positive
 
 
 def tckd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Target-class term: [N, C], [N, C], [N] -> scalar."""
-    student = target_or_not(student_logits / temperature, labels)
-    teacher = target_or_not(teacher_logits / temperature, labels)
-    return temperature**2 * kl(student, teacher, 1.0)
+    student = binary_logits(student_logits / temperature, labels)
+    teacher = binary_logits(teacher_logits / temperature, labels)
+    return temperature**2 * kl_divergence(student, teacher, 1.0)
 
 
 def nckd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Non-target-class term: [N, C], [N, C], [N] -> scalar."""
-    return kl(without_target(student_logits, labels), without_target(teacher_logits, labels), temperature)
+    student, teacher = non_target_logits(student_logits, labels), non_target_logits(teacher_logits, labels)
+    return kl_divergence(student, teacher, temperature)
 
 
 @dataclass
@@ -55,11 +49,11 @@ class Options:
     """Options of DKD; meanings and defaults in `conf/method/dkd.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    alpha: float = weight()
-    beta: float = weight()
-    warmup: float = weight()
-    standardise: bool = switch()
+    ce_weight: float = loss_weight()
+    alpha: float = loss_weight()
+    beta: float = loss_weight()
+    warmup: float = non_negative()
+    standardise: bool = boolean()
 
 
 class DKD(Method):
@@ -69,11 +63,11 @@ class DKD(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, labels = self.options, batch.labels
-        ramp = min(batch.epoch / options.warmup, 1.0) if options.warmup > 0 else 1.0
+        ramp = warmup_ramp(batch.epoch, options.warmup)
         logits = student.logits, teacher.logits
-        both = *(map(standardised, logits) if options.standardise else logits), labels, options.temperature
+        both = *(map(standardize_logits, logits) if options.standardise else logits), labels, options.temperature
         return {
-            "ce": Term(F.cross_entropy(student.logits, labels), options.ce_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
             "tckd": Term(tckd(*both), ramp * options.alpha),
             "nckd": Term(nckd(*both), ramp * options.beta),
         }

@@ -11,7 +11,7 @@ z_s: logits [N, C]; y: labels [N]; mean over all entries. The first stage trains
 off from labels. Its learning rate is that of the first epoch, and its epochs come on top of the others.
 
 Certain: all of it, as the field runs it. RepDistiller's command line has `-b 50` for FSP, but that number meets a loss
-that is 0: its code trains the first stage by the plain sum, and then by cross-entropy. Impossible for networks with
+that is 0: its code trains the first stage by the plain sum, and then by cross-entropy. Unsupported: networks with
 unequal numbers of stages or channels: the matrices must have one shape (the tables of the field leave those pairs out).
 Source: RepDistiller (`distiller_zoo/FSP.py`, `helper/pretrain.py`, `helper/loops.py`: `--init_epochs 30`).
 """
@@ -24,13 +24,14 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.at import same_size
-from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term, UnsupportedPair
+from methods.losses import cross_entropy_term, pool_to_smaller
+from methods.options import loss_weight, non_negative
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
     """The FSP matrix of two maps of a network: [N, C_b, H_b, W_b], [N, C_t, H_t, W_t] -> [N, C_t, C_b]."""
-    bottom, top = (maps.flatten(2) for maps in same_size(bottom, top))
+    bottom, top = (maps.flatten(2) for maps in pool_to_smaller(bottom, top))
     return top @ bottom.mT / top.shape[2]
 
 
@@ -44,9 +45,9 @@ def flow_distance(student: Mapping[int, Tensor], teacher: Mapping[int, Tensor]) 
 class Options:
     """Options of FSP; meanings and defaults in `conf/method/fsp.yaml`."""
 
-    ce_weight: float = weight()
-    fsp_weight: float = weight()
-    init_epochs: float = weight()
+    ce_weight: float = loss_weight()
+    fsp_weight: float = loss_weight()
+    init_epochs: float = non_negative()
 
 
 class FSP(Method):
@@ -54,20 +55,18 @@ class FSP(Method):
 
     Options = Options
 
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        student, teacher = ([c for c, *_ in shapes.stages] for shapes in (context.student, context.teacher))
-        if student != teacher:
-            raise Impossible(f"FSP needs equal channels in all stages: {student} (student), {teacher} (teacher)")
-        self.student_needs = Needs.of(logits=True, maps=range(len(student)))
-        self.teacher_needs = Needs.of(maps=range(len(teacher)))
-        self.pre_epochs = math.ceil(options.init_epochs)
-
-    def begin(self, epoch: int) -> None:
-        if epoch >= 1:  # the student learns from labels alone
-            self.student_needs, self.teacher_needs = Needs(logits=True), Needs()
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        channels_s, channels_t = ([c for c, *_ in shapes.stages] for shapes in (student, teacher))
+        if channels_s != channels_t:
+            raise UnsupportedPair(
+                f"FSP needs equal channels in all stages: {channels_s} (student), {channels_t} (teacher)"
+            )
+        maps = Needs(maps=range(len(channels_s)))
+        initialization = Initialization(math.ceil(options.init_epochs), maps, maps)
+        return Requirements(Needs(logits=True), Needs(), initialization=initialization)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         if batch.epoch < 1:
             return {"fsp": Term(flow_distance(student.maps, teacher.maps), self.options.fsp_weight)}
-        return {"ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight)}
+        return {"ce": cross_entropy_term(student, batch, self.options.ce_weight)}

@@ -18,7 +18,7 @@ Source: RepDistiller (`distiller_zoo/FT.py`, `models/util.py`, `helper/pretrain.
 `--init_epochs 30`). Two differences in the first stage: its rate is that of the first epoch, while the published code
 takes 0.01 for students of the resnet and wrn families (0.05 in the recipe); and the student, though not trained, is in
 training mode, so the running statistics of its batch norms, which the first epoch replaces, are not untouched.
-Impossible where a last map has a single position (MobileNetV2 on images of 16 px): A would be 1, whatever the factors.
+Unsupported where a last map has a single position (MobileNetV2 on images of 16 px): A would be 1, whatever the factors.
 """
 
 import math
@@ -29,9 +29,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.at import attention, same_size
-from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, positive, weight
-from methods.fitnet import hint
+from methods.contract import (
+    Batch,
+    Context,
+    Initialization,
+    Method,
+    Needs,
+    Outputs,
+    Requirements,
+    Shapes,
+    Term,
+    UnsupportedPair,
+)
+from methods.losses import attention, cross_entropy_term, mse, pool_to_smaller
+from methods.options import loss_weight, non_negative, positive
 
 SLOPE = 0.1
 
@@ -55,7 +66,7 @@ class Paraphraser(nn.Module):
 
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean absolute difference of where factors are large: [N, k, H_s, W_s], [N, k, H_t, W_t] -> scalar."""
-    student, teacher = same_size(student, teacher)
+    student, teacher = pool_to_smaller(student, teacher)
     return F.l1_loss(attention(student), attention(teacher))
 
 
@@ -63,11 +74,11 @@ def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of FT; meanings and defaults in `conf/method/ft.yaml`."""
 
-    ce_weight: float = weight()
-    ft_weight: float = weight()
-    paraphrase_weight: float = weight()
+    ce_weight: float = loss_weight()
+    ft_weight: float = loss_weight()
+    paraphrase_weight: float = loss_weight()
     rate: float = positive()
-    init_epochs: float = weight()
+    init_epochs: float = non_negative()
 
 
 class FT(Method):
@@ -76,31 +87,36 @@ class FT(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        channels = teacher.stages[-1][0]
+        if int(options.rate * channels) < 1:
+            raise ValueError(f"rate is {options.rate}: no factor is left of the teacher's {channels} channels")
+        if (1, 1) in (student.stages[-1][1:], teacher.stages[-1][1:]):
+            raise UnsupportedPair(
+                "FT compares where in a map factors are large, but a last map here has a single position"
+            )
+        needs = Needs(logits=True, maps=[len(student.stages) - 1]), Needs(maps=[len(teacher.stages) - 1])
+        return Requirements(*needs, initialization=Initialization(math.ceil(options.init_epochs), *needs))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
         student, teacher = context.student.stages, context.teacher.stages
-        own, known = student[-1][0], teacher[-1][0]
-        factors = int(options.rate * known)
-        if factors < 1:
-            raise ValueError(f"rate is {options.rate}: no factor is left of the teacher's {known} channels")
-        if student[-1][1:] == (1, 1) or teacher[-1][1:] == (1, 1):
-            raise Impossible("FT compares where in a map factors are large, but a last map here has a single position")
-        self.own, self.known = len(student) - 1, len(teacher) - 1
-        self.student_needs = Needs.of(logits=True, maps=[self.own])
-        self.teacher_needs = Needs.of(maps=[self.known])
-        self.pre_epochs = math.ceil(options.init_epochs)
-        self.paraphraser = Paraphraser(known, factors)
-        self.translator = layers(nn.Conv2d, [own, own, factors, factors], norm=True)
+        channels_s, channels_t = student[-1][0], teacher[-1][0]
+        self.last_s, self.last_t = len(student) - 1, len(teacher) - 1
+        factors = int(options.rate * channels_t)
+        self.paraphraser = Paraphraser(channels_t, factors)
+        self.translator = layers(nn.Conv2d, [channels_s, channels_s, factors, factors], norm=True)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        options, known = self.options, teacher.maps[self.known]
+        options, teacher_map = self.options, teacher.maps[self.last_t]
         if batch.epoch < 1:
-            again = self.paraphraser.decoder(self.paraphraser.encoder(known))
-            return {"paraphrase": Term(hint(again, known), options.paraphrase_weight)}
+            reconstructed = self.paraphraser.decoder(self.paraphraser.encoder(teacher_map))
+            return {"paraphrase": Term(mse(reconstructed, teacher_map), options.paraphrase_weight)}
         with torch.no_grad():
-            factors = self.paraphraser.encoder(known)
-        distance = factor_distance(self.translator(student.maps[self.own]), factors)
+            factors = self.paraphraser.encoder(teacher_map)
+        distance = factor_distance(self.translator(student.maps[self.last_s]), factors)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
             "ft": Term(distance, options.ft_weight),
         }

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from methods.clkd import TINY
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import TINY, cross_entropy_term
+from methods.options import loss_weight
 
 
 def row_products(a: Tensor, b: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of ICKD; meanings and defaults in `conf/method/ickd.yaml`."""
 
-    ce_weight: float = weight()
-    ickd_weight: float = weight()
+    ce_weight: float = loss_weight()
+    ickd_weight: float = loss_weight()
 
 
 class ICKD(Method):
@@ -57,17 +57,20 @@ class ICKD(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
+        return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
         self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
-        self.student_needs = Needs.of(logits=True, maps=[self.last_s])
-        self.teacher_needs = Needs.of(maps=[self.last_t])
         c_s, c_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
         self.embed = nn.Sequential(nn.Conv2d(c_s, c_t, 1, bias=False), nn.BatchNorm2d(c_t))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         distance = correlation_distance(self.embed(student.maps[self.last_s]), teacher.maps[self.last_t])
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "ickd": Term(distance, self.options.ickd_weight),
         }

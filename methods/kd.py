@@ -16,34 +16,9 @@ T 4) agree for CIFAR-100. For ImageNet mdistiller takes T 1 and weights 0.5, 0.5
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
-from methods.contract import Batch, Method, Outputs, Term, positive, switch, weight
-
-ROUNDING = 1e-6  # logits that spread by less than this share of their size are alike, and only centred
-
-
-def kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
-    """T² · KL(teacher ‖ student) of the softmaxes at temperature T: [N, C], [N, C] -> scalar, mean over the batch."""
-    log_student = F.log_softmax(student_logits / temperature, 1)
-    log_teacher = F.log_softmax(teacher_logits / temperature, 1)
-    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-
-
-def sample_kl(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of the softmaxes, sample by sample: [N, C], [N, C] -> [N]."""
-    log_student, log_teacher = F.log_softmax(student_logits, 1), F.log_softmax(teacher_logits, 1)
-    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(1)
-
-
-def standardised(logits: Tensor) -> Tensor:
-    """Logits of mean 0 and unbiased standard deviation 1, row by row: [N, C] -> [N, C]."""
-    centred = logits - logits.mean(1, keepdim=True)
-    variance = centred.square().sum(1, keepdim=True) / (logits.shape[1] - 1)
-    there = variance > (ROUNDING * logits.detach().abs().amax(1, keepdim=True).clamp_min(0.01)) ** 2
-    return centred / torch.where(there, 1e-7 + torch.where(there, variance, 1.0).sqrt(), 1.0)
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_divergence, standardize_logits
+from methods.options import boolean, loss_weight, positive
 
 
 @dataclass
@@ -51,9 +26,9 @@ class Options:
     """Options of KD; meanings and defaults in `conf/method/kd.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    kd_weight: float = weight()
-    standardise: bool = switch()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
+    standardise: bool = boolean()
 
 
 class KD(Method):
@@ -64,8 +39,8 @@ class KD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, z_s, z_t = self.options, student.logits, teacher.logits
         if options.standardise:
-            z_s, z_t = standardised(z_s), standardised(z_t)
+            z_s, z_t = standardize_logits(z_s), standardize_logits(z_t)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
-            "kd": Term(kl(z_s, z_t, options.temperature), options.kd_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
+            "kd": Term(kl_divergence(z_s, z_t, options.temperature), options.kd_weight),
         }

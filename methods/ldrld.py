@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Outputs, Term, count, positive, weight
-from methods.kd import kl, sample_kl
+from methods.contract import Batch, Context, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_divergence, kl_per_sample
+from methods.options import integer, loss_weight, positive
 
 
 def rank_weights(pairs: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def local(student: Tensor, teacher: Tensor, pairs: Tensor, weights: Tensor, temp
     """L_local of the k ranked logits, their pairs of ranks [2, P] and weights [P]: [N, k], [N, k] -> scalar."""
     student, teacher = student / temperature, teacher / temperature
     in_pairs = (z.index_select(1, pairs.T.flatten()).view(-1, 2) for z in (student, teacher))  # [N · P, 2]
-    of_pairs = sample_kl(*in_pairs).view(len(student), -1) @ weights
-    return temperature**2 * (of_pairs + sample_kl(student, teacher)).mean() / (len(weights) + 1)
+    of_pairs = kl_per_sample(*in_pairs).view(len(student), -1) @ weights
+    return temperature**2 * (of_pairs + kl_per_sample(student, teacher)).mean() / (len(weights) + 1)
 
 
 @dataclass
@@ -48,10 +48,10 @@ class Options:
     """Options of LDRLD; meanings and defaults in `conf/method/ldrld.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    alpha: float = weight()
-    beta: float = weight()
-    depth: int = count(2)
+    ce_weight: float = loss_weight()
+    alpha: float = loss_weight()
+    beta: float = loss_weight()
+    depth: int = integer(2)
 
 
 class LDRLD(Method):
@@ -72,7 +72,7 @@ class LDRLD(Method):
         z_s, z_t = student.logits.gather(1, ranked), teacher.logits.gather(1, ranked)
         weights = self.weights.to(z_s.dtype)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "local": Term(local(z_s[:, :k], z_t[:, :k], self.pairs, weights, o.temperature), o.alpha),
-            "rest": Term(kl(z_s[:, k:], z_t[:, k:], o.temperature), o.beta),
+            "rest": Term(kl_divergence(z_s[:, k:], z_t[:, k:], o.temperature), o.beta),
         }

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Outputs, Term, positive, weight
-from methods.kd import kl
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_divergence
+from methods.options import loss_weight, positive
 
 
 def calibrated(teacher_logits: Tensor, labels: Tensor, temperature: float, alpha: float) -> Tensor:
@@ -40,9 +41,9 @@ class Options:
     """Options of LoCa; meanings and defaults in `conf/method/loca.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    kd_weight: float = weight()
-    alpha: float = positive()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
+    alpha: float = positive(at_most=1.0)  # above 1 the label would not be the most probable class
 
 
 class LoCa(Method):
@@ -50,15 +51,10 @@ class LoCa(Method):
 
     Options = Options
 
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        if options.alpha > 1:
-            raise ValueError(f"alpha is {options.alpha}: above 1 the label would not be the most probable class")
-
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
         target = calibrated(teacher.logits, batch.labels, o.temperature, o.alpha)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
-            "kd": Term(kl(student.logits, target, o.temperature), o.kd_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
+            "kd": Term(kl_divergence(student.logits, target, o.temperature), o.kd_weight),
         }

@@ -41,8 +41,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Outputs, Term, choice, positive, switch, weight
-from methods.kd import standardised
+from methods.contract import Batch, Context, Method, Outputs, Term
+from methods.losses import standardize_logits
+from methods.options import boolean, loss_weight, one_of, positive
 
 OTHERS = (3.0, 5.0, 2.0, 6.0)  # the temperatures beside the first
 SECOND = 3  # how many of all the published code applies to the second view
@@ -75,20 +76,20 @@ def share_up_to_median(values: Tensor) -> Tensor:
 class Options:
     """Options of MLLD; meanings and defaults in `conf/method/mlld.yaml`."""
 
-    form: str = choice("published_code", "paper")
+    form: str = one_of("published_code", "paper")
     temperature: float = positive()
-    ce_weight: float = weight()
-    kd_weight: float = weight()
-    batch_weight: float = weight()
-    class_weight: float = weight()
-    standardise: bool = switch()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
+    batch_weight: float = loss_weight()
+    class_weight: float = loss_weight()
+    standardise: bool = boolean()
 
 
 class MLLD(Method):
     """Multi-level logit distillation of two views. Terms: ce, kd, batch, class. Needs the teacher's logits."""
 
     Options = Options
-    second_view = True
+    views = 2
 
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
@@ -96,10 +97,10 @@ class MLLD(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o, t = self.options, self.temperatures
-        weak, strong = (student.logits, teacher.logits), (student.second.logits, teacher.second.logits)
+        weak, strong = (student.logits, teacher.logits), (student.view(1).logits, teacher.view(1).logits)
         ce = F.cross_entropy(weak[0], batch.labels) + F.cross_entropy(strong[0], batch.labels)
         b, c = (found.sum() for found in relations(*weak, t))
-        weak_kl, strong_kl = (map(standardised, z) if o.standardise else z for z in (weak, strong))
+        weak_kl, strong_kl = (map(standardize_logits, z) if o.standardise else z for z in (weak, strong))
         k = instance(*weak_kl, t)
         if o.form == "paper":
             kd = k.sum() + instance(*strong_kl, t).sum()

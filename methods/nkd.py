@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, weight
-from methods.dkd import without_target
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term, non_target_logits
+from methods.options import loss_weight, positive
 
 
 def target_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def target_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
 
 def nontarget_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """L_nontarget: [N, C], [N, C], [N] -> scalar."""
-    student, teacher = (without_target(z, labels) / temperature for z in (student_logits, teacher_logits))
+    student, teacher = (non_target_logits(z, labels) / temperature for z in (student_logits, teacher_logits))
     return temperature**2 * F.cross_entropy(student, F.softmax(teacher, 1))
 
 
@@ -42,9 +43,9 @@ class Options:
     """Options of NKD; meanings and defaults in `conf/method/nkd.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    target_weight: float = weight()
-    gamma: float = weight()
+    ce_weight: float = loss_weight()
+    target_weight: float = loss_weight()
+    gamma: float = loss_weight()
 
 
 class NKD(Method):
@@ -55,7 +56,7 @@ class NKD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o, both = self.options, (student.logits, teacher.logits, batch.labels)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "target": Term(target_loss(*both), o.target_weight),
             "nontarget": Term(nontarget_loss(*both, o.temperature), o.gamma),
         }

@@ -17,15 +17,16 @@ are all alike undivided.
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, weight
-from methods.kd import sample_kl, standardised
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_per_sample, standardize_logits
+from methods.options import loss_weight, positive
 
 
 def normalised_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """The distillation term: [N, C], [N, C] -> scalar."""
-    divergence = sample_kl(standardised(student_logits) / temperature, standardised(teacher_logits) / temperature)
+    student, teacher = standardize_logits(student_logits), standardize_logits(teacher_logits)
+    divergence = kl_per_sample(student / temperature, teacher / temperature)
     return ((temperature * teacher_logits.std(1)) ** 2 * divergence).mean()
 
 
@@ -34,8 +35,8 @@ class Options:
     """Options of NormKD; meanings and defaults in `conf/method/normkd.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    kd_weight: float = weight()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
 
 
 class NormKD(Method):
@@ -46,6 +47,6 @@ class NormKD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "kd": Term(normalised_kl(student.logits, teacher.logits, o.temperature), o.kd_weight),
         }

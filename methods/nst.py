@@ -21,22 +21,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.at import doubled, groups, same_size
-from methods.clkd import TINY, unit
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import TINY, cross_entropy_term, normalize_rows, pool_to_smaller, self_product, shared_stages
+from methods.options import loss_weight
 
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared maximum mean discrepancy of channels: [N, C_s, H_s, W_s], [N, C_t, H_t, W_t] -> scalar."""
-    s, t = (maps.flatten(2).mT for maps in same_size(student, teacher))  # [N, P, C], of channels-last maps a view
+    s, t = (maps.flatten(2).mT for maps in pool_to_smaller(student, teacher))  # [N, P, C], of channels-last maps a view
     return by_positions(s, t) if s.shape[1] ** 2 < s.shape[2] * t.shape[2] else by_channels(s, t)
 
 
 def by_channels(s: Tensor, t: Tensor) -> Tensor:
     """The discrepancy from products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
-    own, known, across = doubled(s.detach().mT @ s), t.mT @ t, t.mT @ s
+    own, known, across = self_product(s.detach().mT @ s), t.mT @ t, t.mT @ s
     of_s, of_t = (squared_lengths(products) for products in (own, known))
     return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_t, of_s)
 
@@ -54,8 +53,8 @@ def kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def by_positions(s: Tensor, t: Tensor) -> Tensor:
     """The discrepancy from products of positions, P × P: [N, P, C_s], [N, P, C_t] -> scalar."""
-    s, t = unit(s), unit(t)
-    own, known = doubled(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
+    s, t = normalize_rows(s), normalize_rows(t)
+    own, known = self_product(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
     return (own - known).square().sum((1, 2)).mean()
 
 
@@ -63,8 +62,8 @@ def by_positions(s: Tensor, t: Tensor) -> Tensor:
 class Options:
     """Options of NST; meanings and defaults in `conf/method/nst.yaml`."""
 
-    ce_weight: float = weight()
-    nst_weight: float = weight()
+    ce_weight: float = loss_weight()
+    nst_weight: float = loss_weight()
 
 
 class NST(Method):
@@ -72,15 +71,18 @@ class NST(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        stages = shared_stages(student, teacher)
+        return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.stages = groups(context)
-        self.student_needs = Needs.of(logits=True, maps=self.stages)
-        self.teacher_needs = Needs.of(maps=self.stages)
+        self.stages = shared_stages(context.student, context.teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         distance = sum(discrepancy(student.maps[k], teacher.maps[k]) for k in self.stages)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "nst": Term(distance, self.options.nst_weight),
         }

@@ -16,7 +16,7 @@ but the stem, the teacher's average-pooled to the student's size; c_k: a trained
 teacher's channels, and batch norm. Where one network has more stages its first ones are left out.
 
 Certain: all of it. Source: mdistiller (`distillers/OFD.py`), after the authors' overhaul-distillation. Its code leaves
-the teacher in training mode by mistake; here it is in evaluation mode, as the authors have it. Impossible for a teacher
+the teacher in training mode by mistake; here it is in evaluation mode, as the authors have it. Unsupported: a teacher
 that ends its stages without batch norm (ShuffleNet, MobileNetV2), as in the published code.
 """
 
@@ -27,11 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Impossible, Method, Needs, Outputs, Term, weight
-from methods.fitnet import SquaredSum
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term, UnsupportedPair
+from methods.losses import TINY, SquaredSum, cross_entropy_term, last_stages
+from methods.options import loss_weight
 
 RARE = 0.001  # a channel that is below 0 with at most this probability
-TINY = 1e-8
 
 
 def margins(bias: Tensor, scale: Tensor) -> Tensor:
@@ -62,8 +62,8 @@ class Connector(nn.Sequential):
 class Options:
     """Options of OFD; meanings and defaults in `conf/method/ofd.yaml`."""
 
-    ce_weight: float = weight()
-    ofd_weight: float = weight()
+    ce_weight: float = loss_weight()
+    ofd_weight: float = loss_weight()
 
 
 class OFD(Method):
@@ -72,25 +72,31 @@ class OFD(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        if not teacher.batch_norms:
+            raise UnsupportedPair(
+                "OFD needs a teacher whose stages end in batch norm and activation: they give the margins"
+            )
+        stages_s, stages_t = zip(*last_stages(student, teacher), strict=True)
+        needs = Needs(logits=True, pre_activations=stages_s), Needs(pre_activations=stages_t)
+        return Requirements(*needs, batch_norms=frozenset(stages_t))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        if not context.teacher.norms:
-            raise Impossible("OFD needs a teacher whose stages end in batch norm and activation: they give the margins")
         student, teacher = context.student.stages, context.teacher.stages
-        count = min(len(student), len(teacher)) - 1
-        own, known = range(len(student) - count, len(student)), range(len(teacher) - count, len(teacher))
-        self.stages = list(zip(own, known, strict=True))
-        self.student_needs = Needs.of(logits=True, preact=own)
-        self.teacher_needs = Needs.of(preact=known, norms=known)
+        self.stages = last_stages(context.student, context.teacher)
         self.connectors = nn.ModuleList(Connector(student[k][0], teacher[j][0]) for k, j in self.stages)
+        for _, j in self.stages:
+            self.register_buffer(f"margin_{j}", margins(*context.teacher_batch_norms[j]), persistent=False)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         loss = 0.0
         for (k, j), connector in zip(self.stages, self.connectors, strict=True):
-            own = connector(student.preact[k])
-            known = F.adaptive_avg_pool2d(teacher.preact[j], own.shape[2:])
-            loss = loss / 2 + partial_distance(own, known, margins(*teacher.norms[j]))
+            student_map = connector(student.pre_activations[k])
+            teacher_map = F.adaptive_avg_pool2d(teacher.pre_activations[j], student_map.shape[2:])
+            loss = loss / 2 + partial_distance(student_map, teacher_map, self.get_buffer(f"margin_{j}"))
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "ofd": Term(loss, self.options.ofd_weight),
         }

@@ -16,17 +16,17 @@ the length that it divides by; here a vector shorter than 1e-8 is not scaled ins
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.clkd import unit
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Method, Needs, Outputs, Term
+from methods.losses import cross_entropy_term, normalize_rows
+from methods.options import loss_weight
 
 EPS = 1e-7
 
 
 def affinities(rows: Tensor) -> Tensor:
     """The probability that a sample picks another as its like: [N, D] -> [N, N], rows that sum to 1."""
-    directions = unit(rows)
+    directions = normalize_rows(rows)
     similarity = (directions @ directions.T + 1).clamp_min(0) / 2  # rounding may leave a cosine below -1
     return similarity / similarity.sum(1, keepdim=True)
 
@@ -40,23 +40,20 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of PKT; meanings and defaults in `conf/method/pkt.yaml`."""
 
-    ce_weight: float = weight()
-    pkt_weight: float = weight()
+    ce_weight: float = loss_weight()
+    pkt_weight: float = loss_weight()
 
 
 class PKT(Method):
     """Probabilistic knowledge transfer. Terms: ce, pkt. Needs both networks' pooled features."""
 
     Options = Options
-
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        self.student_needs = Needs(logits=True, pooled=True)
-        self.teacher_needs = Needs(pooled=True)
+    student_needs = Needs(logits=True, pooled=True)
+    teacher_needs = Needs(pooled=True)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         value = divergence(affinities(student.pooled), affinities(teacher.pooled))
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "pkt": Term(value, self.options.pkt_weight),
         }

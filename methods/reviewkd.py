@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
-from methods.fitnet import hint
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import cross_entropy_term, last_stages, mse, warmup_ramp
+from methods.options import loss_weight, non_negative
 
 WIDEST = 512
 POOLS = (4, 2, 1)
@@ -79,12 +80,12 @@ class Fusion(nn.Module):
 
 def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference at full size and pooled (HCL): [N, C, H, W], [N, C, H, W] -> scalar."""
-    loss, share, shares = hint(student, teacher), 1.0, 1.0
+    loss, share, shares = mse(student, teacher), 1.0, 1.0
     for size in POOLS:
         if size < student.shape[2]:
             share /= 2
             pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
-            loss = loss + share * hint(*pooled)
+            loss = loss + share * mse(*pooled)
             shares += share
     return loss / shares
 
@@ -93,9 +94,9 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of ReviewKD; meanings and defaults in `conf/method/reviewkd.yaml`."""
 
-    ce_weight: float = weight()
-    reviewkd_weight: float = weight()
-    warmup: float = weight()
+    ce_weight: float = loss_weight()
+    reviewkd_weight: float = loss_weight()
+    warmup: float = non_negative()
 
 
 class ReviewKD(Method):
@@ -104,29 +105,32 @@ class ReviewKD(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        stages_s, stages_t = zip(*last_stages(student, teacher), strict=True)
+        return Requirements(
+            Needs(logits=True, pooled=True, maps=stages_s), Needs(pooled=True, pre_activations=stages_t)
+        )
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
         student, teacher = context.student, context.teacher
-        count = min(len(student.stages), len(teacher.stages)) - 1
-        own, known = (range(len(s.stages) - count, len(s.stages)) for s in (student, teacher))
-        self.stages = list(zip(own, known, strict=True))
-        self.student_needs = Needs.of(logits=True, pooled=True, maps=own)
-        self.teacher_needs = Needs.of(pooled=True, preact=known)
+        self.stages = last_stages(student, teacher)
         channels = [(student.stages[k][0], teacher.stages[j][0]) for k, j in self.stages]
         channels.append((student.pooled, teacher.pooled))
-        middle = min(WIDEST, student.pooled)
-        self.fusions = nn.ModuleList(Fusion(c, middle, to, i == count) for i, (c, to) in enumerate(channels))
+        middle, last = min(WIDEST, student.pooled), len(self.stages)
+        self.fusions = nn.ModuleList(Fusion(c, middle, to, i == last) for i, (c, to) in enumerate(channels))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options
-        pairs = [(student.maps[k], teacher.preact[j]) for k, j in self.stages]
+        pairs = [(student.maps[k], teacher.pre_activations[j]) for k, j in self.stages]
         pairs.append((student.pooled[:, :, None, None], teacher.pooled[:, :, None, None]))
         loss, fused = 0.0, None
         for fusion, (own, known) in zip(reversed(self.fusions), reversed(pairs), strict=True):
             out, fused = fusion(own, fused, known.shape[2:])
             loss = loss + context_loss(out, known)
-        ramp = min(batch.epoch / options.warmup, 1.0) if options.warmup > 0 else 1.0
+        ramp = warmup_ramp(batch.epoch, options.warmup)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
             "reviewkd": Term(loss, ramp * options.reviewkd_weight),
         }

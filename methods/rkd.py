@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Method, Needs, Outputs, Term
+from methods.losses import cross_entropy_term
+from methods.options import loss_weight
 
 ROUNDING = 1e-6  # squared distances below this share of the squared radius, or of the features, are rounding errors
 
@@ -46,27 +48,24 @@ def relations(rows: Tensor) -> tuple[Tensor, Tensor]:
 class Options:
     """Options of RKD; meanings and defaults in `conf/method/rkd.yaml`."""
 
-    ce_weight: float = weight()
-    distance_weight: float = weight()
-    angle_weight: float = weight()
+    ce_weight: float = loss_weight()
+    distance_weight: float = loss_weight()
+    angle_weight: float = loss_weight()
 
 
 class RKD(Method):
     """Relational distillation. Terms: ce, distance, angle. Needs both networks' pooled features."""
 
     Options = Options
-
-    def __init__(self, options: Options, context: Context) -> None:
-        super().__init__(options, context)
-        self.student_needs = Needs(logits=True, pooled=True)
-        self.teacher_needs = Needs(pooled=True)
+    student_needs = Needs(logits=True, pooled=True)
+    teacher_needs = Needs(pooled=True)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options
         d_s, a_s = relations(student.pooled)
         d_t, a_t = relations(teacher.pooled)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), options.ce_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
             "distance": Term(F.smooth_l1_loss(d_s, d_t), options.distance_weight),
             "angle": Term(F.smooth_l1_loss(a_s, a_t), options.angle_weight),
         }

@@ -19,26 +19,26 @@ logarithm is finite.
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, weight
-from methods.dkd import target_or_not
-from methods.kd import kl
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import binary_logits, cross_entropy_term, kl_divergence, warmup_ramp
+from methods.options import loss_weight, non_negative, positive
 
 HIDDEN = -1e9  # a finite logit of probability 0: where all classes have it, the softmax is still a distribution
 
 
 def scd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Sample confidence: [N, C], [N, C], [N] -> scalar."""
-    student = target_or_not(student_logits / temperature, labels)
-    teacher = target_or_not(teacher_logits / temperature, teacher_logits.argmax(1))
-    return temperature**2 * kl(student, teacher, 1.0)
+    student = binary_logits(student_logits / temperature, labels)
+    teacher = binary_logits(teacher_logits / temperature, teacher_logits.argmax(1))
+    return temperature**2 * kl_divergence(student, teacher, 1.0)
 
 
 def mcd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Masked correlation: [N, C], [N, C], [N] -> scalar."""
     masked = teacher_logits >= teacher_logits.gather(1, labels[:, None])
-    return kl(student_logits.masked_fill(masked, HIDDEN), teacher_logits.masked_fill(masked, HIDDEN), temperature)
+    student, teacher = student_logits.masked_fill(masked, HIDDEN), teacher_logits.masked_fill(masked, HIDDEN)
+    return kl_divergence(student, teacher, temperature)
 
 
 @dataclass
@@ -46,10 +46,10 @@ class Options:
     """Options of RLD; meanings and defaults in `conf/method/rld.yaml`."""
 
     temperature: float = positive()
-    ce_weight: float = weight()
-    alpha: float = weight()
-    beta: float = weight()
-    warmup: float = weight()
+    ce_weight: float = loss_weight()
+    alpha: float = loss_weight()
+    beta: float = loss_weight()
+    warmup: float = non_negative()
 
 
 class RLD(Method):
@@ -59,10 +59,10 @@ class RLD(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
-        ramp = min(batch.epoch / o.warmup, 1.0) if o.warmup > 0 else 1.0
+        ramp = warmup_ramp(batch.epoch, o.warmup)
         both = student.logits, teacher.logits, batch.labels, o.temperature
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "scd": Term(scd(*both), ramp * o.alpha),
             "mcd": Term(mcd(*both), ramp * o.beta),
         }

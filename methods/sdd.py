@@ -26,16 +26,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, choice, positive, switch, weight
-from methods.dkd import target_or_not, without_target
-from methods.kd import sample_kl
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import binary_logits, cross_entropy_term, kl_per_sample, non_target_logits, warmup_ramp
+from methods.options import boolean, loss_weight, non_negative, one_of, positive
 
 
 def regional(outputs: Outputs, grids: list[int]) -> Tensor:
     """Logits of all regions of a network, [N, R, C]: the whole, then the cells of each grid, row by row."""
-    cells = [outputs.cams[m].flatten(2).mT for m in grids]
+    cells = [outputs.class_maps[m].flatten(2).mT for m in grids]
     return torch.cat([outputs.logits[:, None], *cells], 1)
 
 
@@ -49,10 +48,10 @@ def distances(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
     """d of each row, under its name: [M, C], [M, C], [M] -> [M]."""
     student, teacher = student / temperature, teacher / temperature
     if loss == "kd":
-        return {"kd": temperature**2 * sample_kl(student, teacher)}
+        return {"kd": temperature**2 * kl_per_sample(student, teacher)}
     return {
-        "tckd": temperature**2 * sample_kl(target_or_not(student, labels), target_or_not(teacher, labels)),
-        "nckd": temperature**2 * sample_kl(without_target(student, labels), without_target(teacher, labels)),
+        "tckd": temperature**2 * kl_per_sample(binary_logits(student, labels), binary_logits(teacher, labels)),
+        "nckd": temperature**2 * kl_per_sample(non_target_logits(student, labels), non_target_logits(teacher, labels)),
     }
 
 
@@ -60,16 +59,21 @@ def distances(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
 class Options:
     """Options of SDD; meanings and defaults in `conf/method/sdd.yaml`."""
 
-    loss: str = choice("kd", "dkd")
+    loss: str = one_of("kd", "dkd")
     temperature: float = positive()
-    ce_weight: float = weight()
-    kd_weight: float = weight()
-    alpha: float = weight()
-    beta: float = weight()
-    complementary: float = weight()
-    pool_2: bool = switch()
-    pool_4: bool = switch()
-    warmup: float = weight()
+    ce_weight: float = loss_weight()
+    kd_weight: float = loss_weight()
+    alpha: float = loss_weight()
+    beta: float = loss_weight()
+    complementary: float = non_negative()
+    pool_2: bool = boolean()
+    pool_4: bool = boolean()
+    warmup: float = non_negative()
+
+
+def grids(options: Options) -> list[int]:
+    """Return the sizes m of the m × m grids of regions."""
+    return [2] * options.pool_2 + [4] * options.pool_4
 
 
 class SDD(Method):
@@ -77,20 +81,24 @@ class SDD(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        needs = Needs(logits=True, class_maps=grids(options))
+        return Requirements(needs, needs)
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.grids = [2] * options.pool_2 + [4] * options.pool_4
-        self.student_needs = self.teacher_needs = Needs.of(logits=True, cams=self.grids)
+        self.grids = grids(options)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
-        ramp = min(batch.epoch / o.warmup, 1.0) if o.warmup > 0 else 1.0
+        ramp = warmup_ramp(batch.epoch, o.warmup)
         z_s, z_t = regional(student, self.grids), regional(teacher, self.grids)
         w = weights(z_t, batch.labels, o.complementary).flatten()
         labels = batch.labels.repeat_interleave(z_t.shape[1])
         found = distances(z_s.flatten(0, 1), z_t.flatten(0, 1), labels, o.temperature, o.loss)
         by_name = {"kd": o.kd_weight, "tckd": o.alpha, "nckd": o.beta}
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             **{name: Term((w * d).mean(), ramp * by_name[name]) for name, d in found.items()},
         }

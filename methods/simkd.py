@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, count, weight
-from methods.fitnet import hint
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import mse
+from methods.options import integer, loss_weight
 
 
 def pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -57,7 +58,7 @@ class Reused(nn.Module):
     def __init__(self, student: nn.Module, stage: int, projector: Projector, classifier: nn.Module) -> None:
         super().__init__()
         self.student, self.projector, self.classifier = student, projector, classifier
-        self.needs = Needs.of(maps=[stage])
+        self.needs = Needs(maps=[stage])
 
     def forward(self, images: Tensor) -> Outputs:
         (maps,) = self.student(images, self.needs).maps.values()
@@ -68,8 +69,8 @@ class Reused(nn.Module):
 class Options:
     """Options of SimKD; meanings and defaults in `conf/method/simkd.yaml`."""
 
-    simkd_weight: float = weight()
-    factor: int = count(1)
+    simkd_weight: float = loss_weight()
+    factor: int = integer(1)
 
 
 class SimKD(Method):
@@ -78,20 +79,22 @@ class SimKD(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        channels = teacher.last_map[0]
+        if options.factor > channels:
+            raise ValueError(f"factor is {options.factor}, but the teacher has {channels} channels to divide by it")
+        return Requirements(Needs(logits=True, maps=[len(student.stages) - 1]), Needs(last_map=True))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        student, teacher = context.student.stages, context.teacher.final
-        if options.factor > teacher[0]:
-            raise ValueError(f"factor is {options.factor}, but the teacher has {teacher[0]} channels to divide by it")
-        self.stage = len(student) - 1
-        self.student_needs = Needs.of(logits=True, maps=[self.stage])
-        self.teacher_needs = Needs.of(final=True)
-        self.projector = Projector(student[-1], teacher, options.factor)
+        self.stage = len(context.student.stages) - 1
+        self.projector = Projector(context.student.stages[-1], context.teacher.last_map, options.factor)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         projected = self.projector(student.maps[self.stage])
-        known = pooled_to(teacher.final, self.projector.size)
-        return {"simkd": Term(hint(projected, known), self.options.simkd_weight)}
+        target = pooled_to(teacher.last_map, self.projector.size)
+        return {"simkd": Term(mse(projected, target), self.options.simkd_weight)}
 
-    def deployed(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
+    def inference_model(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
         return Reused(student, self.stage, self.projector, teacher.head)

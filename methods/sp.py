@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.clkd import unit
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import cross_entropy_term, normalize_rows
+from methods.options import loss_weight
 
 
 def similarity(maps: Tensor) -> Tensor:
     """How alike the samples of a batch are: [N, C, H, W] -> [N, N], rows of length 1."""
     rows = maps.flatten(1)
-    return unit(rows @ rows.T)
+    return normalize_rows(rows @ rows.T)
 
 
 def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -34,8 +35,8 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 class Options:
     """Options of SP; meanings and defaults in `conf/method/sp.yaml`."""
 
-    ce_weight: float = weight()
-    sp_weight: float = weight()
+    ce_weight: float = loss_weight()
+    sp_weight: float = loss_weight()
 
 
 class SP(Method):
@@ -43,15 +44,18 @@ class SP(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
+        return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
         self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
-        self.student_needs = Needs.of(logits=True, maps=[self.last_s])
-        self.teacher_needs = Needs.of(maps=[self.last_t])
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         distance = similarity_distance(student.maps[self.last_s], teacher.maps[self.last_t])
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "sp": Term(distance, self.options.sp_weight),
         }

@@ -15,10 +15,10 @@ README). The power is taken of the logits here, which is the same and cannot und
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from methods.contract import Batch, Method, Outputs, Term, positive, switch, weight
-from methods.kd import sample_kl
+from methods.contract import Batch, Method, Outputs, Term
+from methods.losses import cross_entropy_term, kl_per_sample
+from methods.options import boolean, loss_weight, positive
 
 
 def power_sum(logits: Tensor, gamma: float) -> Tensor:
@@ -28,7 +28,7 @@ def power_sum(logits: Tensor, gamma: float) -> Tensor:
 
 def matching(student_logits: Tensor, teacher_logits: Tensor, gamma: float, weighted: bool) -> Tensor:
     """The distillation term: [N, C], [N, C] -> scalar."""
-    divergence = sample_kl(student_logits, gamma * teacher_logits)
+    divergence = kl_per_sample(student_logits, gamma * teacher_logits)
     return (power_sum(teacher_logits, gamma) * divergence if weighted else divergence).mean()
 
 
@@ -36,10 +36,10 @@ def matching(student_logits: Tensor, teacher_logits: Tensor, gamma: float, weigh
 class Options:
     """Options of TTM; meanings and defaults in `conf/method/ttm.yaml`."""
 
-    ce_weight: float = weight()
-    beta: float = weight()
+    ce_weight: float = loss_weight()
+    beta: float = loss_weight()
     gamma: float = positive()
-    weighted: bool = switch()
+    weighted: bool = boolean()
 
 
 class TTM(Method):
@@ -50,6 +50,6 @@ class TTM(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         o = self.options
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), o.ce_weight),
+            "ce": cross_entropy_term(student, batch, o.ce_weight),
             "ttm": Term(matching(student.logits, teacher.logits, o.gamma, o.weighted), o.beta),
         }

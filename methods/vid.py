@@ -10,7 +10,7 @@ z_s: logits [N, C]; y: labels [N]; f_s,k and f_t,k: maps of student and teacher 
 stem, the larger average-pooled to the smaller's size; mean over all entries. Where one network has more stages, its
 last ones are left out. The term is a negative log-likelihood: as the variance falls below 1 it may be negative.
 
-Certain: all of it. mdistiller leaves a_k out of its optimiser, so that the variance stays 5; here it is trained, as in
+Certain: all of it. mdistiller leaves a_k out of its optimizer, so that the variance stays 5; here it is trained, as in
 RepDistiller, whose numbers the field reprints. Source: RepDistiller (`distiller_zoo/VID.py`, after the authors' code:
 `-a 0 -b 1`).
 """
@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from methods.at import groups, same_size
-from methods.contract import Batch, Context, Method, Needs, Outputs, Term, weight
-from methods.fitnet import SquaredSum
+from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.losses import SquaredSum, cross_entropy_term, pool_to_smaller, shared_stages
+from methods.options import loss_weight
 
 EPS = 1e-5
 FIRST_VARIANCE = 5.0
@@ -46,7 +46,7 @@ class Likelihood(nn.Module):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The negative log-likelihood, less a constant, as the mean over all entries: a scalar."""
-        student, teacher = same_size(student, teacher)
+        student, teacher = pool_to_smaller(student, teacher)
         return negative_log_likelihood(self.mean(student), F.softplus(self.log_scale) + EPS, teacher)
 
 
@@ -60,8 +60,8 @@ def negative_log_likelihood(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor
 class Options:
     """Options of VID; meanings and defaults in `conf/method/vid.yaml`."""
 
-    ce_weight: float = weight()
-    vid_weight: float = weight()
+    ce_weight: float = loss_weight()
+    vid_weight: float = loss_weight()
 
 
 class VID(Method):
@@ -70,17 +70,20 @@ class VID(Method):
 
     Options = Options
 
+    @classmethod
+    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+        stages = shared_stages(student, teacher)
+        return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
+
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.stages = groups(context)
-        self.student_needs = Needs.of(logits=True, maps=self.stages)
-        self.teacher_needs = Needs.of(maps=self.stages)
+        self.stages = shared_stages(context.student, context.teacher)
         student, teacher = context.student.stages, context.teacher.stages
         self.likelihoods = nn.ModuleList(Likelihood(student[k][0], teacher[k][0]) for k in self.stages)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         layers = zip(self.stages, self.likelihoods, strict=True)
         return {
-            "ce": Term(F.cross_entropy(student.logits, batch.labels), self.options.ce_weight),
+            "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "vid": Term(sum(layer(student.maps[k], teacher.maps[k]) for k, layer in layers), self.options.vid_weight),
         }

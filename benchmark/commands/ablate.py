@@ -44,10 +44,10 @@ from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
-from benchmark.grid.run import Cell, Outcome
+from benchmark.grid.run import Outcome, TrainingRun
 from benchmark.runs import folder as store
 from benchmark.runs.tracking import Tracking
-from methods.contract import Impossible
+from methods.contract import UnsupportedPair
 
 METHOD = "clkd"  # where neither a method nor a grid is given
 REFERENCES = ("kd", "ce")
@@ -346,7 +346,7 @@ class Entry:
         """Equal for settings that resolve to the same cells."""
         return store.identity({"method": self.method.resolved(), "recipe": dataclasses.asdict(self.plan.config.recipe)})
 
-    def cells(self, teacher: str) -> list[Cell]:
+    def cells(self, teacher: str) -> list[TrainingRun]:
         """Its cells, one a seed, once its teacher is trained."""
         return [] if self.why else self.plan.students(teacher)
 
@@ -391,10 +391,10 @@ class Study(Plan):
             if a.teacher == teacher:
                 yield from ((a.pair, e) for e in (*a.entries, *a.references))
 
-    def students(self, teacher: str) -> list[Cell]:
+    def students(self, teacher: str) -> list[TrainingRun]:
         return list({c.relative: c for _, e in self.entries(teacher) for c in e.cells(teacher)}.values())
 
-    def count(self, teacher: str) -> int:
+    def run_count(self, teacher: str) -> int:
         return len({(p, e.identity) for p, e in self.entries(teacher) if not e.why}) * len(self.config.seeds)
 
     def text(self) -> str:
@@ -409,7 +409,7 @@ class Study(Plan):
 class _TeachersFirst(Study):
     """The same, but for the students."""
 
-    def students(self, teacher: str) -> list[Cell]:
+    def students(self, teacher: str) -> list[TrainingRun]:
         return []
 
 
@@ -482,7 +482,7 @@ def _entry(
         why = (
             grid.misfit(chosen, one, base.dataset, teacher, student) if setting.options else base.impossible.get(place)
         )
-    except Impossible as e:
+    except UnsupportedPair as e:
         why = str(e)
     return Entry(setting, its, chosen, why)
 

@@ -12,8 +12,8 @@ from benchmark import networks
 from benchmark.config import compose as configs
 from benchmark.config.method_files import FAMILIES
 from benchmark.networks import shapes
-from benchmark.training.evaluation import count
-from methods.contract import Context, Impossible, Method
+from benchmark.training.evaluation import count_parameters
+from methods.contract import Context, Method, UnsupportedPair
 
 PAIR = "resnet32x4-resnet8x4"  # whose extra parameters are told
 SPEED = configs.CONF.parent / "results" / "speed" / "wrn40_2-wrn16_2.json"  # the measured speeds that are told
@@ -30,20 +30,22 @@ def built(found: configs.MethodConfig) -> Method | None:
         )  # fmt: skip
     labels = torch.arange(IMAGES) % CLASSES
     try:
+        stages = kind.requirements(found.options, student, teacher).batch_norms
+        norms = {k: (torch.zeros(teacher.stages[k][0]), torch.ones(teacher.stages[k][0])) for k in stages}
         with torch.random.fork_rng():
-            return kind(found.options, Context(CLASSES, student, teacher, labels, configs.FULL_EPOCHS))
-    except Impossible:
+            return kind(found.options, Context(CLASSES, student, teacher, labels, configs.FULL_EPOCHS, norms))
+    except UnsupportedPair:
         return None
 
 
 def flags(method: Method) -> list[str]:
     """What makes a method's numbers not comparable at equal cost."""
     found = []
-    if method.second_view:
+    if method.requires.views > 1:
         found.append("two views")
-    if method.pre_epochs:
-        found.append(f"{method.pre_epochs} epochs before")
-    if type(method).deployed is not Method.deployed:
+    if method.requires.init_epochs:
+        found.append(f"{method.requires.init_epochs} epochs before")
+    if type(method).inference_model is not Method.inference_model:
         found.append("layers kept at inference")
     return found
 
@@ -63,7 +65,7 @@ def markdown(speed: Path = SPEED) -> str:
             paper = f"[{paper}](https://arxiv.org/abs/{about['arxiv']})"
         options = found.resolved()
         told = ", ".join(f"{k} {_text(v)}" for k, v in _flat({k: options[k] for k in list(options)[2:]}))
-        extra = NOTHING if method is None else f"{count(method)[0]:,}"
+        extra = NOTHING if method is None else f"{count_parameters(method)[0]:,}"
         mind = [*(flags(method) if method is not None else []), *filter(None, [about["uncertain"]])]
         ratio = f"{ratios[found.name]:.2f}" if found.name in ratios else NOTHING
         told, says = told or NOTHING, "; ".join(mind) or NOTHING

@@ -12,11 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 
+from benchmark.commands.reference_crd import GatheringCRD
 from benchmark.data.datasets import DatasetConfig, Split
 from benchmark.networks import Network
 from benchmark.training.seeding import generator
 from benchmark.training.trainer import Schedule
 from methods.contract import Batch, Method, Needs, Outputs
+from methods.crd import CRD
+
+# methods that the field's code computes in another, slower form
+REFERENCE_IMPLEMENTATIONS: dict[type, type[Method]] = {CRD: GatheringCRD}
 
 
 class PlainTrainer:
@@ -28,10 +33,10 @@ class PlainTrainer:
     ) -> None:  # fmt: skip
         self.network, self.teacher, self.device = network, teacher, device
         for part in method.modules():
-            if isinstance(part, Method) and part.published is not None:
-                part.__class__ = part.published
+            if reference := REFERENCE_IMPLEMENTATIONS.get(type(part)):
+                part.__class__ = reference
         self.method = method
-        self.optimiser = torch.optim.SGD(
+        self.optimizer = torch.optim.SGD(
             [*network.parameters(), *method.parameters()], schedule.lr, schedule.momentum,
             weight_decay=schedule.weight_decay,
         )  # fmt: skip
@@ -45,19 +50,18 @@ class PlainTrainer:
         self.transform = transforms.Compose([*weak, *tensor])
         self.strong = transforms.Compose([*weak, transforms.RandAugment(2, 10), *tensor])
         self.batch_size = batch_size
-        self.everything = _everything(network) | method.student_needs
-        self.everything_of_teacher = _everything(teacher) | method.teacher_needs
+        student_needs, teacher_needs = method.requires.needs(1)
+        self.everything = _everything(network) | student_needs
+        self.everything_of_teacher = _everything(teacher) | teacher_needs
         self._random, self._draws = np.random.default_rng(0), generator("method", 0, device=device)
 
     def batch(self) -> Batch:
         """The next batch, image by image."""
         picks = self._random.choice(len(self.labels), self.batch_size, replace=False)
-        images, second = self._load(picks, self.transform), None
-        if self.method.second_view:
-            second = self._load(picks, self.strong)
+        images = [self._load(picks, t) for t in (self.transform, self.strong)[: self.method.requires.views]]
         indices = torch.from_numpy(picks).to(self.device)
         labels = self.labels[torch.from_numpy(picks)].to(self.device)
-        return Batch(images, labels, indices, torch.zeros_like(indices), 1, self._draws, second)
+        return Batch(images, labels, indices, 1, self._draws)
 
     def _load(self, picks: np.ndarray, transform: transforms.Compose) -> Tensor:
         return torch.stack([transform(Image.fromarray(self.images[i])) for i in picks]).to(self.device)
@@ -66,25 +70,25 @@ class PlainTrainer:
         """Load a batch and take one optimiser step on it; the loss."""
         batch = self.batch()
         self.network.train()
+        student_needs, teacher_needs = self.method.requires.needs(1)
         given = self._outputs(self.network, batch, self.everything)
         known = Outputs()
-        if not self.method.teacher_needs.nothing:
+        if not teacher_needs.empty:
             with torch.no_grad():
                 known = self._outputs(self.teacher, batch, self.everything_of_teacher)
-        terms = self.method.losses(given.only(self.method.student_needs), known.only(self.method.teacher_needs), batch)
-        loss = self.method.descend(terms, self.optimiser)
+        terms = self.method.losses(given.select(student_needs), known.select(teacher_needs), batch)
+        loss = self.method.optimizer_step(terms, self.optimizer)
         with torch.no_grad():
-            self.method.after_step()
+            self.method.on_step_end()
         return loss
 
     @staticmethod
     def _outputs(network: Network, batch: Batch, needs: Needs) -> Outputs:
-        found = network(batch.images, needs)
-        if batch.second is not None:
-            found.second = network(batch.second, needs)
-        return found
+        weak, *others = (network(images, needs) for images in batch.images)
+        weak.further_views = others
+        return weak
 
 
 def _everything(network: Network) -> Needs:
     """What the networks of the field's code give in every call."""
-    return Needs.of(logits=True, pooled=True, maps=range(network.stages))
+    return Needs(logits=True, pooled=True, maps=range(network.stages))

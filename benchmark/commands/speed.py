@@ -34,15 +34,16 @@ from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
-from benchmark.grid.run import build_method
+from benchmark.grid.run import build_method, method_requirements
 from benchmark.runs import folder as store
-from benchmark.teacher import cache
-from benchmark.training import capture as replay
-from benchmark.training.evaluation import count, evaluation_batch
-from benchmark.training.hardware import Machine, versions
+from benchmark.teacher.cache import cacheable_kinds
+from benchmark.teacher.outputs import TeacherOutputs
+from benchmark.training import capture
+from benchmark.training.evaluation import count_parameters
+from benchmark.training.hardware import Hardware, versions
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
-from methods.contract import Batch, Impossible, Method
+from methods.contract import Batch, Method, UnsupportedPair
 
 IMAGES, CLASSES = 50_000, 100
 ROUNDS, STEPS = 8, 3  # rounds of every loop, and how often it is timed in a round
@@ -75,7 +76,7 @@ class Lane:
 
     def warm(self, wait: Callable[[], object]) -> None:
         """Take the steps before the one that is recorded, where steps are."""
-        for _ in range(replay.WARM):
+        for _ in range(capture.WARMUP_STEPS):
             self.step()
         wait()
 
@@ -124,7 +125,7 @@ class Apart(Lane):
             ) from None
 
     def warm(self, wait: Callable[[], object]) -> None:
-        self.run(replay.WARM, wait)
+        self.run(capture.WARMUP_STEPS, wait)
 
     def __enter__(self) -> "Apart":
         return self
@@ -146,9 +147,9 @@ def _plain_steps(pipe: Connection, config: Config, overrides: list[str], teacher
         pipe.send(lane.run(pipe.recv(), bench.wait))
 
 
-def _batches(loader: Loader, second_view: bool = False) -> Iterator[Batch]:
+def _batches(loader: Loader, views: int = 1) -> Iterator[Batch]:
     """Those of one epoch after another."""
-    return itertools.chain.from_iterable(loader.epoch(epoch, second_view) for epoch in itertools.count(1))
+    return itertools.chain.from_iterable(loader.epoch(epoch, views) for epoch in itertools.count(1))
 
 
 def stand_in(config: DatasetConfig) -> Dataset:
@@ -165,18 +166,18 @@ class Bench:
     def __init__(self, config: Config, overrides: list[str], teacher: str, student: str) -> None:
         self.config, self.overrides = config, overrides
         self.teacher, self.student = teacher, student
-        self.machine = Machine.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
+        self.machine = Hardware.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.machine.precision(config.precision)
         self.dataset = stand_in(config.dataset)
         recipe = grid.recipe(config, student)
         self.batch = recipe["batch_size"]
         # one for all loops: it keeps no state between epochs, and the images are large
         self.loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)
-        self.schedule = Schedule.of(recipe)
+        self.schedule = Schedule.from_recipe(recipe)
         # what a loop of ours takes is within one epoch, as an epoch begins with a recording
         bursts = 1 + ROUNDS * STEPS
-        self.burst = min(BURST[self.machine.device], max(1, (len(self.loader) - 1 - replay.WARM) // bursts))
-        self.steps = replay.WARM + bursts * self.burst
+        self.burst = min(BURST[self.machine.device], max(1, (len(self.loader) - 1 - capture.WARMUP_STEPS) // bursts))
+        self.steps = capture.WARMUP_STEPS + bursts * self.burst
 
     def wait(self) -> None:
         """Until the device has done all it was given."""
@@ -194,64 +195,64 @@ class Bench:
     def method(self, name: str) -> Method:
         """A method with its published options for the pair, as a cell builds it."""
         options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
-        method = build_method(options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device)
-        method.begin(1)  # a first stage is not timed
-        return method
+        return build_method(
+            options, self.student, self.teacher, self.dataset, EPOCHS, 0, self.machine.device,
+            self.network(self.teacher, plain=False),
+        )  # fmt: skip
 
     def impossible(self, name: str) -> str | None:
         """Why a method cannot be on the pair; None where it can."""
+        options = configs.method(name, f"{self.teacher}-{self.student}", self.overrides).resolved()
         try:
-            self.method(name)
-        except Impossible as e:
+            method_requirements(options, self.student, self.teacher, self.dataset)
+        except UnsupportedPair as e:
             return str(e)
         return None
 
     def trainer(self, name: str) -> Trainer:
         """Our loop for a method, with a live teacher."""
         teacher = self.network(self.teacher, plain=False).eval().requires_grad_(False)
+        method = self.method(name)
+        teacher_outputs = TeacherOutputs(
+            teacher, method.requires, self.loader, device=self.machine.device, precision=self.precision
+        )
         return Trainer(
-            self.network(self.student, plain=False), self.method(name), teacher, self.loader, self.schedule,
-            device=self.machine.device, precision=self.precision, compiled=self.machine.compiled,
-            record=replay.cuda_graph if self.machine.graphs else None,
+            self.network(self.student, plain=False), method, teacher_outputs, self.schedule,
+            compiled=self.machine.compiled, capture=capture.cuda_graph if self.machine.graphs else None,
         )  # fmt: skip
 
     def ours(self, name: str, root: Path | None) -> tuple[Lane, Trainer]:
         """Our loop; with a cache under `root`, filled for the batches to come, where that is given."""
         trainer = self.trainer(name)
         trainer.network.train()
-        two = trainer.method.second_view
-        if root is not None and cache.wanted(trainer.method.teacher_needs) is not None:
-            trainer.cache = self._opened(root, trainer, trainer.cache_header(self.teacher, "random"))
-            if two:
-                trainer.second_cache = self._opened(root, trainer, trainer.second_cache_header(self.teacher, "random"))
-            for batch in itertools.islice(_batches(trainer.loader, two), self.steps):
-                trainer.known(batch)
-        stream = _batches(trainer.loader, two)
+        outputs, views = trainer.teacher_outputs, trainer.method.requires.views
+        if root is not None and cacheable_kinds(outputs.requires.teacher) is not None:
+            limit = self.config.teacher.cache_gb
+            lines = outputs.open_caches(root, trainer.method.context, self.teacher, "random", limit)
+            for cache, line in zip(outputs.caches, lines, strict=True):
+                if cache is None:
+                    print(line, file=sys.stderr)
+            for batch in itertools.islice(_batches(trainer.loader, views), self.steps):
+                outputs.lookup(batch)
+        stream = _batches(trainer.loader, views)
 
         def step() -> object:
             return trainer.step(next(stream))
 
         return Lane(step, burst=self.burst), trainer
 
-    def _opened(self, root: Path, trainer: Trainer, header: cache.Header) -> cache.TeacherCache | None:
-        """The cache that a run would have; where it would have none, says so."""
-        limit = self.config.teacher.cache_gb
-        found, line = cache.opened(root, header, trainer.method.teacher_needs, limit, trainer.taught)
-        if found is None:
-            print(line, file=sys.stderr)
-        return found
-
     def teacher_part(self, trainer: Trainer) -> Lane:
         """The forward pass of the part of the teacher that a method reads in each step; nothing where it reads none."""
-        needs, batch, times = trainer.method.teacher_needs, next(trainer.loader.epoch(1)), trainer.teacher_passes
+        outputs, batch = trainer.teacher_outputs, next(trainer.loader.epoch(1))
+        needs, times, teacher = outputs.requires.teacher, outputs.live_passes, trainer.live_teacher
 
         def step() -> object:
-            return [trainer.taught_live(batch.images, needs) for _ in range(times)]
+            return [outputs.live(batch.images[0], needs, teacher) for _ in range(times)]
 
         if not self.machine.graphs or not times:
             return Lane(step, burst=self.burst)
         step()
-        recorded, _ = replay.cuda_graph(step, batch.generator)  # as in a step
+        recorded, _ = capture.cuda_graph(step, batch.generator)  # as in a step
         return Lane(lambda: (recorded(), batch), burst=self.burst)  # the batch, so that the recording finds it in place
 
     def warm(self, lane: Lane) -> float | None:
@@ -357,9 +358,9 @@ def _row(
     cached, live, plain, part, alone = (lanes[loop] for loop in (*LOOPS, "teacher", "alone"))
     size = bench.dataset.config.size
     work = 3 * networks.multiplications(bench.student, CLASSES, size)
-    work *= 2 if trainer.method.second_view else 1
-    read = trainer.method.teacher_needs
-    work += trainer.teacher_passes * networks.multiplications(bench.teacher, CLASSES, size, read)
+    work *= trainer.method.requires.views
+    read = trainer.teacher_outputs.requires.teacher
+    work += trainer.teacher_outputs.live_passes * networks.multiplications(bench.teacher, CLASSES, size, read)
     described = configs.method(name, f"{bench.teacher}-{bench.student}", bench.overrides).about
     return {
         "method": name,
@@ -377,9 +378,9 @@ def _row(
         "speedup_over_plain": plain.ms / cached.ms,
         "share_of_matmul_rate": 2 * work * bench.batch / (cached.ms / 1000) / rate,
         "peak_mb": peak,
-        "pre_epochs": trainer.method.pre_epochs,
-        "extra_parameters": count(trainer.method)[0],
-        "extra_buffers": count(trainer.method)[1],
+        "pre_epochs": trainer.method.requires.init_epochs,
+        "extra_parameters": count_parameters(trainer.method)[0],
+        "extra_buffers": count_parameters(trainer.method)[1],
         **_cost_of_caches(bench, trainer),
     }
 
@@ -399,14 +400,14 @@ def _matmul_rate(bench: Bench) -> float:
 def _cost_of_caches(bench: Bench, trainer: Trainer) -> dict[str, Any]:
     """Kinds of rows, size and time to fill of the cache, and of that of one seed's second views; nought without one."""
     found: dict[str, Any] = {}
-    large = evaluation_batch(bench.machine.device, bench.loader.side)
-    for name, used in (("cache", trainer.cache), ("second_cache", trainer.second_cache)):
+    outputs = trainer.teacher_outputs
+    for name, used in itertools.zip_longest(("cache", "second_cache"), outputs.caches):
         kinds = list(used.rows) if used else []
         rows = used.header.samples * used.header.columns if used else 0
         found |= {
             f"{name}_kinds": kinds,
             f"{name}_gb": used.header.gigabytes(kinds) if used else 0.0,
-            f"{name}_fill_s": rows * trainer.seconds_a_row(used.needs, large) if used else 0.0,
+            f"{name}_fill_s": rows * outputs.seconds_per_row(used.needs, outputs.fill_batch) if used else 0.0,
         }
     return found
 

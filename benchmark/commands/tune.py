@@ -16,7 +16,7 @@ default's identity, the seeds, the space and the sampler's seed. The same comman
 A killed trial stands in the journal as FAIL and is repeated alike: each proposal depends on the sampler's seed, the
 trial's number and the trials finished before it, not on what was killed or taken from the store.
 
-Search space: every option made by `weight()` or `positive()` that is not 0, log-uniform from a tenth to ten times its
+Search space: every tunable option that is not 0 (see `methods.options`), log-uniform from a tenth to ten times its
 default on the pair and data set. An option given on the command line is fixed. A method's YAML may say otherwise:
 
     tune:
@@ -50,12 +50,13 @@ from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Cell, Outcome, execute
+from benchmark.grid.run import Outcome, TrainingRun, execute
 from benchmark.runs import folder as store
 from benchmark.runs.tracking import Tracking
 from benchmark.statistics import mean_interval
 from benchmark.training.seeding import seed_for
-from methods.contract import Impossible, positive, weight
+from methods.contract import UnsupportedPair
+from methods.options import leaf_fields, limits_of
 
 BUDGET = {"trials": (20, 1), "sampler_seed": (0, 0)}  # the command's own keys: default and least value
 VALIDATION = 0.1  # share of the training images that is held out where the config holds none
@@ -148,7 +149,7 @@ class Tuning:
     def report(self, suffix: str) -> Path:
         return Path(self.plan.config.reports) / "tuning" / f"{self.stem}{suffix}"
 
-    def cells(self, options: Mapping[str, Any]) -> list[Cell]:
+    def cells(self, options: Mapping[str, Any]) -> list[TrainingRun]:
         """The cells, one a seed, of the default with `options` changed."""
         chosen = {key: configs.changed(method, options) for key, method in self.plan.methods.items()}
         return dataclasses.replace(self.plan, methods=chosen).students(self.plan.pairs[0][0])
@@ -239,7 +240,7 @@ def plan(overrides: Sequence[str]) -> Tuning:
         for value in () if isinstance(distribution, FloatDistribution) else _ends(distribution):
             try:
                 why = grid.misfit(configs.changed(method, {name: value}), config, made.dataset, *made.pairs[0])
-            except Impossible as e:
+            except UnsupportedPair as e:
                 why = str(e)
             if why:
                 raise UserError(f"tune.{name}: {why}")
@@ -251,7 +252,7 @@ def search_space(method: MethodConfig, fixed: Collection[str] = ()) -> dict[str,
 
     Raises UserError where the YAML's `tune` names no option, is not readable, or leaves out the default.
     """
-    fields = _fields(type(method.options))
+    fields = leaf_fields(type(method.options))
     for name in method.tune:
         if name not in fields:
             raise UserError(f"tune of {method.name} names {name!r}, which is no option of it{nearest(name, fields)}")
@@ -263,7 +264,7 @@ def search_space(method: MethodConfig, fixed: Collection[str] = ()) -> dict[str,
         if name in method.tune:
             if method.tune[name] is not None:
                 found[name] = _declared(method, name, method.tune[name])
-        elif isinstance(default, float) and default and field.metadata in (weight().metadata, positive().metadata):
+        elif isinstance(default, float) and default and limits_of(field).tunable:
             found[name] = FloatDistribution(default / DECADE, default * DECADE, log=True)
     return found
 
@@ -398,15 +399,6 @@ def _declared(method: MethodConfig, name: str, given: Any) -> BaseDistribution:
     return distribution
 
 
-def _fields(schema: type, prefix: str = "") -> dict[str, dataclasses.Field]:
-    """The fields of a method's options by their dotted names."""
-    found = {}
-    for f in dataclasses.fields(schema):
-        part = dataclasses.is_dataclass(f.type)
-        found |= _fields(f.type, f"{prefix}{f.name}.") if part else {prefix + f.name: f}
-    return found
-
-
 def _ends(distribution: BaseDistribution) -> Sequence[Any]:
     """The values of a choice, the ends of a range."""
     choices = isinstance(distribution, CategoricalDistribution)
@@ -442,7 +434,7 @@ def _run_missing(tuning: Tuning, study: optuna.Study, tracking: Tracking) -> Non
             print(f"trial {number}/{tuning.trials}: validation {statistics.fmean(val):.2f}", flush=True)
 
 
-def _run_trial(trial: optuna.Trial, cells: Sequence[Cell], tracking: Tracking, progress: Watched) -> None:
+def _run_trial(trial: optuna.Trial, cells: Sequence[TrainingRun], tracking: Tracking, progress: Watched) -> None:
     """Train the cells, one a seed, reporting to the pruner: each epoch of the first, then the mean after each other.
 
     The trial's attributes say what was found. Raises Pruned, and Unfinished.
@@ -482,7 +474,7 @@ def _watch(trial: optuna.Trial, epochs: int) -> Callable[[Mapping[str, Any]], No
 
 
 def _outcome(
-    cell: Cell, tracking: Tracking, progress: Progress, watch: Callable[[Mapping[str, Any]], None] | None = None
+    cell: TrainingRun, tracking: Tracking, progress: Progress, watch: Callable[[Mapping[str, Any]], None] | None = None
 ) -> dict[str, Any]:
     """The result of a cell, which is run, resumed or just read. Raises Pruned where it diverges, and Unfinished."""
     if isinstance(progress, Watched):
@@ -501,7 +493,7 @@ def _outcome(
     return cell.run.result or {}
 
 
-def _cells_of(tuning: Tuning, trial: Trial) -> list[Cell]:
+def _cells_of(tuning: Tuning, trial: Trial) -> list[TrainingRun]:
     return tuning.cells({} if trial.number == 1 else trial.options)
 
 

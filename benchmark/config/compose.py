@@ -5,12 +5,10 @@ Hydra composes the tree in `conf/`; the dataclasses below are its schema. Everyt
 """
 
 import dataclasses
-import functools
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +24,19 @@ from benchmark.config import method_files as method_file
 from benchmark.config import pairs
 from benchmark.data.datasets import DatasetConfig
 from benchmark.errors import UserError, nearest
-from methods.contract import choice, count, positive, weight
+from methods.options import (
+    boolean,
+    bounded,
+    dotted_names,
+    dotted_values,
+    integer,
+    non_negative,
+    one_of,
+    option,
+    positive,
+    restrict,
+    violations,
+)  # fmt: skip
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
@@ -39,15 +49,15 @@ FULL_EPOCHS = 240  # length of the field's CIFAR recipe; `${scaled:n}` scales n 
 class Recipe:
     """How a network is trained; the same for teacher, student alone and every method."""
 
-    epochs: int = count(1)
-    batch_size: int = count(2)
+    epochs: int = integer(1)
+    batch_size: int = integer(2)
     lr: float | None = positive()  # null: lr_default, or lr_light for the light networks
     lr_default: float = positive()
     lr_light: float = positive()
-    momentum: float = field(metadata={"at_least": 0.0, "below": 1.0})
-    nesterov: bool = field()
-    weight_decay: float = weight()
-    milestones: list[float] = weight()  # the rate falls when the epoch, counted from 1, is greater
+    momentum: float = bounded(at_least=0.0, below=1.0)
+    nesterov: bool = boolean()
+    weight_decay: float = non_negative()
+    milestones: list[float] = non_negative()  # the rate falls when the epoch, counted from 1, is greater
     gamma: float = positive()  # factor of each fall
 
 
@@ -55,21 +65,21 @@ class Recipe:
 class TeacherConfig:
     """Where the teacher comes from."""
 
-    checkpoint: str | None = field()  # a file to import; null: train it
-    seed: int = count(0)
-    method: str = field()  # what a teacher is trained with
-    cache_gb: float = weight()  # the largest cache of its outputs; 0: none, it runs live
+    checkpoint: str | None = option()  # a file to import; null: train it
+    seed: int = integer(0)
+    method: str = option()  # what a teacher is trained with
+    cache_gb: float = non_negative()  # the largest cache of its outputs; 0: none, it runs live
     # refuse a teacher below this test accuracy, per cent; null: twice chance
-    min_top1: float | None = field(metadata={"at_least": 0.0, "at_most": 100.0})
+    min_top1: float | None = bounded(at_least=0.0, at_most=100.0)
 
 
 @dataclass
 class TrackerConfig:
     """Weights & Biases."""
 
-    mode: str = choice("auto", "online", "offline", "off")
-    project: str = field()
-    entity: str | None = field()
+    mode: str = one_of("auto", "online", "offline", "off")
+    project: str = option()
+    entity: str | None = option()
     init_timeout: float = positive()  # seconds to wait for the server before going on offline
 
 
@@ -77,24 +87,24 @@ class TrackerConfig:
 class Config:
     """The whole command."""
 
-    pair: list[str] = field()
-    methods: list[str] = field()
-    seeds: list[int] = count(0)
-    profile: str = field()
-    dataset: DatasetConfig = field()
-    recipe: Recipe = field()
-    method: dict[str, Any] = field()
-    teacher: TeacherConfig = field()
-    tracker: TrackerConfig = field()
-    precision: str = choice("auto", "fp32", "bf16")
-    device: str = choice("auto", "cpu", "cuda")
-    threads: int = count(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
-    compile: bool = field()  # the network's training pass, the losses and the live teacher, by torch.compile
-    cuda_graph: bool | None = field()  # record whole training steps and replay them; null: on a GPU
-    jobs: int = count(1)  # cells trained side by side
-    runs: str = field()
-    reports: str = field()
-    data: str = field()
+    pair: list[str] = option()
+    methods: list[str] = option()
+    seeds: list[int] = integer(0)
+    profile: str = option()
+    dataset: DatasetConfig = option()
+    recipe: Recipe = option()
+    method: dict[str, Any] = option()
+    teacher: TeacherConfig = option()
+    tracker: TrackerConfig = option()
+    precision: str = one_of("auto", "fp32", "bf16")
+    device: str = one_of("auto", "cpu", "cuda")
+    threads: int = integer(0)  # CPU threads of a cell; 0: all cores, shared by the jobs
+    compile: bool = boolean()  # the network's training pass, the losses and the live teacher, by torch.compile
+    cuda_graph: bool | None = boolean()  # record whole training steps and replay them; null: on a GPU
+    jobs: int = integer(1)  # cells trained side by side
+    runs: str = option()
+    reports: str = option()
+    data: str = option()
 
 
 @dataclass(frozen=True)
@@ -115,17 +125,13 @@ class MethodConfig:
     @property
     def values(self) -> dict[str, Any]:
         """The options by their dotted names."""
-        return _values(self.options)
+        return dotted_values(self.options)
 
     @property
     def changed(self) -> list[str]:
         """The options that are not as usual, by their dotted names."""
-        usual = _values(self.usual)
+        usual = dotted_values(self.usual)
         return [n for n, v in self.values.items() if v != usual[n]]
-
-
-def _values(options: Any) -> dict[str, Any]:
-    return {n: functools.reduce(getattr, n.split("."), options) for n in method_file.leaves(type(options))}
 
 
 def group(name: str) -> list[str]:
@@ -180,7 +186,7 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
     found = composed.method
     plain = cast(dict[str, Any], OmegaConf.to_container(found))
     options = method_file.check(name, plain, group("dataset")).Options
-    names = method_file.leaves(options)
+    names = dotted_names(options)
     own = [re.sub(rf"^{name}\.", "method.", o) for o in overrides if _key(o).split(".")[0] in (name, "method")]
     for key in (_key(o).removeprefix("method.") for o in own):
         if key not in names:
@@ -193,7 +199,7 @@ def method(name: str, pair: str, overrides: Sequence[str]) -> MethodConfig:
             plain = cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
         except OmegaConfBaseException as e:
             raise UserError(f"conf/method/{name}.yaml: {_one_line(e)}") from e
-        return plain, _typed(options, OmegaConf.create(_only(options, plain)), f"{name}.")
+        return plain, _typed(options, OmegaConf.create(restrict(options, plain)), f"{name}.")
 
     tree, usual = typed(special)
     chosen = typed([*special, *own])[1] if own else usual
@@ -218,15 +224,6 @@ def _tune(tree: Mapping[str, Any], schema: type, prefix: str = "") -> dict[str, 
         if dataclasses.is_dataclass(f.type):
             found |= _tune(tree[f.name], f.type, f"{prefix}{f.name}.")
     return found | {prefix + k: v for k, v in tree.get("tune", {}).items()}
-
-
-def _only(schema: type, tree: dict[str, Any]) -> dict[str, Any]:
-    """The options of a schema out of a tree that may hold more."""
-    return {
-        f.name: _only(f.type, tree[f.name]) if dataclasses.is_dataclass(f.type) else tree[f.name]
-        for f in dataclasses.fields(schema)
-        if f.name in tree
-    }
 
 
 def changed(method: MethodConfig, options: Mapping[str, Any]) -> MethodConfig:
@@ -336,30 +333,10 @@ def _typed(schema: type, tree: DictConfig, prefix: str = "") -> Any:
 
 
 def check_limits(instance: Any, prefix: str = "") -> None:
-    """Raise UserError where a field, or an element of a list field, is outside the limits in its metadata."""
-    for f in dataclasses.fields(instance):
-        value, name = getattr(instance, f.name), prefix + f.name
-        if dataclasses.is_dataclass(value):
-            check_limits(value, f"{name}.")
-        else:
-            for v in value if isinstance(value, list) else [value]:
-                _check_value(v, name, f.metadata)
-
-
-def _check_value(value: Any, name: str, limits: Any) -> None:
-    if value == "":
-        raise UserError(f"{name} is empty: give a value, or leave {name}= out")
-    if "choices" in limits and value not in limits["choices"]:
-        raise UserError(f"{name} cannot be {value!r}{nearest(str(value), limits['choices'])}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} is {value}: it must be a finite number")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return
-    if "at_least" in limits and value < limits["at_least"]:
-        raise UserError(f"{name} is {value}: it must be at least {limits['at_least']:g}")
-    if "at_most" in limits and value > limits["at_most"]:
-        raise UserError(f"{name} is {value}: it must be at most {limits['at_most']:g}")
-    if "above" in limits and not value > limits["above"]:
-        raise UserError(f"{name} is {value}: it must be above {limits['above']:g}")
-    if "below" in limits and not value < limits["below"]:
-        raise UserError(f"{name} is {value}: it must be below {limits['below']:g}")
+    """Raise UserError for the first value, elements of lists included, that is outside the limits of its option."""
+    for name, value, choices, reason in violations(instance, prefix):
+        if value == "":
+            raise UserError(f"{name} is empty: give a value, or leave {name}= out")
+        if choices:
+            raise UserError(f"{name} cannot be {value!r}{nearest(str(value), choices)}")
+        raise UserError(f"{name} is {value}: {reason}")

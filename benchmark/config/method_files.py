@@ -10,6 +10,7 @@ import methods
 from benchmark import networks
 from benchmark.errors import UserError, nearest
 from methods.contract import Method
+from methods.options import dotted_names
 
 TOLD = ("title", "year", "family")  # of a method in every table
 ABOUT = (*TOLD, "paper", "authors", "venue", "arxiv", "uncertain")
@@ -37,15 +38,6 @@ def told(e: Exception) -> str:
         return f"{type(e).__name__}: {e.msg} ({e.filename}:{e.lineno})"
     raised = traceback.extract_tb(e.__traceback__)[-1]
     return f"{type(e).__name__}: {' '.join(str(e).split())} ({raised.filename}:{raised.lineno})"
-
-
-def leaves(schema: type, prefix: str = "") -> list[str]:
-    """The dotted names of a method's options; a combination has those of its parts."""
-    found = []
-    for f in dataclasses.fields(schema):
-        name = prefix + f.name
-        found += leaves(f.type, f"{name}.") if dataclasses.is_dataclass(f.type) else [name]
-    return found
 
 
 def _implementation(file: str, name: Any) -> type[Method]:
@@ -108,7 +100,7 @@ def _check_options(file: str, tree: Mapping[str, Any], schema: type, datasets: C
             if not isinstance(options, Mapping):
                 raise UserError(f"{file}: {part}{group}: {where} needs {{<option>: <value>}}, not {options!r}")
             for key in options:
-                if key not in (names := leaves(schema)):
+                if key not in (names := dotted_names(schema)):
                     raise UserError(f"{file}: {part}{group}: {where} has no option {key!r}{nearest(key, names)}")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def count_views(padding: int, flip: bool) -> int:
+def count_outcomes(padding: int, flip: bool) -> int:
     """Number of outcomes per image: (2 · padding + 1)² · (2 with flips, else 1); 162 for padding 4 with flips."""
     return (2 * padding + 1) ** 2 * (2 if flip else 1)
 
@@ -25,19 +25,19 @@ def pad(images: Tensor, padding: int) -> Tensor:
     return functional.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding)).contiguous()
 
 
-def augment(padded: Tensor, indices: Tensor, views: Tensor, padding: int, flip: bool) -> Tensor:
+def crop_and_flip(padded: Tensor, indices: Tensor, augmentation_ids: Tensor, padding: int, flip: bool) -> Tensor:
     """The views `views` [B] of the images `indices` [B]: uint8 [B, 3, H, W] in channels_last memory.
 
     padded: what `pad` made with the same `padding`.
     """
     height, width = padded.shape[1] - 2 * padding, padded.shape[2] - 2 * padding
     flips = 2 if flip else 1
-    corner, side = views // flips, 2 * padding + 1
+    corner, side = augmentation_ids // flips, 2 * padding + 1
     # every window of every image, [N, dy, dx, H, W, 3], without a copy: a crop then copies whole rows
     windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
     images = windows[indices, corner // side, corner % side]
     if flip:
-        images = torch.where((views % flips).bool()[:, None, None, None], images.flip(2), images)
+        images = torch.where((augmentation_ids % flips).bool()[:, None, None, None], images.flip(2), images)
     return images.permute(0, 3, 1, 2)
 
 
@@ -50,7 +50,7 @@ def affine(
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
 
 
-def standardise(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def standardize(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """uint8 [N, 3, H, W] as float32 in channels_last memory, scaled and shifted with what `affine` gave for W."""
     rows = images.permute(0, 2, 3, 1).flatten(2).float()  # [N, H, W · 3]: long rows are quicker than rows of 3
     rows.mul_(scale).add_(shift)

@@ -8,19 +8,18 @@ processes and no Python per image. Files are read in `benchmark.data.sources`, t
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.data import augmentation as augment
-from benchmark.data import sources
+from benchmark.data import augmentation, sources
 from benchmark.data.sources import Arrays
 from benchmark.errors import UserError, nearest
 from benchmark.training.seeding import generator
-from methods.contract import choice, count
+from methods.options import boolean, bounded, integer, one_of, option, positive
 
 NAMES = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
 SMALLEST = 16  # pixels a side; smaller images vanish in the deeper networks
@@ -31,18 +30,18 @@ LARGEST = 1024  # beyond it a size can only be a mistake, for which memory would
 class DatasetConfig:
     """A data set and its augmentation; the values are in `conf/dataset/`. Where files lie is no part of an identity."""
 
-    name: str = choice(*NAMES)
-    size: int = field(metadata={"at_least": SMALLEST, "at_most": LARGEST})  # pixels a side; other images are resized
-    padding: int = count(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
-    flip: bool = field()  # mirror half of the images
-    mean: list[float] | None = field()  # of each channel, on a scale of 0 to 1; null: that of the training images
-    std: list[float] | None = field(metadata={"above": 0.0})  # likewise, the standard deviation
-    train_size: int | None = count(1)  # training images to use, with the share that each class has; null: all
-    test_size: int | None = count(1)  # likewise of the test images
-    validation: float = field(metadata={"at_least": 0.0, "below": 1.0})  # share of the training images held out
-    split_seed: int = count(0)  # decides which training images are used and which are held out
-    file: str | None = field(metadata={"location": True})  # of npz, absolute or below the data folder
-    root: str | None = field(metadata={"location": True})  # of imagefolder, absolute or below the data folder
+    name: str = one_of(*NAMES)
+    size: int = integer(SMALLEST, LARGEST)  # pixels a side; other images are resized
+    padding: int = integer(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
+    flip: bool = boolean()  # mirror half of the images
+    mean: list[float] | None = option()  # of each channel, on a scale of 0 to 1; null: that of the training images
+    std: list[float] | None = positive()  # likewise, the standard deviation
+    train_size: int | None = integer(1)  # training images to use, with the share that each class has; null: all
+    test_size: int | None = integer(1)  # likewise of the test images
+    validation: float = bounded(at_least=0.0, below=1.0)  # share of the training images held out
+    split_seed: int = integer(0)  # decides which training images are used and which are held out
+    file: str | None = option(location=True)  # of npz, absolute or below the data folder
+    root: str | None = option(location=True)  # of imagefolder, absolute or below the data folder
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,11 @@ def load(config: DatasetConfig, folder: Path) -> Dataset:
     return Dataset(config.name, splits["train"], splits["test"], splits["val"], arrays.class_names, fingerprint, config)
 
 
-def normalise(images: Tensor, config: DatasetConfig) -> Tensor:
+def normalize(images: Tensor, config: DatasetConfig) -> Tensor:
     """(images / 255 − mean) / std per channel: uint8 [N, 3, H, W] to float32 in channels_last memory, on its device."""
-    return augment.standardise(images, *augment.affine(config.mean, config.std, images.shape[3], images.device))
+    return augmentation.standardize(
+        images, *augmentation.affine(config.mean, config.std, images.shape[3], images.device)
+    )
 
 
 def stratified(labels: Tensor, size: int, random: torch.Generator, what: str) -> Tensor:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 OPERATIONS, MAGNITUDE, BINS = 2, 10, 31  # operations an image, and their strength
 SHARE = MAGNITUDE / (BINS - 1)
-TOLD = f"RandAugment {OPERATIONS} × {MAGNITUDE}/{BINS - 1}"
+KEY = f"RandAugment {OPERATIONS} × {MAGNITUDE}/{BINS - 1}"
 DRAWN_BY = f"torch {torch.__version__}, torchvision {torchvision.__version__}"  # others may draw or round otherwise
 
 

@@ -19,12 +19,12 @@ from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.grid.executors import Executor, Serial
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Cell, Outcome, Settings, build_method, execute
+from benchmark.grid.run import Outcome, RunSettings, TrainingRun, execute, method_requirements
 from benchmark.runs.tracking import Tracking
 from benchmark.teacher import importing as teachers
-from benchmark.teacher.cache import wanted
-from benchmark.training.hardware import Machine, mps
-from methods.contract import Impossible
+from benchmark.teacher.cache import cacheable_kinds
+from benchmark.training.hardware import Hardware, mps
+from methods.contract import UnsupportedPair
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Plan:
 
     config: Config
     dataset: Dataset
-    settings: Settings
+    settings: RunSettings
     pairs: list[tuple[str, str]]
     methods: dict[tuple[str, str, str], MethodConfig]  # by teacher, student, method
     impossible: dict[tuple[str, str, str], str]  # likewise, why it cannot be
-    teachers: dict[str, Cell]  # by network
+    teachers: dict[str, TrainingRun]  # by network
 
     def refusal(self, teacher: str) -> str | None:
         """Why a finished teacher must not be used; None where it may."""
@@ -46,12 +46,12 @@ class Plan:
             self.teachers[teacher].run, teacher, self.dataset.classes, self.config.teacher.min_top1
         )  # fmt: skip
 
-    def students(self, teacher: str) -> list[Cell]:
+    def students(self, teacher: str) -> list[TrainingRun]:
         """The cells of a finished teacher."""
         cell = self.teachers[teacher]
         sha256 = (cell.run.result or {})["sha256"]
         return [
-            Cell(
+            TrainingRun(
                 {
                     "role": "student",
                     "dataset": _dataset(self.dataset),
@@ -73,7 +73,7 @@ class Plan:
             for name in self.config.methods
         ]  # fmt: skip
 
-    def count(self, teacher: str) -> int:
+    def run_count(self, teacher: str) -> int:
         """How many cells a teacher has."""
         return sum(t == teacher for t, _ in self.pairs) * len(self.config.methods) * len(self.config.seeds)
 
@@ -91,7 +91,7 @@ class Plan:
             lines.append("they take turns on the GPU, which gains little, unless MPS runs: nvidia-cuda-mps-control -d")
         to_run = done = ended = 0
         older: Counter[str] = Counter()
-        version = functools.cache(methods.code)
+        version = functools.cache(methods.code_version)
         for (teacher, student, name), why in self.impossible.items():
             lines.append(f"{teacher}-{student} {name}: n/a: {why}")
         for network, cell in self.teachers.items():
@@ -109,7 +109,7 @@ class Plan:
                 to_run += sum(not ended_before(s) for s in cells)
             else:
                 lines.append(f"teacher {network}: to be trained")
-                to_run += self.count(network)
+                to_run += self.run_count(network)
         diverged = f", {ended} diverged before" if ended else ""
         lines.append(f"cells: {to_run} to run, {done} done{diverged}")
         for name, n in (+older).items():
@@ -117,7 +117,7 @@ class Plan:
         return "\n".join(lines)
 
 
-def ended_before(cell: Cell) -> bool:
+def ended_before(cell: TrainingRun) -> bool:
     """True where nothing is left to do: the run is done, it diverged and would again, or it cannot be and says so."""
     status = cell.run.status
     return cell.run.done or status == "diverged" or (status == "skipped" and cell.impossible is not None)
@@ -125,10 +125,10 @@ def ended_before(cell: Cell) -> bool:
 
 def plan(config: Config, overrides: Sequence[str]) -> Plan:
     """Check everything and plan the cells; nothing is trained. Raises UserError for anything that cannot work."""
-    machine = Machine.find(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
+    machine = Hardware.find(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = data.load(config.dataset, Path(config.data))
-    settings = Settings(
+    settings = RunSettings(
         Path(config.runs), Path(config.data), machine, config.teacher.cache_gb, len(config.seeds)
     )  # fmt: skip
     found, impossible = {}, {}
@@ -138,7 +138,7 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
             try:
                 if why := misfit(chosen, config, dataset, teacher, student):
                     raise UserError(why)
-            except Impossible as e:
+            except UnsupportedPair as e:
                 impossible[teacher, student, name] = str(e)
             found[teacher, student, name] = chosen
     if len(impossible) == len(found):
@@ -150,10 +150,9 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
         raise UserError(f"unknown teacher.method {config.teacher.method!r}{nearest(config.teacher.method, known)}")
     alone = configs.method(config.teacher.method, "", shared)
     for network in dict.fromkeys(t for t, _ in pairs):
-        method = build_method(alone.resolved(), network, network, dataset, config.recipe.epochs, 0, "cpu")
-        if not method.teacher_needs.nothing:
+        if not method_requirements(alone.resolved(), network, network, dataset).teacher.empty:
             raise UserError(f"teacher.method={alone.name} needs a teacher, and a teacher has none: give ce, say")
-        made.teachers[network] = Cell(
+        made.teachers[network] = TrainingRun(
             {
                 "role": "teacher",
                 "dataset": _dataset(dataset),
@@ -178,14 +177,14 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
 
 
 def misfit(method: MethodConfig, config: Config, dataset: Dataset, teacher: str, student: str) -> str | None:
-    """Why a method's cells cannot be trained on a pair as configured; None where they can. Raises Impossible where no
-    option could help."""
+    """Why a method's cells cannot be trained on a pair as configured; None where they can. Raises
+    UnsupportedPair where no option could help."""
     images = len(dataset.train.labels)
     if config.recipe.batch_size > images:
         return f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only {images} training images"
     try:
-        build_method(method.resolved(), student, teacher, dataset, config.recipe.epochs, 0, "cpu")
-    except Impossible:
+        method_requirements(method.resolved(), student, teacher, dataset)
+    except UnsupportedPair:
         raise
     except ValueError as e:
         return f"{method.name} on {teacher}-{student}: {e}"
@@ -200,13 +199,13 @@ def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> lis
     With an executor the longest cells go first, so that none is left running alone at the end.
     """
     untrained = {n: c for n, c in plan.teachers.items() if not c.run.done}
-    waiting = sum(plan.count(n) for n in untrained)
+    waiting = sum(plan.run_count(n) for n in untrained)
     ready = [s for n in plan.teachers if n not in untrained for s in plan.students(n)]
     outcomes = [Outcome(s.name, "diverged", "in an earlier run") for s in ready if s.run.status == "diverged"]
     ready = [s for s in ready if not ended_before(s)]
     progress = Progress(len(untrained) + waiting + len(ready))
 
-    def submit(cells: list[Cell]) -> list[Future]:
+    def submit(cells: list[TrainingRun]) -> list[Future]:
         if executor is None:
             return [Serial().submit(execute, c, tracking, progress) for c in cells]
         futures = {}
@@ -221,13 +220,13 @@ def run(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> lis
         why = plan.refusal(network) if outcome.status == "done" else f"its teacher {outcome.status}: {outcome.reason}"
         if why:
             outcomes.append(outcome if outcome.status != "done" else Outcome(outcome.name, "failed", why))
-            outcomes += [Outcome(f"{plan.count(network)} cells of {network}", "failed", why)]
+            outcomes += [Outcome(f"{plan.run_count(network)} cells of {network}", "failed", why)]
         else:
             ready += [s for s in plan.students(network) if not ended_before(s)]
     return outcomes + [_outcome(s, f) for s, f in zip(ready, submit(ready), strict=True)]
 
 
-def cost(cell: Cell, dataset: Dataset) -> float:
+def cost(cell: TrainingRun, dataset: Dataset) -> float:
     """Multiplications of a cell's training, relative to others: three forward passes of the network for each epoch,
     image and view of it, and one of a teacher whose outputs are not cached, as deep as the method reads."""
     if cell.impossible is not None:
@@ -237,10 +236,13 @@ def cost(cell: Cell, dataset: Dataset) -> float:
     if cell.config["role"] == "teacher":
         return 3 * of(cell.network) * epochs
     teacher = cell.config["teacher"]["network"]
-    method = build_method(cell.config["method"], cell.network, teacher, dataset, epochs, 0, "cpu")
-    live = wanted(method.teacher_needs) is None and not method.teacher_needs.nothing
-    passes = 3 * of(cell.network) + (of(teacher, needs=method.teacher_needs) if live else 0)
-    return passes * (1 + method.second_view) * (epochs + method.pre_epochs)
+    requires = method_requirements(cell.config["method"], cell.network, teacher, dataset)
+    cost = 0.0
+    for first, n in ((1, epochs), (0, requires.init_epochs)):
+        _, needs = requires.needs(first)
+        live = cacheable_kinds(needs) is None and not needs.empty
+        cost += n * requires.views * (3 * of(cell.network) + (of(teacher, needs=needs) if live else 0))
+    return cost
 
 
 def _learn(tracking: Tracking, future: Future) -> None:
@@ -249,7 +251,7 @@ def _learn(tracking: Tracking, future: Future) -> None:
         tracking.mode = future.result().tracking
 
 
-def _outcome(cell: Cell, future: Future) -> Outcome:
+def _outcome(cell: TrainingRun, future: Future) -> Outcome:
     """How a cell ended; failed where its process died."""
     try:
         return future.result()

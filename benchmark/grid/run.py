@@ -23,33 +23,34 @@ from benchmark.data.loader import Loader
 from benchmark.grid.progress import Progress
 from benchmark.networks import Network
 from benchmark.runs import folder as store
-from benchmark.runs.folder import Busy, Run, unusable
+from benchmark.runs.folder import RunBusy, RunFolder, unusable
 from benchmark.runs.tracking import Tracked, Tracking
-from benchmark.runs.weights import Damaged, content_hash, load_own, save
-from benchmark.teacher.cache import TeacherCache, cheaper_ahead, opened, visited
+from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save
+from benchmark.teacher.outputs import TeacherOutputs
 from benchmark.training.capture import cuda_graph
-from benchmark.training.evaluation import Diverged, Evaluator, count, evaluation_batch, used
-from benchmark.training.hardware import Machine, versions
+from benchmark.training.evaluation import Diverged, Evaluator, count_parameters, inference_parameters
+from benchmark.training.hardware import Hardware, versions
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
-from methods.contract import Context, Method, Shapes
+from methods.contract import Context, Method, Requirements, Shapes
+from methods.options import build_options
 
 CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """Where and on what a cell runs: nothing that its numbers are meant to depend on, so not part of its identity."""
 
     runs: Path
     data: Path
-    machine: Machine
+    machine: Hardware
     cache_gb: float  # the largest teacher cache; 0: none
     seeds: int  # how many the command has: how often a teacher's cache will be used
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainingRun:
     """A picklable value that says all about a run.
 
     config: resolved; `role` is student or teacher. Hashed without the seed it is the run's identity.
@@ -62,7 +63,7 @@ class Cell:
     config: Mapping[str, Any]
     dataset: DatasetConfig
     about: Mapping[str, Any]
-    settings: Settings
+    settings: RunSettings
     teacher_run: str | None = None
     impossible: str | None = None
     changed: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class Cell:
     @property
     def code(self) -> str:
         """The version of the method's code that this process has."""
-        return methods.code(self.config["method"]["implementation"])
+        return methods.code_version(self.config["method"]["implementation"])
 
     @property
     def relative(self) -> str:
@@ -100,8 +101,8 @@ class Cell:
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
 
     @property
-    def run(self) -> Run:
-        return Run(self.settings.runs / self.relative)
+    def run(self) -> RunFolder:
+        return RunFolder(self.settings.runs / self.relative)
 
     @property
     def name(self) -> str:
@@ -121,7 +122,7 @@ class Outcome:
     tracking: str = "off"  # the mode it was tracked in at last
 
 
-def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
+def execute(cell: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
     """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
     cell.settings.machine.prepare()
     outcome = _execute(cell, tracking, progress)
@@ -130,7 +131,7 @@ def execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 
-def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
+def _execute(cell: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
     run = cell.run
     try:
         with run.lock():
@@ -154,13 +155,13 @@ def _execute(cell: Cell, tracking: Tracking, progress: Progress) -> Outcome:
                     told = f"{reason} (traceback in {run.folder / 'error.txt'})"
                     run.set_status("failed", reason)
                 return Outcome(cell.name, "failed", told)
-    except Busy as e:
+    except RunBusy as e:
         return Outcome(cell.name, "busy", str(e))
     except OSError as e:  # its folder cannot be made or written
         return Outcome(cell.name, "failed", f"{type(e).__name__}: {e}")
 
 
-def load_data(cell: Cell) -> Dataset:
+def load_data(cell: TrainingRun) -> Dataset:
     """The cell's data set; raises ValueError where it is not the one that the cell was planned with."""
     dataset = data.load(cell.dataset, cell.settings.data)
     if dataset.fingerprint != cell.config["dataset"]["fingerprint"]:
@@ -171,12 +172,12 @@ def load_data(cell: Cell) -> Dataset:
 def load_teacher(runs: Path, folder: str, network: str, classes: int, sha256: str) -> tuple[Network, torch.Tensor]:
     """The frozen teacher from its run folder, in eval mode, and its test logits [N, C].
 
-    Raises Damaged where its weights cannot be read, ValueError where they are not those with the content hash that the
-    cell was planned with.
+    Raises DamagedFile where its weights cannot be read, ValueError where they are not those with the content hash that
+    the run was planned with.
     """
-    run = Run(runs / folder)
+    run = RunFolder(runs / folder)
     teacher = networks.build(network, classes)
-    weights = load_own(run.weights)
+    weights = load_weights(run.weights)
     if content_hash(weights) != sha256:
         raise ValueError(f"the teacher in {run.folder} has changed since the run was planned")
     teacher.load_state_dict(weights)
@@ -185,94 +186,81 @@ def load_teacher(runs: Path, folder: str, network: str, classes: int, sha256: st
     return teacher.eval().requires_grad_(False), logits
 
 
+def output_shapes(network: str, dataset: Dataset) -> Shapes:
+    """Return the shapes of a network's outputs on a data set, from a build on the meta device."""
+    return networks.output_shapes(network, dataset.classes, dataset.config.size)
+
+
+def method_class_and_options(config: Mapping[str, Any]) -> tuple[type[Method], Any]:
+    """Return a method's class and its options, from the method part of a run's config."""
+    method = methods.load(config["implementation"])
+    options = {k: v for k, v in config.items() if k not in ("name", "implementation")}
+    return method, build_options(method.Options, options)
+
+
+def method_requirements(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> Requirements:
+    """Return what a method requires on a pair, without building it. Raises UnsupportedPair, or ValueError where its
+    options do not fit."""
+    method, options = method_class_and_options(config)
+    return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
+
+
 def build_method(
-    config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str
-) -> Method:
-    """A cell's method with its layers, initialised by the seed. Raises ValueError where its options do not fit."""
-    kind = methods.load(config["implementation"])
-    options = methods.options(kind.Options, {k: v for k, v in config.items() if k not in ("name", "implementation")})
-    context = Context(
-        dataset.classes,
-        _shapes(student, dataset),
-        _shapes(teacher, dataset),
-        dataset.train.labels.to(device),
-        epochs,
-    )
+    config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str,
+    teacher_network: Network | None = None,
+) -> Method:  # fmt: skip
+    """Build a method with its layers, initialized by the seed.
+
+    teacher_network: the frozen teacher, whose batch norm parameters some methods read. Raises UnsupportedPair, or
+    ValueError where the options do not fit.
+    """
+    method, options = method_class_and_options(config)
+    shapes = output_shapes(student, dataset), output_shapes(teacher, dataset)
+    stages = method.requirements(options, *shapes).batch_norms
+    batch_norms = {} if teacher_network is None else networks.batch_norm_parameters(teacher_network, stages)
+    context = Context(dataset.classes, *shapes, dataset.train.labels.to(device), epochs, batch_norms)
     with seeded("method", seed):
-        return kind(options, context).to(device)
+        return method(options, context).to(device)
 
 
-def _shapes(network: str, dataset: Dataset) -> Shapes:
-    with torch.device("meta"):
-        return networks.shapes(networks.build(network, dataset.classes), dataset.config.size)
-
-
-def _build(cell: Cell, dataset: Dataset) -> tuple[Trainer, Evaluator]:
-    config, device = cell.config, cell.settings.machine.device
-    recipe, seed = config["recipe"], config["seed"]
+def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
+    config, hardware = run.config, run.settings.machine
+    recipe, seed, device, precision = config["recipe"], config["seed"], hardware.device, config["precision"]
     with seeded("network", seed):
-        network = networks.build(cell.network, dataset.classes)
-    teacher, teacher_logits = None, None
-    if cell.teacher_run:
+        network = networks.build(run.network, dataset.classes)
+    teacher, teacher_logits, teacher_name = None, None, run.network
+    if run.teacher_run:
+        teacher_name = config["teacher"]["network"]
         teacher, teacher_logits = load_teacher(
-            cell.settings.runs, cell.teacher_run, config["teacher"]["network"], dataset.classes,
-            config["teacher"]["sha256"],
-        )  # fmt: skip
+            run.settings.runs, run.teacher_run, teacher_name, dataset.classes, config["teacher"]["sha256"]
+        )
         teacher = teacher.to(device, memory_format=torch.channels_last)
-    of = config["teacher"]["network"] if cell.teacher_run else cell.network
-    method = build_method(config["method"], cell.network, of, dataset, recipe["epochs"], seed, device)
+    method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)
+    loader = Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device)
+    teacher_outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
     trainer = Trainer(
-        network.to(device, memory_format=torch.channels_last), method, teacher,
-        Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device),
-        Schedule.of(recipe), device=device, precision=config["precision"], compiled=cell.settings.machine.compiled,
-        record=cuda_graph if cell.settings.machine.graphs else None,
+        network.to(device, memory_format=torch.channels_last), method, teacher_outputs, Schedule.from_recipe(recipe),
+        compiled=hardware.compiled, capture=cuda_graph if hardware.graphs else None,
     )  # fmt: skip
-    return trainer, Evaluator(dataset, teacher_logits, device, config["precision"])
+    return trainer, Evaluator(dataset, teacher_logits, device, precision)
 
 
-def _attach_cache(cell: Cell, trainer: Trainer, dataset: Dataset, progress: Progress) -> None:
-    """Give the trainer the teacher's caches where they can serve its method, says in a line how each is filled, and
-    fills ahead what is to be filled so."""
-    config, settings = cell.config, cell.settings
-    if cell.teacher_run is None:
+def _connect_cache(run: TrainingRun, trainer: Trainer, dataset: Dataset, progress: Progress) -> None:
+    """Open the teacher's caches for a student, and fill them ahead where that is cheaper."""
+    if run.teacher_run is None:
         return
-    header = trainer.cache_header(config["teacher"]["sha256"], dataset.fingerprint)
-    root = settings.runs / cell.teacher_run / "cache"
-    needs, limit = trainer.method.teacher_needs, settings.cache_gb
-    trainer.cache, line = opened(root, header, needs, limit, trainer.taught)
-    ahead, large = False, evaluation_batch(trainer.device, trainer.loader.side)
-    if trainer.cache is not None:
-        share = trainer.cache.share_filled()
-        ahead, why = _ahead(trainer, trainer.cache, config["recipe"]["epochs"] * settings.seeds, share, large)
-        line += f", {100 * share:.0f} % filled, the rest {'ahead' if ahead else 'on first use'}{why}"
-    lines = [line]
-    if trainer.method.second_view:
-        header = trainer.second_cache_header(config["teacher"]["sha256"], dataset.fingerprint)
-        trainer.second_cache, line = opened(root, header, needs, limit, trainer.taught)
-        if trainer.second_cache is not None:
-            line += f", {100 * trainer.second_cache.share_filled():.0f} % filled, the rest on first use"
-        lines.append(line)
-    for line in filter(None, lines):
-        print(f"{cell.name}: {line}", flush=True)
-    if ahead and (why := trainer.cache.fill(large, trainer.loader.view, progress.filling(cell.name))):
-        print(f"{cell.name}: {why}; what is missing is computed on first use", flush=True)
+    trainer.teacher_outputs.connect(
+        run.settings.runs / run.teacher_run / "cache", trainer.method.context, run.config["teacher"]["sha256"],
+        dataset.fingerprint, limit_gb=run.settings.cache_gb,
+        visits=run.config["recipe"]["epochs"] * run.settings.seeds,
+        announce=lambda line: print(f"{run.name}: {line}", flush=True), report_progress=progress.filling(run.name),
+    )  # fmt: skip
 
 
-def _ahead(trainer: Trainer, cache: TeacherCache, visits: int, share: float, large: int) -> tuple[bool, str]:
-    """Whether filling the cache ahead, `large` images at a time, is cheaper for `visits`, draws of a view; and why."""
-    views, missing = cache.header.columns, cache.header.samples * cache.header.columns * (1 - share)
-    if missing < 100 * large:
-        return False, " (it is small)"
-    seconds_ahead = trainer.seconds_a_row(cache.needs, large)
-    seconds_on_use = trainer.seconds_a_row(cache.needs, trainer.loader.batch_size * trainer.together)
-    seen = f": {visits} visits of an image see {visited(views, visits):.0f} of its {views} views"
-    return cheaper_ahead(views, visits, seconds_ahead, seconds_on_use), seen
-
-
-def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None:
+def _train(cell: TrainingRun, run: RunFolder, tracking: Tracking, progress: Progress) -> None:
     dataset = load_data(cell)
     trainer, evaluator = _build(cell, dataset)
-    _attach_cache(cell, trainer, dataset, progress)
+    _connect_cache(cell, trainer, dataset, progress)
     done, wall = _resume(run, trainer, cell)
     epochs = cell.config["recipe"]["epochs"]
     progress.start(cell.name, epochs, done)
@@ -280,7 +268,7 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
     try:
         with tracking.run(
             ids=run.folder / "wandb.json", name=cell.name, group=f"{cell.pair}/{cell.method}/{cell.identity}",
-            job_type=cell.config["role"], tags=tags, config=cell.config, first=1 - trainer.method.pre_epochs,
+            job_type=cell.config["role"], tags=tags, config=cell.config, first=1 - trainer.method.requires.init_epochs,
         ) as tracked:  # fmt: skip
             logits, wall = _epochs(cell, trainer, evaluator, tracked, progress, done, epochs, wall)
             _finish(cell, run, trainer, dataset, logits, wall, tracked)
@@ -288,24 +276,24 @@ def _train(cell: Cell, run: Run, tracking: Tracking, progress: Progress) -> None
         progress.stop()
 
 
-def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
+def _resume(run: RunFolder, trainer: Trainer, cell: TrainingRun) -> tuple[int, float]:
     """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
-    done, wall = -trainer.method.pre_epochs, 0.0  # a first stage ends with epoch 0
+    done, wall = -trainer.method.requires.init_epochs, 0.0  # a first stage ends with epoch 0
     for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
         part.unlink()
     if run.checkpoint.is_file():
         try:
-            saved = load_own(run.checkpoint, cell.settings.machine.device)
+            saved = load_weights(run.checkpoint, cell.settings.machine.device)
             if saved.keys() - {"code"} != {"trainer", "epoch", "wall_s"}:  # older ones have no code
-                raise Damaged(f"{run.checkpoint} is no checkpoint of a run")
+                raise DamagedFile(f"{run.checkpoint} is no checkpoint of a run")
             if saved.get("code", cell.code) != cell.code:
-                raise Damaged(f"it was begun by another version of {cell.method}'s code")
+                raise DamagedFile(f"it was begun by another version of {cell.method}'s code")
             kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
             if kept != list(range(done + 1, saved["epoch"] + 1)):
-                raise Damaged(f"{run.folder / 'metrics.jsonl'} lacks epochs")
+                raise DamagedFile(f"{run.folder / 'metrics.jsonl'} lacks epochs")
             trainer.load_state(saved["trainer"])
             done, wall = saved["epoch"], saved["wall_s"]
-        except Damaged as e:
+        except DamagedFile as e:
             print(f"{cell.name}: {e}; it begins anew", file=sys.stderr)
     if run.status == "done":
         print(f"{cell.name}: {unusable(run.result) or 'weights.pt is missing'}; it is made again", file=sys.stderr)
@@ -316,7 +304,7 @@ def _resume(run: Run, trainer: Trainer, cell: Cell) -> tuple[int, float]:
 
 
 def _epochs(
-    cell: Cell, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
+    cell: TrainingRun, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
     done: int, epochs: int, wall: float,
 ) -> tuple[torch.Tensor, float]:  # fmt: skip
     """Train the epochs that are left. Returns the final test logits, and the seconds of the whole training."""
@@ -326,7 +314,7 @@ def _epochs(
         began = time.perf_counter()
         line = {"epoch": epoch, **trainer.epoch(epoch, progress.tick)}
         with trainer.watch("eval"):
-            measured, logits = evaluator(trainer.deployed, epoch)
+            measured, logits = evaluator(trainer.inference_model, epoch)
         line |= measured | {f"{k}_s": v for k, v in trainer.watch.read().items()}
         run.append_metrics(line)
         tracked.log(line)
@@ -338,18 +326,25 @@ def _epochs(
             saved_at = time.perf_counter()
             saving = saved_at - now
     if logits is None:  # killed between the last checkpoint and the result
-        logits = evaluator(trainer.deployed, epochs)[1]
+        logits = evaluator(trainer.inference_model, epochs)[1]
     return logits, wall
 
 
 def _finish(
-    cell: Cell, run: Run, trainer: Trainer, dataset: Dataset, logits: torch.Tensor, wall: float, tracked: Tracked
+    cell: TrainingRun,
+    run: RunFolder,
+    trainer: Trainer,
+    dataset: Dataset,
+    logits: torch.Tensor,
+    wall: float,
+    tracked: Tracked,
 ) -> None:
     config, lines = cell.config, run.metrics()
-    if trainer.teacher is not None and content_hash(trainer.teacher.state_dict()) != config["teacher"]["sha256"]:
+    teacher = trainer.teacher_outputs.teacher
+    if teacher is not None and content_hash(teacher.state_dict()) != config["teacher"]["sha256"]:
         raise RuntimeError(f"{cell.method} changed its teacher")
     last = lines[-1]
-    extra_parameters, extra_buffers = count(trainer.method)
+    extra_parameters, extra_buffers = count_parameters(trainer.method)
     steps = len(trainer.loader)
     weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
     result: dict[str, Any] = {
@@ -370,12 +365,12 @@ def _finish(
         "correlation_distance": last.get("correlation_distance"),
         "wall_s": wall,
         "step_ms": 1000 * statistics.median(line["data_s"] + line["step_s"] for line in lines) / steps,
-        "parameters": count(trainer.network)[0],
+        "parameters": count_parameters(trainer.network)[0],
         "extra_parameters": extra_parameters,
         "extra_buffers": extra_buffers,
-        "inference_parameters": used(trainer.deployed, next(trainer.loader.epoch(1)).images),
-        "pre_epochs": trainer.method.pre_epochs,
-        "views": 2 if trainer.method.second_view else 1,
+        "inference_parameters": inference_parameters(trainer.inference_model, next(trainer.loader.epoch(1)).images[0]),
+        "pre_epochs": trainer.method.requires.init_epochs,
+        "views": trainer.method.requires.views,
         "precision": config["precision"],
         "changed": list(cell.changed),
         "code": cell.code,
@@ -384,7 +379,7 @@ def _finish(
         "hardware": cell.settings.machine.describe(),
     }
     save_outputs(run, weights, logits, dataset)
-    if trainer.deployed is not trainer.network:
+    if trainer.inference_model is not trainer.network:
         save(run.folder / "method.pt", {k: v.cpu() for k, v in trainer.method.state_dict().items()})
     run.write_result(result)
     tracked.summary({k: result[k] for k in ("top1_last", "top1_best", "teacher_top1", "step_ms") if k in result})
@@ -392,11 +387,11 @@ def _finish(
     run.checkpoint.unlink(missing_ok=True)
 
 
-def about_pair(cell: Cell) -> dict[str, Any]:
+def about_pair(cell: TrainingRun) -> dict[str, Any]:
     """What a student's result says of its pair and method; nothing for a teacher."""
     if cell.teacher_run is None:
         return {}
-    teacher = Run(cell.settings.runs / cell.teacher_run).result or {}
+    teacher = RunFolder(cell.settings.runs / cell.teacher_run).result or {}
     return {
         "pair": cell.pair,
         "teacher": cell.config["teacher"]["network"],
@@ -409,7 +404,7 @@ def about_pair(cell: Cell) -> dict[str, Any]:
     }
 
 
-def save_outputs(run: Run, weights: Mapping[str, torch.Tensor], logits: torch.Tensor, dataset: Dataset) -> None:
+def save_outputs(run: RunFolder, weights: Mapping[str, torch.Tensor], logits: torch.Tensor, dataset: Dataset) -> None:
     """Write a trained network's weights, and its test logits with the labels."""
     save(run.weights, dict(weights))
     with store.atomic(run.test_outputs) as f:

@@ -15,15 +15,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError, nearest
-from benchmark.networks.base import LOGITS, Network, shapes
+from benchmark.networks.base import LOGITS, Network, batch_norm_parameters, shapes
 from benchmark.networks.mobilenet import MobileNetV2
 from benchmark.networks.resnet import BasicBlock, Bottleneck, CifarResNet, ImageNetResNet
 from benchmark.networks.shufflenet import ShuffleV1, ShuffleV2
 from benchmark.networks.vgg import CONVOLUTIONS, VGG
 from benchmark.networks.wrn import WideResNet
-from methods.contract import Needs
+from methods.contract import Needs, Shapes
 
-__all__ = ["Network", "build", "canonical", "is_light", "multiplications", "names", "shapes", "split_pair"]
+__all__ = [
+    "Network", "batch_norm_parameters", "build", "canonical", "is_light", "multiplications", "names", "output_shapes",
+    "shapes", "split_pair",
+]  # fmt: skip
 
 _LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
 _FIXED: dict[str, Callable[[int], Network]] = {
@@ -100,6 +103,13 @@ def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOG
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, image_size, image_size), needs)
     return counter.get_total_flops() // 2
+
+
+@functools.cache
+def output_shapes(name: str, classes: int, image_size: int) -> Shapes:
+    """Return the shapes of a network's outputs, from a build on the meta device."""
+    with torch.device("meta"):
+        return shapes(build(name, classes), image_size)
 
 
 def is_light(name: str) -> bool:

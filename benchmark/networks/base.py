@@ -5,6 +5,7 @@ Pooling is the global average, which for 32 px equals the fixed windows used the
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,14 @@ class Network(nn.Module):
     """An image classifier that hands out what is needed of it, and runs no further than that.
 
     A subclass sets `stages`, the number of stages with the stem, and `head`, its classifier, and defines `stage`; also
-    `features` where something lies between the last stage and the pooling, `norm` where it has batch norms to tell of.
+    `features` where something lies between the last stage and the pooling, `batch_norm` where it has one.
     """
 
     stages: int
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
-        """Stage `k`, 0 being the stem, on the map before it: the map after, and, where `preact`, the map before its
-        last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
+        """Stage `k`, 0 being the stem, on the map before it: the map after, and, where `pre_activation`, the map
+        before its last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
         raise NotImplementedError
 
     @property
@@ -40,7 +41,7 @@ class Network(nn.Module):
         """The last stage's map [N, C, H, W] to the map [N, D, H, W] that is pooled."""
         return x
 
-    def norm(self, k: int) -> nn.BatchNorm2d | None:
+    def batch_norm(self, k: int) -> nn.BatchNorm2d | None:
         """The batch norm whose output is (a summand of) stage `k`'s pre-activation; None where there is not one."""
         return None
 
@@ -49,32 +50,29 @@ class Network(nn.Module):
 
         Raises ValueError where `needs` names a stage that the network does not have.
         """
-        unknown = [k for k in sorted(needs.maps | needs.preact) if not 0 <= k < self.stages]
+        unknown = [k for k in sorted({*needs.maps, *needs.pre_activations}) if not 0 <= k < self.stages]
         if unknown:
             raise ValueError(f"{type(self).__name__} has the stages 0 to {self.stages - 1}, not {unknown}")
         out = Outputs()
         last = self.stages - 1 if needs.last_stage is None else needs.last_stage
         for k in range(last + 1):
-            x, before = self.stage(k, x, k in needs.preact)
+            x, before = self.stage(k, x, k in needs.pre_activations)
             if k in needs.maps:
                 out.maps[k] = x
             if before is not None:
-                out.preact[k] = before
-        for k in needs.norms:
-            bn = self.norm(k)
-            out.norms[k] = (bn.bias.detach(), bn.weight.detach().abs())
+                out.pre_activations[k] = before
         if needs.last_stage is None:
             x = self.features(x)
             pooled = global_average(x)
-            if needs.final:
-                out.final = x
+            if needs.last_map:
+                out.last_map = x
             if needs.pooled:
                 out.pooled = pooled
             if needs.logits:
                 out.logits = self.head(pooled)
-            for m in needs.cams:
+            for m in needs.class_maps:
                 cells = functional.adaptive_avg_pool2d(x, m)
-                out.cams[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
+                out.class_maps[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
         return out
 
 
@@ -97,8 +95,14 @@ def shapes(network: Network, image_size: int) -> Shapes:
     memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
     memo |= {id(b): b.to("meta") for b in network.buffers()}
     twin = copy.deepcopy(network, memo).eval()
-    everything = Needs.of(pooled=True, final=True, maps=range(network.stages))
+    everything = Needs(pooled=True, last_map=True, maps=range(network.stages))
     out = twin(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
     stages = tuple(tuple(out.maps[k].shape[1:]) for k in range(network.stages))
-    norms = all(network.norm(k) is not None for k in range(network.stages))
-    return Shapes(stages, out.pooled.shape[1], tuple(out.final.shape[1:]), norms)
+    norms = all(network.batch_norm(k) is not None for k in range(network.stages))
+    return Shapes(stages, out.pooled.shape[1], tuple(out.last_map.shape[1:]), norms)
+
+
+def batch_norm_parameters(network: Network, stages: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Return bias [C_k] and absolute scale [C_k] of the last batch norm before the activation of some stages."""
+    norms = {k: network.batch_norm(k) for k in stages}
+    return {k: (bn.bias.detach(), bn.weight.detach().abs()) for k, bn in norms.items() if bn is not None}

@@ -69,13 +69,13 @@ class MobileNetV2(Network):
         init_by_width(self)
         nn.init.normal_(self.classifier[0].weight, 0.0, 0.01)
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
             before = self.conv1[1](self.conv1[0](x))
-            return F.relu(before), before if preact else None
+            return F.relu(before), before if pre_activation else None
         for group in GROUPS[k]:
             x = self.blocks[group](x)
-        return x, x if preact else None
+        return x, x if pre_activation else None
 
     def features(self, x: Tensor) -> Tensor:
         return self.conv2(x)

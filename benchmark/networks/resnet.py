@@ -84,7 +84,7 @@ class Bottleneck(nn.Module):
 class _PostActivation(Network):
     """Stem conv1, bn1; groups layer1, layer2, … of blocks that end in a sum and a ReLU."""
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
             before = self.bn1(self.conv1(x))
             x = F.relu(before)
@@ -92,9 +92,9 @@ class _PostActivation(Network):
             for block in getattr(self, f"layer{k}"):
                 before = block(x)
                 x = F.relu(before)
-        return x, before if preact else None
+        return x, before if pre_activation else None
 
-    def norm(self, k: int) -> nn.BatchNorm2d:
+    def batch_norm(self, k: int) -> nn.BatchNorm2d:
         return self.bn1 if k == 0 else getattr(self, f"layer{k}")[-1].last_norm
 
 

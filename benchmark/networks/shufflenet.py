@@ -56,7 +56,7 @@ class ShuffleV1(Network):
             width_in = width
         self.linear = nn.Linear(width_in, classes)
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
             before = self.bn1(self.conv1(x))
             x = F.relu(before)
@@ -64,7 +64,7 @@ class ShuffleV1(Network):
             for unit in getattr(self, f"layer{k}"):
                 before = unit(x)
                 x = F.relu(before)
-        return x, before if preact else None
+        return x, before if pre_activation else None
 
     @property
     def head(self) -> nn.Linear:
@@ -135,16 +135,16 @@ class ShuffleV2(Network):
         self.bn2 = nn.BatchNorm2d(1024)
         self.linear = nn.Linear(1024, classes)
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
             before = self.bn1(self.conv1(x))
-            return F.relu(before), before if preact else None
+            return F.relu(before), before if pre_activation else None
         down, *units = getattr(self, f"layer{k}")
         x = down(x)
         for unit in units:
             kept, worked = unit(x)
             x = shuffle(torch.cat([kept, F.relu(worked)], 1), 2)
-        return x, torch.cat([kept, worked], 1) if preact else None
+        return x, torch.cat([kept, worked], 1) if pre_activation else None
 
     def features(self, x: Tensor) -> Tensor:
         return F.relu(self.bn2(self.conv2(x)))

@@ -40,14 +40,14 @@ class VGG(Network):
         init_by_width(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         # The last two stages share a size; only 64-px images, here down to 8, are pooled between them.
         if 0 < k < 4 or (k == 4 and x.shape[2] == 8):
             x = F.max_pool2d(x, 2)
         before = getattr(self, f"block{k}")(x)
-        return F.relu(before), before if preact else None
+        return F.relu(before), before if pre_activation else None
 
-    def norm(self, k: int) -> nn.BatchNorm2d:
+    def batch_norm(self, k: int) -> nn.BatchNorm2d:
         return getattr(self, f"block{k}")[-1]
 
     @property

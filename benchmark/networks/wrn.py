@@ -56,13 +56,13 @@ class WideResNet(Network):
         self.fc = nn.Linear(64 * width, classes)
         init_by_width(self)
 
-    def stage(self, k: int, x: Tensor, preact: bool) -> tuple[Tensor, Tensor | None]:
+    def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         x = self.conv1(x) if k == 0 else getattr(self, f"block{k}")(x)
-        if not preact:
+        if not pre_activation:
             return x, None
-        return x, _normalised(self.norm(k), x)
+        return x, _normalised(self.batch_norm(k), x)
 
-    def norm(self, k: int) -> nn.BatchNorm2d:
+    def batch_norm(self, k: int) -> nn.BatchNorm2d:
         return self.bn1 if k == 3 else getattr(self, f"block{k + 1}").layer[0].bn1
 
     def features(self, x: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ import yaml
 STATUSES = ("running", "done", "failed", "diverged", "skipped")
 
 
-class Busy(Exception):
+class RunBusy(Exception):
     """Another process holds the run."""
 
 
@@ -73,14 +73,14 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold the file `path`; the kernel lets go when the process ends, however it ends.
 
-    Where another process holds it: waits for it, or else raises Busy.
+    Where another process holds it: waits for it, or else raises RunBusy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as e:
-            raise Busy(f"another process is writing {path.parent}") from e
+            raise RunBusy(f"another process is writing {path.parent}") from e
         yield
 
 
@@ -136,7 +136,7 @@ def unusable(result: Mapping[str, Any] | None) -> str | None:
     return None
 
 
-class Run:
+class RunFolder:
     """One run folder. Reading needs nothing; writing needs the lock."""
 
     def __init__(self, folder: Path) -> None:
@@ -175,7 +175,7 @@ class Run:
         return usable and self.status == "done" and self.weights.is_file()
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run for writing; raises Busy where another process does."""
+        """Hold the run for writing; raises RunBusy where another process does."""
         return lock(self.folder / "lock")
 
     def write_result(self, result: Mapping[str, Any]) -> None:

@@ -17,18 +17,18 @@ from benchmark.runs import folder as store
 State = Mapping[str, Tensor]
 
 
-class Damaged(Exception):
+class DamagedFile(Exception):
     """A file is not as torch.save wrote it."""
 
 
-def load_own(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """The dictionary in a file that a run has written. Raises Damaged where it is not whole, or another file."""
+def load_weights(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """The dictionary in a file that a run has written. Raises DamagedFile where it is not whole, or another file."""
     content = None
     if is_intact(path):
         with contextlib.suppress(Exception):  # see `_read`
             content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict):
-        raise Damaged(f"{path} is damaged")
+        raise DamagedFile(f"{path} is damaged")
     return content
 
 

@@ -8,16 +8,16 @@ import torch
 from benchmark import networks
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError
-from benchmark.grid.run import Cell, save_outputs
+from benchmark.grid.run import TrainingRun, save_outputs
 from benchmark.networks.checkpoints import load_foreign
-from benchmark.runs.folder import Run
-from benchmark.runs.weights import content_hash, load_own
+from benchmark.runs.folder import RunFolder
+from benchmark.runs.weights import content_hash, load_weights
 from benchmark.training import metrics
-from benchmark.training.evaluation import count, predict
+from benchmark.training.evaluation import count_parameters, predict
 from benchmark.training.hardware import versions
 
 
-def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) -> Cell:
+def import_checkpoint(path: Path, network: str, cell: TrainingRun, dataset: Dataset) -> TrainingRun:
     """The cell of an imported teacher, made from a plan for training it. Its weights and test outputs are stored once.
 
     Raises UserError where the file cannot be read or does not fit the network and data set.
@@ -27,7 +27,7 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
     weights = teacher.state_dict()
     config = {k: cell.config[k] for k in ("role", "dataset", "network", "precision", "profile")}
     config["imported"] = content_hash(weights)
-    cell = Cell(config, cell.dataset, cell.about, cell.settings)
+    cell = TrainingRun(config, cell.dataset, cell.about, cell.settings)
     run = cell.run
     with run.lock():
         if run.done:
@@ -44,7 +44,7 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
             {
                 "status": "done", "role": "teacher", "dataset": dataset.name, "network": network,
                 "profile": config["profile"], "identity": cell.identity, "imported_from": path.name,
-                "top1_last": metrics.top_k(logits, test.labels), "parameters": count(teacher)[0],
+                "top1_last": metrics.top_k(logits, test.labels), "parameters": count_parameters(teacher)[0],
                 "precision": config["precision"], "sha256": config["imported"], "versions": versions(),
                 "hardware": cell.settings.machine.describe(),
             },
@@ -53,11 +53,11 @@ def import_checkpoint(path: Path, network: str, cell: Cell, dataset: Dataset) ->
     return cell
 
 
-def check(run: Run, network: str, classes: int, min_top1: float | None) -> str | None:
+def check(run: RunFolder, network: str, classes: int, min_top1: float | None) -> str | None:
     """Why the finished teacher in `run` is not fit to teach; None where it is. The bound defaults to twice chance."""
     result = run.result or {}
     try:
-        whole = content_hash(load_own(run.weights)) == result["sha256"]
+        whole = content_hash(load_weights(run.weights)) == result["sha256"]
         with np.load(run.test_outputs) as saved:
             saved["logits"]
     except Exception:  # zipfile, zlib and numpy each have errors of their own for a broken file

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from benchmark.data.datasets import Dataset, DatasetConfig, Split, normalise
+from benchmark.data.datasets import Dataset, DatasetConfig, Split, normalize
 from benchmark.training import metrics
 
 
@@ -29,7 +29,7 @@ def predict(network: nn.Module, split: Split, config: DatasetConfig, precision: 
     found, device = [], split.images.device.type
     for images in split.images.split(evaluation_batch(device, split.images.shape[3])):
         with autocast(device, precision):
-            found.append(network(normalise(images, config)).logits.float())
+            found.append(network(normalize(images, config)).logits.float())
     return torch.cat(found)
 
 
@@ -67,13 +67,13 @@ class Evaluator:
         return logits
 
 
-def count(module: nn.Module) -> tuple[int, int]:
+def count_parameters(module: nn.Module) -> tuple[int, int]:
     """Numbers of trainable parameters and of buffer entries of a module."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad), sum(b.numel() for b in module.buffers())
 
 
 @torch.no_grad()
-def used(network: nn.Module, images: Tensor) -> int:
+def inference_parameters(network: nn.Module, images: Tensor) -> int:
     """Number of parameters of the layers that a network runs for its logits of `images`, in eval mode."""
     ran: set[nn.Module] = set()
     hooks = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in network.modules()]

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 
 
 @dataclass(frozen=True)
-class Machine:
+class Hardware:
     """Where a run computes; not part of its identity."""
 
     device: str  # cpu or cuda
@@ -25,7 +25,7 @@ class Machine:
     graphs: bool  # training steps are recorded as CUDA graphs
 
     @staticmethod
-    def find(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Machine":
+    def find(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Hardware":
         """Resolve `auto`, 0 and None, the cores being shared by `jobs` cells; raises UserError where there is no such
         GPU, fewer cores than `threads`, no compiler for `compiled`, or no GPU for `graphs`."""
         cores = os.cpu_count() or 1
@@ -43,7 +43,7 @@ class Machine:
         if graphs and device == "cpu":
             raise UserError("cuda_graph=true: the cells run on the CPU here, and only a GPU records its steps")
         graphs = device == "cuda" if graphs is None else graphs
-        return Machine(device, threads or max(1, torch.get_num_threads() // jobs), compiled, graphs)
+        return Hardware(device, threads or max(1, torch.get_num_threads() // jobs), compiled, graphs)
 
     def prepare(self) -> None:
         """Set this process up for training: its threads, its memory, and on a GPU the fastest kernels for convolutions,

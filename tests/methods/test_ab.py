@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.ab import boundary_distance
-from methods.contract import Context, Impossible, Needs, Outputs, Shapes
+from methods.contract import Context, UnsupportedPair, Needs, Outputs, Shapes
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 4, 4), (1, 2, 2))
 TEACHER = ((2, 8, 8), (5, 8, 8), (6, 4, 4), (4, 4, 4))
@@ -114,7 +114,7 @@ def test_the_published_first_stage_is_30_of_240_epochs(make):
 
 
 def test_sizes_that_no_convolution_aligns_are_impossible(make):
-    with pytest.raises(Impossible, match="cannot map"):
+    with pytest.raises(UnsupportedPair, match="cannot map"):
         make("ab", context(((1, 8, 8), (2, 2, 2)), ((1, 8, 8), (2, 8, 8))))
 
 

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 import methods
 from methods.combination import combined
-from methods.contract import Impossible, Method, Needs, total
+from methods.contract import UnsupportedPair, Method, Needs, total
 from tests.methods.conftest import only, small
 
 
@@ -73,7 +73,7 @@ def test_a_part_that_cannot_be_says_so(make):
     from methods.contract import Context, Shapes
 
     shapes = [Shapes(((2, 8, 8), (2, 8, 8), size), 6) for size in ((3, 4, 4), (3, 32, 32))]
-    with pytest.raises(Impossible):
+    with pytest.raises(UnsupportedPair):
         make("fitnet_kd", Context(5, *shapes, torch.arange(40) % 5, 20))
 
 

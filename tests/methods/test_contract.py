@@ -47,7 +47,7 @@ def test_code_is_that_which_runs_and_not_what_its_file_has_become(tmp_path, monk
     methods.load("mine")
     (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace("temperature**2", "temperature**3"))
     linecache.clearcache()
-    assert methods.code("mine") == methods.code("kd")
+    assert methods.code_version("mine") == methods.code_version("kd")
     sys.modules.pop("methods.mine")
 
 
@@ -61,10 +61,10 @@ def test_code_changes_with_statements_and_not_with_comments(tmp_path, monkeypatc
         (tmp_path / "mine.py").write_text(change(text))
         sys.modules.pop("methods.mine", None)
         linecache.clearcache()
-        return methods.code("mine")
+        return methods.code_version("mine")
 
     same = code(lambda s: s)
-    assert same == methods.code("kd")
+    assert same == methods.code_version("kd")
     assert code(lambda s: s.replace("class KD", "# the loss\nclass KD")) == same
     assert code(lambda s: s.replace("temperature**2", "temperature**3", 1)) != same
-    assert methods.code("crd+kd") not in (methods.code("crd"), methods.code("kd"))
+    assert methods.code_version("crd+kd") not in (methods.code_version("crd"), methods.code_version("kd"))

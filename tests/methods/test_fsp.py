@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.contract import Context, Impossible, Needs, Outputs, Shapes
+from methods.contract import Context, UnsupportedPair, Needs, Outputs, Shapes
 from methods.fsp import flow, flow_distance
 
 STAGES = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
@@ -85,7 +85,7 @@ def test_needs_all_stages_with_the_stem(make):
 
 @pytest.mark.parametrize("teacher", [((2, 8, 8), (2, 8, 8), (5, 4, 4), (4, 2, 2)), STAGES[:3]])
 def test_unequal_channels_are_impossible(make, teacher):
-    with pytest.raises(Impossible, match=r"equal channels in all stages: \[2, 2, 3, 4\] \(student\), \["):
+    with pytest.raises(UnsupportedPair, match=r"equal channels in all stages: \[2, 2, 3, 4\] \(student\), \["):
         make("fsp", context(teacher=teacher))
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods.contract import Context, Impossible, Outputs, Shapes
+from methods.contract import Context, UnsupportedPair, Outputs, Shapes
 from methods.ft import factor_distance
 
 
@@ -120,7 +120,7 @@ def test_refuses_a_rate_that_leaves_no_factor(make):
 
 @pytest.mark.parametrize("shapes", [((3, 1, 1), (4, 2, 2)), ((3, 2, 2), (4, 1, 1))])
 def test_maps_of_one_position_are_impossible(make, shapes):
-    with pytest.raises(Impossible, match="a single position"):
+    with pytest.raises(UnsupportedPair, match="a single position"):
         make("ft", context(*shapes))
 
 

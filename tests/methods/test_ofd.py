@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm, truncnorm
 
-from methods.contract import Context, Impossible, Outputs, Shapes
+from methods.contract import Context, UnsupportedPair, Outputs, Shapes
 from methods.ofd import margins, partial_distance
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
@@ -118,7 +118,7 @@ def test_resnet32x4_resnet8x4_has_the_published_parameter_count(make):
 
 
 def test_a_teacher_without_batch_norm_before_its_activations_is_impossible(make):
-    with pytest.raises(Impossible, match="batch norm"):
+    with pytest.raises(UnsupportedPair, match="batch norm"):
         make("ofd", context(norms=False))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.runs.folder import Run
+from benchmark.runs.folder import RunFolder
 
 EXPECTED = Path(__file__).parent / "expected"
 PAIR = "resnet20-resnet8"
@@ -301,7 +301,7 @@ def test_json_that_is_too_deep_is_a_broken_result(tree, analyse):
 def test_a_result_that_was_changed_is_left_out(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
     folder = tree.student(PAIR, "kd", "0000000000a1", 1, 61.0)
-    run = Run(folder)
+    run = RunFolder(folder)
     run.write_result(run.result)
     assert cells(analyse("table")[1], "KD")[0] == "**60.50 ± 0.71 (2)**"
     (folder / "result.json").write_text((folder / "result.json").read_text().replace("61.0", "81.0"))

@@ -22,10 +22,10 @@ from benchmark.__main__ import main
 from benchmark.config import compose as configs
 from benchmark.grid import plan as grid
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Cell, execute
-from benchmark.runs.folder import Run, lock
+from benchmark.grid.run import TrainingRun, execute
+from benchmark.runs.folder import RunFolder, lock
 from benchmark.runs.tracking import Tracking
-from benchmark.runs.weights import load_own, save
+from benchmark.runs.weights import load_weights, save
 from tests.conftest import ROOT
 
 
@@ -36,13 +36,13 @@ def bench(overrides: list[str]) -> tuple[grid.Plan, list]:
     return plan, grid.run(plan, Tracking(config.tracker, plan.settings.runs))
 
 
-def cells(plan: grid.Plan) -> dict[str, Cell]:
+def cells(plan: grid.Plan) -> dict[str, TrainingRun]:
     """The student cells by method (and seed, where there are several)."""
     found = [c for t in plan.teachers for c in plan.students(t)]
     return {c.method if len(plan.config.seeds) == 1 else f"{c.method}-{c.config['seed']}": c for c in found}
 
 
-def trained(run: Run) -> tuple[dict[str, torch.Tensor], list[dict]]:
+def trained(run: RunFolder) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """What a run ended with: its weights, and its metrics without the times."""
     lines = [{k: v for k, v in m.items() if not k.endswith("_s")} for m in run.metrics()]
     return torch.load(run.weights, weights_only=True), lines
@@ -202,12 +202,12 @@ def test_a_stopped_command_goes_on_where_it_was(tiny, tmp_path, command, how, st
     assert process.returncode == status, out + err
     assert "Traceback" not in err
     (folder,) = (tmp_path / "again").glob("npz/resnet14-resnet8/kd/*/seed=0")
-    assert Run(folder).status == "running"
+    assert RunFolder(folder).status == "running"
 
     done = command("benchmark", *again)
     assert done.returncode == 0, done.stderr
     assert "resumed after epoch" in done.stdout
-    assert same(trained(Run(folder)), whole)
+    assert same(trained(RunFolder(folder)), whole)
 
 
 def test_a_run_that_another_process_holds_is_left_alone(tiny, command):
@@ -240,7 +240,7 @@ def flip(path: Path, weights: dict[str, torch.Tensor]) -> None:
     path.write_bytes(content)
 
 
-def flip_checkpoint(run: Run) -> None:
+def flip_checkpoint(run: RunFolder) -> None:
     flip(run.checkpoint, torch.load(run.checkpoint, weights_only=True)["trainer"]["network"])
 
 
@@ -248,17 +248,17 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-99])
 
 
-def of_another_kind(run: Run) -> None:
+def of_another_kind(run: RunFolder) -> None:
     torch.save({"model": {}}, run.checkpoint)
 
 
-def without_an_epoch(run: Run) -> None:
+def without_an_epoch(run: RunFolder) -> None:
     lines = run.metrics()
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps({"loss": m["loss"]}) + "\n" for m in lines))
 
 
-def of_other_code(run: Run) -> None:
-    save(run.checkpoint, load_own(run.checkpoint) | {"code": "0" * 12})
+def of_other_code(run: RunFolder) -> None:
+    save(run.checkpoint, load_weights(run.checkpoint) | {"code": "0" * 12})
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from benchmark.config import compose as configs
 from benchmark.errors import UserError
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import Outcome, execute
-from benchmark.runs.folder import Run, lock
+from benchmark.runs.folder import RunFolder, lock
 from benchmark.runs.tracking import Tracking
 from benchmark.training.evaluation import Evaluator
 
@@ -68,7 +68,7 @@ def runs(folder: Path) -> dict[tuple, Run]:
     found = {}
     for path in (folder / "runs" / "npz" / PAIR).glob("kd/*/seed=*/config.yaml"):
         config = yaml.safe_load(path.read_text())
-        found[(*(config["method"][k] for k in KD), config["seed"])] = Run(path.parent)
+        found[(*(config["method"][k] for k in KD), config["seed"])] = RunFolder(path.parent)
     return found
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from benchmark.config.compose import CONF, check_limits
 from benchmark.data import augmentation as augment
 from benchmark.data import sources
-from benchmark.data.datasets import NAMES, DatasetConfig, Split, load, normalise
+from benchmark.data.datasets import NAMES, DatasetConfig, Split, load, normalize
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.training.seeding import seed_for, seeded
@@ -171,7 +171,7 @@ def test_every_view_equals_a_pixel_loop(padding, flip, views):
 def test_normalise_is_the_formula_in_channels_last():
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     of = config("cifar100")
-    found = normalise(images, of)
+    found = normalize(images, of)
     mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (of.mean, of.std))
     torch.testing.assert_close(found.double(), (images.double() / 255 - mean) / std, atol=1e-6, rtol=0)
     assert found.dtype == torch.float32

@@ -14,7 +14,7 @@ from benchmark.__main__ import main
 from benchmark.config import compose as configs
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
-from benchmark.runs.folder import Run
+from benchmark.runs.folder import RunFolder
 from benchmark.runs.tracking import Tracking
 
 
@@ -90,7 +90,7 @@ def test_leaving_begins_nothing_that_was_about_to_begin(tmp_path, monkeypatch):
 def results(runs) -> dict[str, list]:
     return {
         str(p.parent.relative_to(runs)): [
-            {k: v for k, v in m.items() if not k.endswith("_s")} for m in Run(p.parent).metrics()
+            {k: v for k, v in m.items() if not k.endswith("_s")} for m in RunFolder(p.parent).metrics()
         ]
         for p in runs.glob("npz/*/*/*/seed=*/result.json")
     }

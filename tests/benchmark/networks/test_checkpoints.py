@@ -12,7 +12,7 @@ import torch
 from benchmark.errors import UserError
 from benchmark.networks import build
 from benchmark.networks.checkpoints import load_foreign
-from benchmark.runs.weights import Damaged, content_hash, load_own
+from benchmark.runs.weights import DamagedFile, content_hash, load_weights
 
 
 def trained(name="resnet8", classes=10, seed=0):
@@ -199,8 +199,8 @@ def test_an_overwritten_byte_is_noticed_or_does_no_harm(save):
     for at in places(whole):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         try:
-            found = load_own(path)
-        except Damaged as e:
+            found = load_weights(path)
+        except DamagedFile as e:
             noticed += 1
             assert str(e) == f"{path} is damaged"
             assert "damaged" in refusal(path)
@@ -213,8 +213,8 @@ def test_an_overwritten_byte_is_noticed_or_does_no_harm(save):
 def test_what_is_no_file_of_a_run_is_damaged(tmp_path, save, content):
     (tmp_path / "weights.pt").write_bytes(content)
     for path in (tmp_path / "weights.pt", tmp_path / "none.pt", save(torch.zeros(2))):
-        with pytest.raises(Damaged):
-            load_own(path)
+        with pytest.raises(DamagedFile):
+            load_weights(path)
 
 
 def test_a_pickled_network_is_named_and_refused(save):

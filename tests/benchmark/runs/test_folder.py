@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.errors import unwritable
 from benchmark.runs import folder as store
-from benchmark.runs.folder import Busy, Run
+from benchmark.runs.folder import RunBusy, RunFolder
 
 CONFIG = {"method": {"name": "kd", "temperature": 4.0}, "recipe": {"epochs": 2}, "seed": 3}
 
@@ -46,7 +46,7 @@ def test_json_has_no_nan(tmp_path):
 def test_broken_json_reads_as_nothing(tmp_path, content):
     (tmp_path / "status.json").write_bytes(content)
     assert store.read_json(tmp_path / "status.json") is None
-    assert Run(tmp_path).status is None
+    assert RunFolder(tmp_path).status is None
 
 
 def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
 
 
 def test_a_run_is_done_only_when_complete(tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     run.set_status("done")
     assert not run.done
     result = {"top1_last": 1.0, "sha256": "ab" * 32}
@@ -80,7 +80,7 @@ def test_a_run_is_done_only_when_complete(tmp_path):
 
 
 def test_rewind_forgets_later_epochs_and_a_half_written_line(tmp_path):
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     for epoch in (1, 2, 3):
         run.append_metrics({"epoch": epoch, "loss": 1.0 / epoch})
     with open(tmp_path / "metrics.jsonl", "a") as f:
@@ -92,7 +92,7 @@ def test_rewind_forgets_later_epochs_and_a_half_written_line(tmp_path):
 
 
 def _hold(folder: Path, held) -> None:
-    with Run(folder).lock():
+    with RunFolder(folder).lock():
         held.set()
         time.sleep(60)
 
@@ -104,10 +104,10 @@ def test_the_lock_refuses_a_second_process_and_ends_with_its_holder(tmp_path):
     process.start()
     try:
         assert held.wait(30)
-        with pytest.raises(Busy, match="another process"), Run(tmp_path).lock():
+        with pytest.raises(RunBusy, match="another process"), RunFolder(tmp_path).lock():
             pass
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    with Run(tmp_path).lock():  # free again, though its holder never said so
+    with RunFolder(tmp_path).lock():  # free again, though its holder never said so
         pass

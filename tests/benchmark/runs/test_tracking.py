@@ -11,7 +11,7 @@ from PIL import Image
 from benchmark.__main__ import main
 from benchmark.config import compose as configs
 from benchmark.errors import UserError
-from benchmark.runs.folder import Run
+from benchmark.runs.folder import RunFolder
 from benchmark.runs.tracking import Tracking
 from tests.benchmark.runs.wandb_file import contents
 
@@ -127,12 +127,12 @@ def test_a_whole_command_logs_teacher_students_and_report(alone, tiny, tmp_path)
     assert all(run["exit"] == 0 for run in runs)
     kd = next(r for r in by_type["student"] if "kd" in r["run"].tags)
     (folder,) = (tmp_path / "runs").glob("npz/resnet14-resnet8/kd/*/seed=0")
-    lines = Run(folder).metrics()
+    lines = RunFolder(folder).metrics()
     # one log call an epoch, the epoch as the axis, and just what metrics.jsonl says
     logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in kd["history"]]
     assert logged == lines
     assert kd["run"].run_group == f"resnet14-resnet8/kd/{folder.parent.name}"
-    assert kd["summary"]["top1_last"] == Run(folder).result["top1_last"]
+    assert kd["summary"]["top1_last"] == RunFolder(folder).result["top1_last"]
     config = {u.key: json.loads(u.value_json) for u in kd["run"].config.update}
     assert config["recipe"]["epochs"] == 2 and config["method"]["kd_weight"] == 0.9
     (row,) = by_type["report"][0]["history"]

@@ -17,7 +17,7 @@ import torch
 
 from benchmark.__main__ import main
 from benchmark.runs import folder as store
-from benchmark.runs.folder import Run
+from benchmark.runs.folder import RunFolder
 from benchmark.teacher.cache import FEWEST, GIGA, Header, TeacherCache, cheaper_ahead, opened, visited, wanted
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
@@ -300,7 +300,7 @@ def test_a_run_with_a_cache_equals_one_with_a_live_teacher(tiny, tmp_path, capsy
         overrides = [*tiny, f"methods={method}", f"runs={runs}", f"teacher.cache_gb={limit}"]
         assert main([*overrides, "crd.negatives=8"] if method == "crd" else overrides) == 0
         (folder,) = runs.glob(f"npz/resnet14-resnet8/{method}/*/seed=0")
-        lines.append([{k: v for k, v in m.items() if not k.endswith("_s")} for m in Run(folder).metrics()])
+        lines.append([{k: v for k, v in m.items() if not k.endswith("_s")} for m in RunFolder(folder).metrics()])
         said = capsys.readouterr().out
         if method != "fitnet":
             assert ("the teacher runs live" in said) == (name == "live")

@@ -14,7 +14,7 @@ from benchmark.config import compose as configs
 from benchmark.data import datasets as data
 from benchmark.training.evaluation import Evaluator, autocast
 from methods import load, options
-from methods.contract import Batch, Context, Impossible, Needs, total
+from methods.contract import Batch, Context, UnsupportedPair, Needs, total
 
 CLASSES, IMAGES, SIZE = 100, 2_000, 32
 COUNTS = ("crd", "crd_kd")  # count the labels while they are built, which needs their content
@@ -32,7 +32,7 @@ def test_a_step_keeps_to_its_device(name, pair, precision):
         context = Context(CLASSES, *shapes, torch.randint(CLASSES, (IMAGES,)), 240)
         try:
             method = kind(options(kind.Options, values), context)
-        except Impossible as reason:
+        except UnsupportedPair as reason:
             pytest.skip(str(reason))
         student, teacher = (networks.build(n, CLASSES) for n in student_and_teacher)
         for epoch in (1 - method.pre_epochs, 1):

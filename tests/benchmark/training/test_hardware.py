@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark.errors import UserError
-from benchmark.training.hardware import Machine
+from benchmark.training.hardware import Hardware
 
 FAULTS = """
 import resource, torch
@@ -39,23 +39,23 @@ def test_memory_that_is_kept_is_not_faulted_in_anew():
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert Machine.find("cpu", 0, 1, False, False).threads == torch.get_num_threads()
-    assert Machine.find("cpu", 0, 1000, False, False).threads == 1
-    assert Machine.find("cpu", 3, 1000, False, False).threads == 3
+    assert Hardware.find("cpu", 0, 1, False, False).threads == torch.get_num_threads()
+    assert Hardware.find("cpu", 0, 1000, False, False).threads == 1
+    assert Hardware.find("cpu", 3, 1000, False, False).threads == 3
     with pytest.raises(UserError, match="threads is 5: this machine has 4 cores"):
-        Machine.find("cpu", 5, 1, False, False)
+        Hardware.find("cpu", 5, 1, False, False)
 
 
 def test_steps_are_recorded_on_a_gpu_unless_told_otherwise(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert Machine.find("auto", 1, 1, False, None).graphs and not Machine.find("cuda", 1, 1, False, False).graphs
-    assert not Machine.find("cpu", 1, 1, False, None).graphs
+    assert Hardware.find("auto", 1, 1, False, None).graphs and not Hardware.find("cuda", 1, 1, False, False).graphs
+    assert not Hardware.find("cpu", 1, 1, False, None).graphs
     with pytest.raises(UserError, match="cuda_graph=true: the cells run on the CPU here"):
-        Machine.find("cpu", 1, 1, False, True)
+        Hardware.find("cpu", 1, 1, False, True)
 
 
 def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
-        Machine.find("cpu", 1, 1, True, False)
-    assert not Machine.find("cpu", 1, 1, False, False).compiled
+        Hardware.find("cpu", 1, 1, True, False)
+    assert not Hardware.find("cpu", 1, 1, False, False).compiled

@@ -12,7 +12,7 @@ from benchmark import networks
 from benchmark.__main__ import main
 from benchmark.config import compose as configs
 from benchmark.data import datasets as data
-from benchmark.data.datasets import normalise
+from benchmark.data.datasets import normalize
 from benchmark.grid import plan as grid
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import execute
@@ -79,7 +79,7 @@ def test_what_is_evaluated_is_the_student_with_the_layers_that_are_kept(tiny, tm
     for module in (teacher, student, projector):
         module.eval()
     with torch.no_grad():
-        given = student(normalise(dataset.test.images, dataset.config), Needs.of(logits=True, maps=[3]))
+        given = student(normalize(dataset.test.images, dataset.config), Needs.of(logits=True, maps=[3]))
         logits = teacher.fc(projector(given.maps[3]).mean((2, 3)))
     hits = (logits.argmax(1) == dataset.test.labels).float()
     assert (

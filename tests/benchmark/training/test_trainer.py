@@ -18,7 +18,7 @@ from benchmark.grid.run import build_method
 from benchmark.training.evaluation import Diverged, Evaluator, autocast
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Parts, Schedule, Trainer, compile_parts, lowered
-from methods.contract import Impossible, Method, Needs, Outputs, Term
+from methods.contract import UnsupportedPair, Method, Needs, Outputs, Term
 from tests.conftest import write_tiny
 
 METHODS = configs.group("method")
@@ -58,7 +58,7 @@ def build(
         student = networks.build(student_name, dataset.classes)
     try:
         method = build_method(chosen.resolved(), student_name, teacher_name, dataset, 10, seed, device)
-    except Impossible as reason:
+    except UnsupportedPair as reason:
         if pair == PAIRS[0]:
             raise
         pytest.skip(str(reason))

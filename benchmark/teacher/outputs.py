@@ -1,0 +1,242 @@
+"""Teacher outputs of training batches: live, from a cache, or prefetched for several batches at once.
+
+`TeacherOutputs` hides from the training loop where a batch's outputs come from. It owns the caches, one per view, with
+their headers, and decides whether a cache is filled ahead.
+"""
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.backends import cudnn
+
+from benchmark.data import randaugment
+from benchmark.data.loader import WEAK, Loader
+from benchmark.networks import Network
+from benchmark.teacher.cache import (
+    CacheHeader,
+    TeacherCache,
+    expected_distinct_views,
+    open_cache,
+    should_prefill,
+)
+from benchmark.training.evaluation import autocast, evaluation_batch
+from benchmark.training.stopwatch import Stopwatch
+from methods.contract import Batch, Context, Needs, Outputs, Requirements
+
+SMALL_CACHE = 100  # evaluation batches; a smaller cache is not worth filling ahead
+
+
+@dataclass(frozen=True)
+class CachedOutputs:
+    """What the caches hold for a batch, one entry per view; None for a view that the teacher must compute."""
+
+    views: list[Outputs | None] = field(default_factory=list)
+
+
+class TeacherOutputs:
+    """Outputs of a frozen teacher for training batches.
+
+    teacher: the network in eval mode on `device`; None for a method that reads nothing of one.
+    visits: how often training looks at each image, over all runs that will share the caches.
+    Raises ValueError where the method needs a teacher and there is none.
+    """
+
+    def __init__(
+        self, teacher: Network | None, requires: Requirements, loader: Loader, *, device: str, precision: str
+    ) -> None:
+        if teacher is None and not (requires.teacher.empty and requires.needs(0)[1].empty):
+            raise ValueError("the method needs a teacher")
+        self.teacher, self.requires, self.loader = teacher, requires, loader
+        self.device, self.precision = device, precision
+        self.network = None if teacher is None else cast_frozen_weights(teacher, precision)
+        self.caches: list[TeacherCache | None] = [None] * requires.views
+        self.fill_batch = evaluation_batch(device, loader.image_size)
+        self._batches_at_once = max(1, self.fill_batch // loader.batch_size)
+        self._rows_missing = True  # until an epoch has computed none
+
+    # ------------------------------------------------------------ one batch
+
+    def lookup(self, batch: Batch) -> CachedOutputs:
+        """Read what the caches hold for a batch. It runs on the CPU, outside a captured step."""
+        if self.requires.needs(batch.epoch)[1] != self.requires.teacher:
+            return CachedOutputs([None] * len(batch.images))  # the caches serve the stage after the initialization
+        views = zip(self.caches, batch.augmentation_ids, batch.images, strict=False)
+        return CachedOutputs(
+            [
+                None if cache is None or ids is None else cache(batch.indices_cpu, ids, images)
+                for cache, ids, images in views
+            ]
+        )
+
+    def complete(self, batch: Batch, cached: CachedOutputs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
+        """Return the outputs for all views of a batch: cached ones, and the others computed by the teacher.
+
+        teacher: the forward function to use, such as a compiled one; the network itself by default.
+        """
+        needs = self.requires.needs(batch.epoch)[1]
+        if needs.empty:
+            return Outputs()
+        views = [
+            outputs if outputs is not None else self.live(images, needs, teacher)
+            for outputs, images in itertools.zip_longest(cached.views, batch.images)
+        ]
+        return replace(views[WEAK], further_views=views[1:])
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Return the outputs for all views of a batch, from the caches or the network."""
+        return self.complete(batch, self.lookup(batch))
+
+    @torch.no_grad()
+    def live(self, images: Tensor, needs: Needs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
+        """Run the teacher on images [B, 3, H, W]."""
+        with autocast(self.device, self.precision):
+            return (teacher or self.network)(images, needs)
+
+    @property
+    def live_passes(self) -> int:
+        """Teacher forward passes per training step once all caches are full."""
+        if self.requires.teacher.empty:
+            return 0
+        return sum(cache is None for cache in self.caches)
+
+    # ------------------------------------------------------------ an epoch
+
+    def prefetch(self, batches: Iterable[Batch], watch: Stopwatch) -> Iterator[Batch]:
+        """Yield batches, computing missing rows of the caches for several of them at once.
+
+        A pass over a few images would leave a GPU waiting for kernel launches. `watch` separates loading ("data") from
+        filling ("fill").
+        """
+        batches = iter(batches)
+        while True:
+            with watch("data"):
+                group = list(itertools.islice(batches, self._batches_at_once if self._rows_missing else 1))
+            if not group:
+                return
+            computed = self._rows_computed()
+            if self._rows_missing and any(cache is not None for cache in self.caches):
+                with watch("fill"):
+                    self.lookup(_concatenate(group))
+            yield from group
+            self._rows_missing = self._rows_computed() > computed
+
+    def _rows_computed(self) -> int:
+        return sum(cache.computed for cache in self.caches if cache is not None)
+
+    # ------------------------------------------------------------ caches
+
+    def header(self, view: int, context: Context, teacher_sha256: str, fingerprint: str) -> CacheHeader:
+        """Return the header of a view's cache, for the teacher and data with these content hashes."""
+        weak = view == WEAK
+        return CacheHeader(
+            teacher_sha256,
+            fingerprint,
+            self.device,
+            self.precision,
+            views=self.loader.augmentation_key(view),
+            drawn_by="" if weak else randaugment.DRAWN_BY,
+            samples=self.loader.size,
+            columns=self.loader.outcomes if weak else context.epochs,
+            classes=context.classes,
+            pooled=context.teacher.pooled,
+        )
+
+    def open_caches(
+        self, root: Path, context: Context, teacher_sha256: str, fingerprint: str, limit_gb: float
+    ) -> list[str]:
+        """Open a cache for every view below `root` where they can serve; return a line about each for the user."""
+        lines = []
+        for view in range(len(self.caches)):
+            header = self.header(view, context, teacher_sha256, fingerprint)
+            self.caches[view], line = open_cache(root, header, self.requires.teacher, limit_gb, self._compute_rows)
+            lines.append(line)
+        return lines
+
+    def connect(
+        self, root: Path, context: Context, teacher_sha256: str, fingerprint: str, *, limit_gb: float, visits: int,
+        announce: Callable[[str], None], report_progress: Callable[[float], None],
+    ) -> None:  # fmt: skip
+        """Open the caches, announce in a line each how they are filled, and fill ahead where that is cheaper.
+
+        visits: how often each image will be looked up, over all runs that share the cache.
+        """
+        lines = self.open_caches(root, context, teacher_sha256, fingerprint, limit_gb)
+        weak, prefill = self.caches[WEAK], False
+        for view, cache in enumerate(self.caches):
+            if cache is None:
+                continue
+            when = "on first use"
+            if view == WEAK:
+                prefill, reason = self._prefill_decision(cache, visits)
+                when = ("ahead" if prefill else when) + reason
+            lines[view] += f", {100 * cache.share_filled():.0f} % filled, the rest {when}"
+        for line in filter(None, lines):
+            announce(line)
+        if prefill and weak and (reason := weak.fill(self.fill_batch, self.loader.augmented, report_progress)):
+            announce(f"{reason}; missing rows are computed on first use")
+
+    def _prefill_decision(self, cache: TeacherCache, visits: int) -> tuple[bool, str]:
+        """Return whether to fill a cache ahead, and the reason as it is shown to the user."""
+        outcomes = cache.header.columns
+        missing = cache.header.samples * outcomes * (1 - cache.share_filled())
+        if missing < SMALL_CACHE * self.fill_batch:
+            return False, " (it is small)"
+        seconds_ahead = self.seconds_per_row(cache.needs, self.fill_batch)
+        seconds_on_use = self.seconds_per_row(cache.needs, self.loader.batch_size * self._batches_at_once)
+        distinct = expected_distinct_views(outcomes, visits)
+        reason = f": {visits} visits of an image see {distinct:.0f} of its {outcomes} views"
+        return should_prefill(outcomes, visits, seconds_ahead, seconds_on_use), reason
+
+    def seconds_per_row(self, needs: Needs, batch_size: int) -> float:
+        """Measure the seconds per image of filling a cache in passes of `batch_size`: the faster of two passes after
+        one to warm up."""
+        indices = torch.arange(min(batch_size, self.loader.size), device=self.device)
+        images = self.loader.augmented(indices, indices % self.loader.outcomes)
+        wait, times = torch.cuda.synchronize if self.device == "cuda" else lambda: None, []
+        for _ in range(3):
+            wait()
+            start = time.perf_counter()
+            self._compute_rows(images, needs)
+            wait()
+            times.append(time.perf_counter() - start)
+        return min(times[1:]) / len(indices)
+
+    @torch.no_grad()
+    def _compute_rows(self, images: Tensor, needs: Needs) -> Outputs:
+        """Run the teacher to fill a cache: never compiled, so that rows are the same whoever fills it, and without
+        cuDNN's trial of kernels, since batches have any size."""
+        benchmark, cudnn.benchmark = cudnn.benchmark, False
+        try:
+            return self.live(images, needs)
+        finally:
+            cudnn.benchmark = benchmark
+
+
+def cast_frozen_weights(network: Network, precision: str) -> Network:
+    """Copy a frozen network with its conv and linear weights already in bf16, so that autocast need not cast them in
+    every forward pass. Outputs are identical. In fp32 the network itself is returned."""
+    if precision != "bf16":
+        return network
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(torch.bfloat16)
+    return network
+
+
+def _concatenate(group: Sequence[Batch]) -> Batch:
+    """Join several batches into one, as far as the caches read them."""
+    views = range(len(group[0].images))
+    ids = [[batch.augmentation_ids[view] for batch in group] for view in views]
+    return replace(
+        group[0],
+        images=[torch.cat([batch.images[view] for batch in group]) for view in views],
+        augmentation_ids=[None if parts[0] is None else torch.cat(parts) for parts in ids],
+        indices_cpu=torch.cat([batch.indices_cpu for batch in group]),
+    )
