@@ -1,28 +1,28 @@
-"""The run store: one folder per run, written atomically, read by `analysis`. No torch here.
+"""The run store: one folder per run, written atomically and under a lock. No torch here.
 
     <runs>/<dataset>/<pair>/<method>/<identity>/seed=<n>/     a student
-    <runs>/<dataset>/teachers/<network>/<identity>/seed=<n>/  a teacher trained here; `imported/` for a checkpoint given
+    <runs>/<dataset>/teachers/<network>/<identity>/seed=<n>/  a trained teacher
+    <runs>/<dataset>/teachers/<network>/<identity>/imported/  a teacher imported from a checkpoint
 
-A run folder holds
+Files of a run folder:
 
-    config.yaml        the fully resolved config; the identity is the hash of all of it but the seed
+    config.yaml        the fully resolved config (`RunConfig`); the identity is its hash without the seed
     status.json        {"status": "running" | "done" | "failed" | "diverged" | "skipped", "reason": "…"}
-    metrics.jsonl      one line an epoch: epoch, lr, loss, loss/<term> (raw), weighted/<term>, train_top1, test_top1,
-                       test_top5 (over 5 classes), val_top1 (with a validation split), agreement,
-                       correlation_distance, data_s, step_s, eval_s, fill_s (while rows of the teacher's caches
-                       were missing)
-    result.json        written last: dataset, teacher, student, pair, method, seed, profile, identity, epochs,
-                       top1_last, top1_best, teacher_top1, wall_s, step_ms, extra_parameters, versions, hardware,
-                       status, teacher_run (folder relative to <runs>), code (a hash of the method's own file),
-                       changed (settings that are not those of profile and method), checksum (of all that), …
-    test_outputs.npz   logits [N, C] float32, labels [N] int64 and class_names [C] of the test set at the last epoch
-    checkpoint.pt      everything needed to go on; removed when done
-    weights.pt         the final weights of the trained network
-    method.pt          those of the method's layers, where some of them are kept at inference
+    metrics.jsonl      one line per epoch, which is 0 or below in the initialization stage: epoch, lr, loss, loss/<term>
+                       (raw), weighted/<term>, train_top1, test_top1, test_top5 (with more than 5 classes), val_top1
+                       (with a validation split), agreement, correlation_distance, data_s, step_s, eval_s, fill_s
+                       (while rows of the teacher's caches are missing); accuracies in per cent, times in seconds
+    result.json        written last (`RunRecord`, which documents the keys), with a checksum
+    test_outputs.npz   test set at the last epoch: logits [N, C] float32, labels [N] int64, class_names [C]
+    checkpoint.pt      state to resume from after the last recorded epoch; removed when the run is done
+    weights.pt         final weights of the trained network
+    method.pt          final state of the method's layers, where inference uses some of them
+    error.txt          traceback of a failed run
+    wandb.json         id and address of the run at W&B
     lock               held (flock) by the process that writes the run
 
-Accuracies are per cent. A run with status "running" whose lock is free was interrupted; the same command resumes it.
-One that is "skipped" cannot be: the method does not fit the networks.
+A run whose status is "running" while its lock is free was interrupted; the same command resumes it. A "skipped" run was
+not trained, because its method does not support the pair.
 """
 
 import contextlib
@@ -36,15 +36,17 @@ from typing import Any, BinaryIO
 
 import yaml
 
-STATUSES = ("running", "done", "failed", "diverged", "skipped")
+from benchmark.runs.record import RunConfig, RunRecord, RunStatus, StatusRecord, checksum
+
+LARGEST_EPOCH = 10**9  # a larger one is a mistake
 
 
 class RunBusy(Exception):
-    """Another process holds the run."""
+    """Raised when another process holds the run."""
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits of the SHA-256 of a resolved config without its seed (as JSON with sorted keys)."""
+    """Return twelve hex digits of the SHA-256 of a resolved config without its seed (as JSON with sorted keys)."""
     rest = {k: v for k, v in config.items() if k != "seed"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -52,7 +54,10 @@ def identity(config: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write in place of `path`: the old content stays until the new one is complete on the disk."""
+    """Open a binary file that replaces `path` once it is complete on the disk; until then the old content stays.
+
+    Where writing fails, `path` is unchanged. An OSError names the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -62,7 +67,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as e:
-        if e.errno is not None and e.filename is None:  # a full disk does not say of which file
+        if e.errno is not None and e.filename is None:  # the error of a full disk lacks the file name
             e.filename = str(path)
         raise
     finally:
@@ -71,9 +76,9 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the file `path`; the kernel lets go when the process ends, however it ends.
+    """Hold an exclusive lock on the file `path`. The kernel releases it when the process ends, for whatever reason.
 
-    Where another process holds it: waits for it, or else raises RunBusy.
+    wait: wait for another process that holds the lock, instead of raising RunBusy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as f:
@@ -91,11 +96,113 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; a NaN or an infinity becomes null, so that any reader can read it."""
+    """Write JSON atomically. NaN and infinities become null, which every JSON reader accepts."""
     write_text(path, json.dumps(_finite(value), indent=1) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in `path`; None where the file is missing, broken, or holds something else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class RunFolder:
+    """One run folder. Reading is always possible; whoever writes must hold the lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the state to resume from."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """Path of the final weights of the trained network."""
+        return self.path / "weights.pt"
+
+    @property
+    def method_state(self) -> Path:
+        """Path of the final state of the method's layers."""
+        return self.path / "method.pt"
+
+    @property
+    def test_outputs(self) -> Path:
+        """Path of the test logits, labels and class names."""
+        return self.path / "test_outputs.npz"
+
+    @property
+    def status_record(self) -> StatusRecord:
+        """The status, and the reason for it."""
+        return StatusRecord.from_json(read_json(self.path / "status.json"))
+
+    @property
+    def status(self) -> RunStatus | None:
+        """The status; None where the run was never started, or its status cannot be read."""
+        return self.status_record.status
+
+    def set_status(self, status: RunStatus, reason: str = "") -> None:
+        """Write the status, and the reason for it."""
+        write_json(self.path / "status.json", StatusRecord(status, reason).to_json())
+
+    @property
+    def record(self) -> RunRecord:
+        """The result; its `problem` says why it cannot be used, where the file is missing or broken too."""
+        return RunRecord.from_json(read_json(self.path / "result.json"))
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write the result, with a checksum by which a later change is noticed."""
+        content = _finite(record.to_json())
+        write_json(self.path / "result.json", {**content, "checksum": checksum(content)})
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved config; empty where it cannot be read."""
+        return RunConfig.read(self.path / "config.yaml")
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved config."""
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    @property
+    def done(self) -> bool:
+        """True where the run is complete: status, a usable result and weights are all there."""
+        record = self.record
+        usable = record.problem is None and record.sha256 is not None
+        return usable and self.status == RunStatus.DONE and self.weights.is_file()
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run for writing. Raises RunBusy where another process holds it."""
+        return lock(self.path / "lock")
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one epoch to metrics.jsonl."""
+        with open(self.path / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(_finite(line)) + "\n")
+            f.flush()
+            os.fsync(f.fileno())  # before the checkpoint that a resumed run continues from
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the epochs recorded so far, without lines that are incomplete or have no epoch."""
+        lines = []
+        with contextlib.suppress(OSError), open(self.path / "metrics.jsonl", "rb") as f:
+            for text in f:
+                with contextlib.suppress(ValueError, RecursionError):
+                    lines.append(json.loads(text))
+        return [line for line in lines if isinstance(line, dict) and _is_epoch(line.get("epoch"))]
+
+    def rewind(self, epoch: int) -> None:
+        """Remove the metrics of all epochs after `epoch`."""
+        remaining = [line for line in self.metrics() if line["epoch"] <= epoch]
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in remaining))
+
+
 def _finite(value: Any) -> Any:
+    """Copy a JSON value, with None in place of NaN and infinities."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):
@@ -105,104 +212,30 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None where the file is missing, broken, or holds something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _is_epoch(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**9
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_EPOCH
 
 
-def checksum(result: Mapping[str, Any]) -> str:
-    """Sixteen hex digits of the SHA-256 of a result's other keys (as JSON with sorted keys)."""
-    rest = {k: v for k, v in result.items() if k != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+# ---- Old names, until every room uses RunRecord
+
+
+STATUSES = tuple(RunStatus)
 
 
 def unusable(result: Mapping[str, Any] | None) -> str | None:
-    """Why a result says nothing of its run; None where it does."""
-    if result is None:
-        return "its result.json is missing or broken"
-    top1 = result.get("top1_last")
-    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
-        return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
-    if "checksum" in result and result["checksum"] != checksum(result):
-        return "its result.json is not as it was written"
-    return None
+    """Return why a result cannot be used."""
+    return RunRecord.from_json(result).problem
 
 
-class RunFolder:
-    """One run folder. Reading needs nothing; writing needs the lock."""
+def _result(folder: RunFolder) -> dict[str, Any] | None:
+    return read_json(folder.path / "result.json")
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+def _write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
+    result = _finite(result)
+    write_json(folder.path / "result.json", {**result, "checksum": checksum(result)})
 
-    @property
-    def weights(self) -> Path:
-        return self.folder / "weights.pt"
 
-    @property
-    def test_outputs(self) -> Path:
-        return self.folder / "test_outputs.npz"
-
-    @property
-    def status(self) -> str | None:
-        """One of STATUSES; None where the run was never begun (or its status cannot be read)."""
-        status = (read_json(self.folder / "status.json") or {}).get("status")
-        return status if status in STATUSES else None
-
-    def set_status(self, status: str, reason: str = "") -> None:
-        write_json(self.folder / "status.json", {"status": status, "reason": reason})
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        return read_json(self.folder / "result.json")
-
-    @property
-    def done(self) -> bool:
-        """True where the run is complete: status, a usable result and weights are all there."""
-        result = self.result
-        usable = unusable(result) is None and isinstance((result or {}).get("sha256"), str)
-        return usable and self.status == "done" and self.weights.is_file()
-
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run for writing; raises RunBusy where another process does."""
-        return lock(self.folder / "lock")
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, with a checksum by which a change is noticed."""
-        result = _finite(result)
-        write_json(self.folder / "result.json", {**result, "checksum": checksum(result)})
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        write_text(self.folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one epoch to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(_finite(line)) + "\n")
-            f.flush()
-            os.fsync(f.fileno())  # before the checkpoint that goes on from here
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """The epochs recorded so far; a half-written last line, or one that is none, is left out."""
-        lines = []
-        with contextlib.suppress(OSError), open(self.folder / "metrics.jsonl", "rb") as f:
-            for text in f:
-                with contextlib.suppress(ValueError, RecursionError):
-                    lines.append(json.loads(text))
-        return [line for line in lines if isinstance(line, dict) and _is_epoch(line.get("epoch"))]
-
-    def rewind(self, epoch: int) -> None:
-        """Forget the metrics of all epochs after `epoch`."""
-        kept = [line for line in self.metrics() if line["epoch"] <= epoch]
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+RunFolder.folder = property(lambda self: self.path)  # type: ignore[attr-defined]
+RunFolder.result = property(_result)  # type: ignore[attr-defined]
+RunFolder.write_result = _write_result  # type: ignore[attr-defined]

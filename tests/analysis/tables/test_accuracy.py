@@ -307,7 +307,7 @@ def test_a_result_that_was_changed_is_left_out(tree, analyse):
     (folder / "result.json").write_text((folder / "result.json").read_text().replace("61.0", "81.0"))
     out = analyse("table")[1]
     assert cells(out, "KD")[0] == "**60.00 (1)**"
-    assert f"- {PAIR} kd seed=1: its result.json is not as it was written" in out
+    assert f"- {PAIR} kd seed=1: its result.json was changed after it was written" in out
 
 
 def test_runs_of_one_setting_by_different_code_are_said(tree, analyse):

@@ -342,7 +342,7 @@ def test_a_result_that_was_changed_is_made_again(tiny, capsys):
     (cell.run.folder / "result.json").write_text(written.replace('"agreement": ', '"agreement": 9'))
     assert not cell.run.done
     assert main(["bench", *tiny, "methods=ce", "recipe.epochs=1"]) == 0
-    assert "result.json is not as it was written; it is made again" in capsys.readouterr().err
+    assert "result.json was changed after it was written; it is made again" in capsys.readouterr().err
     assert wall.sub("", (cell.run.folder / "result.json").read_text()) == wall.sub("", written)
 
 

@@ -1,0 +1,248 @@
+"""What a run folder says about its run: the typed content of result.json, status.json and config.yaml. No torch here.
+
+The Python names are those of the field; `NAMES_ON_DISK` maps the few that differ from the keys in the files.
+Reading is tolerant, because old runs lack newer keys: a missing key, or a value of the wrong type, reads as None.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+NAMES_ON_DISK = {"init_epochs": "pre_epochs", "code_version": "code", "changed_settings": "changed"}
+LARGEST_NUMBER = 1e15  # a larger one is a mistake, and some have no float
+UNREADABLE = "its result.json is missing or broken"
+TEACHERS = "teachers"  # the folder that holds teachers, where students have their pair
+# Keys that are written as null where there is no value: by every trained network, and by students.
+NULLABLE = ("top5_last", "val_top1_last", "agreement", "correlation_distance")
+NULLABLE_STUDENT = ("year", "teacher_top1")
+
+YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
+
+
+class RunStatus(StrEnum):
+    """State of a run."""
+
+    RUNNING = "running"  # or interrupted, where no process holds the run's lock
+    DONE = "done"
+    FAILED = "failed"
+    DIVERGED = "diverged"  # a loss or an output was not finite
+    SKIPPED = "skipped"  # the method does not support the pair
+
+
+@dataclass(frozen=True)
+class StatusRecord:
+    """Content of status.json. status: None where the file is missing, broken or of an unknown status."""
+
+    status: RunStatus | None = None
+    reason: str = ""  # why the run failed, diverged or was skipped
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> Self:
+        """Return the status in a parsed status.json; None stands for a file that cannot be read."""
+        content = content or {}
+        return cls(_status(content.get("status")), str(content.get("reason") or ""))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of status.json."""
+        return {"status": self.status, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Content of result.json: what a finished run measured, and of which network, method and settings.
+
+    All accuracies are test accuracies in per cent, unless named otherwise; "last" is the last epoch, "best" the best of
+    all epochs (by test accuracy, so never a headline). Fields that a run has no value for are None: the ones about the
+    pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
+    """
+
+    status: RunStatus | None = None
+    role: str | None = None  # student or teacher
+    dataset: str | None = None
+    network: str | None = None  # the trained network
+
+    # Students only
+    pair: str | None = None  # <teacher>-<student>
+    teacher: str | None = None  # network of the teacher
+    student: str | None = None  # network of the student
+    method: str | None = None
+    title: str | None = None  # of the method, for tables
+    year: int | None = None  # of the method's publication
+    family: str | None = None  # of the method: baseline, logits, features or relations
+    teacher_top1: float | None = None  # accuracy of the teacher
+    teacher_sha256: str | None = None  # content hash of the teacher's weights
+    teacher_run: str | None = None  # the teacher's run folder, relative to the root of all runs
+
+    seed: int | None = None
+    profile: str | None = None
+    identity: str | None = None  # hash of the config without the seed
+    epochs: int | None = None  # training epochs, without those of the initialization stage
+    imported_from: str | None = None  # file name of an imported teacher's checkpoint
+
+    top1_last: float | None = None
+    top1_best: float | None = None
+    top5_last: float | None = None  # with more than 5 classes
+    val_top1_last: float | None = None  # validation accuracy, where a part of the training set is held out
+    agreement: float | None = None  # test images on which student and teacher predict the same class, per cent
+    correlation_distance: float | None = None  # between the class correlations of student's and teacher's test logits
+
+    wall_s: float | None = None  # training and evaluation of all epochs, seconds
+    step_ms: float | None = None  # training step with its batch, milliseconds; median over epochs
+    parameters: int | None = None  # of the network
+    extra_parameters: int | None = None  # of the method's layers
+    extra_buffers: int | None = None  # elements of the method's buffers
+    inference_parameters: int | None = None  # parameters that a prediction of the final model uses
+    init_epochs: int | None = None  # epochs of the initialization stage
+    views: int | None = None  # augmented views of each image in a step
+    precision: str | None = None  # fp32 or bf16
+    changed_settings: tuple[str, ...] = ()  # dotted names of settings unlike the profile's and the method's defaults
+    code_version: str | None = None  # hash of the method's source code
+    sha256: str | None = None  # content hash of the weights
+    versions: Mapping[str, Any] = field(default_factory=dict)  # of Python and libraries
+    hardware: Mapping[str, Any] = field(default_factory=dict)
+
+    problem: str | None = field(default=None, compare=False)  # why the record cannot be used; not persisted
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None) -> Self:
+        """Return the record in a parsed result.json; None stands for a file that cannot be read.
+
+        Raises nothing: `problem` says what is wrong with the content.
+        """
+        if content is None:
+            return cls(problem=UNREADABLE)
+        values = {name: read(content[key]) for name, key, read in _READERS if key in content}
+        return cls(problem=_problem(content), **values)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of result.json, without the checksum."""
+        nullable = (*(NULLABLE if self.epochs is not None else ()), *(NULLABLE_STUDENT if self.pair else ()))
+        values = {key: getattr(self, name) for name, key, _ in _READERS}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value is not None or key in nullable
+        }
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Content of config.yaml, the resolved config of a run; None where a part of it is missing."""
+
+    tree: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the config in a file; empty where the file is missing, broken, or holds something else."""
+        try:
+            tree = yaml.load(path.read_bytes(), YamlLoader)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            return cls()
+        return cls(tree if isinstance(tree, Mapping) else {})
+
+    @property
+    def profile(self) -> str | None:
+        """Name of the profile."""
+        return _text(self.tree.get("profile"))
+
+    @property
+    def validation(self) -> float:
+        """Fraction of the training set that is held out."""
+        return _number(self._part("dataset").get("validation")) or 0.0
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """Options of the training recipe."""
+        return self._part("recipe")
+
+    @property
+    def method(self) -> Mapping[str, Any]:
+        """Name, implementation and options of the method."""
+        return self._part("method")
+
+    def flat(self) -> dict[str, Any]:
+        """Return all values by dotted name; lists become tuples, mappings within lists become JSON."""
+        return dict(_flat(self.tree))
+
+    def _part(self, name: str) -> Mapping[str, Any]:
+        part = self.tree.get(name)
+        return part if isinstance(part, Mapping) else {}
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Return sixteen hex digits of the SHA-256 of a result's keys but `checksum` (as JSON with sorted keys)."""
+    rest = {k: v for k, v in content.items() if k != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _problem(content: Mapping[str, Any]) -> str | None:
+    """Why a parsed result.json says nothing about its run; None where it does."""
+    top1 = content.get("top1_last")
+    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+        return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
+    if "checksum" in content and content["checksum"] != checksum(content):
+        return "its result.json was changed after it was written"
+    return None
+
+
+def _status(value: Any) -> RunStatus | None:
+    return _STATUSES.get(value) if isinstance(value, str) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+    return value if usable else None
+
+
+def _whole(value: Any) -> int | None:
+    usable = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+    return value if usable else None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
+
+
+def _flat(tree: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_frozen(v) for v in value)
+    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else value
+
+
+_STATUSES = {status.value: status for status in RunStatus}
+_READER_OF_TYPE: dict[Any, Any] = {
+    RunStatus | None: _status,
+    str | None: _text,
+    float | None: _number,
+    int | None: _whole,
+    Mapping[str, Any]: _mapping,
+    tuple[str, ...]: _texts,
+}
+_READERS = [
+    (f.name, NAMES_ON_DISK.get(f.name, f.name), _READER_OF_TYPE[f.type])
+    for f in dataclasses.fields(RunRecord)
+    if f.name != "problem"
+]
