@@ -28,7 +28,7 @@ OF_DATASET = $(OF_SEEDS) table plots structure report
 $(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is taken by $(OF_$(v)) alone$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report scale test sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report scale types docs test sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -65,7 +65,13 @@ report: $(BIN)/installed ## one HTML page of all of it, reports/report.html, and
 scale: $(BIN)/installed ## time the tables of 10,000 run folders
 	@$(BIN)/python -m analysis scale
 
-test: $(BIN)/installed ## lint and all tests
+types: $(BIN)/installed ## check the types of benchmark, methods and analysis
+	@$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
+
+docs: $(BIN)/installed ## build the documentation in site/, to be opened from disk: site/index.html
+	@$(BIN)/python -m mkdocs build --strict --quiet
+
+test: types ## lint, types and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -75,7 +81,7 @@ sync: $(BIN)/installed ## upload the W&B runs that were made offline
 	@cd '$(RUNS)' && $(abspath $(BIN))/wandb sync --yes
 
 clean: ## remove the virtual environment, caches and reports; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache reports *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache reports site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list; PAIRS=1 lists the teacher-student pairs instead
@@ -89,5 +95,5 @@ endif
 $(BIN)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=<path>")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev,docs]'
 	@touch $@
