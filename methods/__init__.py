@@ -10,9 +10,10 @@ import importlib
 import inspect
 import pkgutil
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-from methods.combination import combine
-from methods.contract import Method
+if TYPE_CHECKING:  # importing the option model must not import torch
+    from methods.contract import Method
 
 SHARED_MODULES = ("combination", "contract", "contrast", "losses", "options")  # modules that define no method
 
@@ -22,11 +23,14 @@ def available() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in SHARED_MODULES)
 
 
-def load(name: str) -> type[Method]:
+def load(name: str) -> "type[Method]":
     """Return the `Method` subclass of `methods/<name>.py`, or the sum of several for a name such as crd+kd.
 
     Raises KeyError for an unknown name, TypeError for a file that does not define exactly one method.
     """
+    from methods.combination import combine
+    from methods.contract import Method
+
     if "+" in name:
         return combine({part: load(part) for part in name.split("+")})
     if name not in available():

@@ -15,7 +15,7 @@ from benchmark import networks
 from benchmark.commands import ablate
 from benchmark.commands import methods as catalogue
 from benchmark.config import compose as configs
-from benchmark.config import pairs
+from benchmark.config import files, pairs
 from benchmark.grid import plan as grid
 from benchmark.runs.tracking import Tracking
 from methods.contract import Batch, Outputs
@@ -113,10 +113,10 @@ def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):
     assert len((code + text).splitlines()) < 40
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "logit_mse.py").write_text(code)
-    shutil.copytree(configs.CONF, tmp_path / "conf")
+    shutil.copytree(files.CONF, tmp_path / "conf")
     (tmp_path / "conf" / "method" / "logit_mse.yaml").write_text(text)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
-    monkeypatch.setattr(configs, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(files, "CONF", tmp_path / "conf")
 
     overrides = [*tiny, "methods=logit_mse", "logit_mse.mse_weight=0.5"]
     config = configs.load(overrides)

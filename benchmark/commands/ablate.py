@@ -39,7 +39,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import compose as configs
-from benchmark.config.compose import Config, MethodConfig, Recipe
+from benchmark.config.schema import Config, MethodConfig, Recipe
 from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes

@@ -13,7 +13,8 @@ from torch import Tensor
 from torchvision import transforms
 
 from benchmark.commands.reference_crd import GatheringCRD
-from benchmark.data.datasets import DatasetConfig, Split
+from benchmark.config.schema import DatasetConfig
+from benchmark.data.datasets import Split
 from benchmark.networks import Network
 from benchmark.training.seeding import generator
 from benchmark.training.trainer import Schedule

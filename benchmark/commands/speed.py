@@ -28,8 +28,8 @@ from torch.backends.cuda import matmul
 from benchmark import networks
 from benchmark.commands.reference_loop import PlainTrainer
 from benchmark.config import compose as configs
-from benchmark.config.compose import Config
-from benchmark.data.datasets import Dataset, DatasetConfig, Split
+from benchmark.config.schema import Config, DatasetConfig
+from benchmark.data.datasets import Dataset, Split
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid import plan as grid

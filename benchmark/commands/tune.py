@@ -45,7 +45,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.config import compose as configs
-from benchmark.config.compose import MethodConfig
+from benchmark.config.schema import MethodConfig
 from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan

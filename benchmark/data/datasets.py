@@ -15,33 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.config.schema import DATASETS, MIN_IMAGE_SIZE, DatasetConfig
 from benchmark.data import augmentation, sources
 from benchmark.data.sources import Arrays
 from benchmark.errors import UserError, nearest
 from benchmark.training.seeding import generator
-from methods.options import boolean, bounded, integer, one_of, option, positive
-
-NAMES = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
-SMALLEST = 16  # pixels a side; smaller images vanish in the deeper networks
-LARGEST = 1024  # beyond it a size can only be a mistake, for which memory would be asked
-
-
-@dataclass
-class DatasetConfig:
-    """A data set and its augmentation; the values are in `conf/dataset/`. Where files lie is no part of an identity."""
-
-    name: str = one_of(*NAMES)
-    size: int = integer(SMALLEST, LARGEST)  # pixels a side; other images are resized
-    padding: int = integer(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
-    flip: bool = boolean()  # mirror half of the images
-    mean: list[float] | None = option()  # of each channel, on a scale of 0 to 1; null: that of the training images
-    std: list[float] | None = positive()  # likewise, the standard deviation
-    train_size: int | None = integer(1)  # training images to use, with the share that each class has; null: all
-    test_size: int | None = integer(1)  # likewise of the test images
-    validation: float = bounded(at_least=0.0, below=1.0)  # share of the training images held out
-    split_seed: int = integer(0)  # decides which training images are used and which are held out
-    file: str | None = option(location=True)  # of npz, absolute or below the data folder
-    root: str | None = option(location=True)  # of imagefolder, absolute or below the data folder
 
 
 @dataclass(frozen=True)
@@ -137,10 +115,10 @@ def stratified(labels: Tensor, size: int, random: torch.Generator, what: str) ->
 
 
 def _check_config(config: DatasetConfig) -> None:
-    if config.name not in NAMES:
-        raise UserError(f"unknown dataset {config.name!r}{nearest(config.name, NAMES)}")
-    if config.size < SMALLEST:
-        raise UserError(f"dataset.size is {config.size}: the networks need images of at least {SMALLEST} pixels")
+    if config.name not in DATASETS:
+        raise UserError(f"unknown dataset {config.name!r}{nearest(config.name, DATASETS)}")
+    if config.size < MIN_IMAGE_SIZE:
+        raise UserError(f"dataset.size is {config.size}: the networks need images of at least {MIN_IMAGE_SIZE} pixels")
     if config.padding > config.size:
         raise UserError(f"dataset.padding is {config.padding}: images are {config.size} pixels wide")
     for name, values in (("mean", config.mean), ("std", config.std)):

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from benchmark.config.schema import DatasetConfig
 from benchmark.data import augmentation, randaugment
-from benchmark.data.datasets import DatasetConfig, Split
+from benchmark.data.datasets import Split
 from benchmark.training.seeding import generator
 from methods.contract import Batch
 

@@ -13,7 +13,7 @@ import methods
 from benchmark import networks
 from benchmark.config import compose as configs
 from benchmark.config import method_files as method_file
-from benchmark.config.compose import Config, MethodConfig
+from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets as data
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
@@ -132,9 +132,10 @@ def plan(config: Config, overrides: Sequence[str]) -> Plan:
         Path(config.runs), Path(config.data), machine, config.teacher.cache_gb, len(config.seeds)
     )  # fmt: skip
     found, impossible = {}, {}
+    composer = configs.MethodComposer(overrides)
     for teacher, student in pairs:
         for name in config.methods:
-            chosen = configs.method(name, f"{teacher}-{student}", overrides)
+            chosen = composer.method(name, f"{teacher}-{student}")
             try:
                 if why := misfit(chosen, config, dataset, teacher, student):
                     raise UserError(why)

@@ -17,8 +17,9 @@ import torch
 
 import methods
 from benchmark import networks
+from benchmark.config.schema import DatasetConfig
 from benchmark.data import datasets as data
-from benchmark.data.datasets import Dataset, DatasetConfig
+from benchmark.data.datasets import Dataset
 from benchmark.data.loader import Loader
 from benchmark.grid.progress import Progress
 from benchmark.networks import Network

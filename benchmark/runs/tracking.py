@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from benchmark.config.compose import TrackerConfig
+from benchmark.config.schema import TrackerConfig
 from benchmark.errors import UserError
 from benchmark.runs import folder as store
 

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from benchmark.data.datasets import Dataset, DatasetConfig, Split, normalize
+from benchmark.config.schema import DatasetConfig
+from benchmark.data.datasets import Dataset, Split, normalize
 from benchmark.training import metrics
 
 

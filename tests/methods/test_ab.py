@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from methods.ab import boundary_distance
-from methods.contract import Context, UnsupportedPair, Needs, Outputs, Shapes
+from methods.contract import Context, Needs, Outputs, Shapes, UnsupportedPair
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 4, 4), (1, 2, 2))
 TEACHER = ((2, 8, 8), (5, 8, 8), (6, 4, 4), (4, 4, 4))

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 import methods
 from methods.combination import combined
-from methods.contract import UnsupportedPair, Method, Needs, total
+from methods.contract import Method, Needs, UnsupportedPair, total
 from tests.methods.conftest import only, small
 
 

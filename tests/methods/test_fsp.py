@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.contract import Context, UnsupportedPair, Needs, Outputs, Shapes
+from methods.contract import Context, Needs, Outputs, Shapes, UnsupportedPair
 from methods.fsp import flow, flow_distance
 
 STAGES = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from methods.contract import Context, UnsupportedPair, Outputs, Shapes
+from methods.contract import Context, Outputs, Shapes, UnsupportedPair
 from methods.ft import factor_distance
 
 

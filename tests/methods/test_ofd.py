@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import quad
 from scipy.stats import norm, truncnorm
 
-from methods.contract import Context, UnsupportedPair, Outputs, Shapes
+from methods.contract import Context, Outputs, Shapes, UnsupportedPair
 from methods.ofd import margins, partial_distance
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))

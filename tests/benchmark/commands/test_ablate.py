@@ -14,6 +14,7 @@ from wandb.sdk.launch.sweeps import utils as sweeps
 from benchmark.__main__ import main
 from benchmark.commands import ablate
 from benchmark.config import compose as configs
+from benchmark.config import files
 from benchmark.grid import plan as grid
 from methods.clkd import CLKD
 from methods.contract import Batch, Context, Outputs, Shapes
@@ -160,7 +161,7 @@ def test_bad_input_gets_one_line(tiny, tmp_path, capsys, arguments, message):
 
 def test_a_broken_grid_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "ablation").mkdir()
-    monkeypatch.setattr(configs, "CONF", tmp_path)
+    monkeypatch.setattr(files, "CONF", tmp_path)
     for text, message in (
         ("method: kd\ndescription: x\n", "needs one of axes, each and settings, not none"),
         ("method: kd\ndescription: x\naxis: {temperature: [1, 2]}\n", "is not a grid: Key 'axis' not in"),

@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from benchmark.__main__ import main
 from benchmark.commands import tune
 from benchmark.config import compose as configs
+from benchmark.config import files
 from benchmark.errors import UserError
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import Outcome, execute
@@ -253,8 +254,8 @@ def test_a_validation_split_is_made_where_there_is_none(tiny, capsys):
 @pytest.fixture
 def conf(tmp_path, monkeypatch) -> Path:
     """A copy of the configs that may be changed."""
-    shutil.copytree(configs.CONF, tmp_path / "conf")
-    monkeypatch.setattr(configs, "CONF", tmp_path / "conf")
+    shutil.copytree(files.CONF, tmp_path / "conf")
+    monkeypatch.setattr(files, "CONF", tmp_path / "conf")
     return tmp_path / "conf"
 
 

@@ -8,6 +8,7 @@ import pytest
 import methods
 from benchmark.__main__ import main
 from benchmark.config import compose as configs
+from benchmark.config import files
 from benchmark.errors import UserError
 
 PAIR = "resnet20-resnet8"
@@ -30,9 +31,9 @@ OWN = f"name: mine\nimplementation: mine\n{ABOUT}kd_weight: 1.0\n"
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Writes conf/method/mine.yaml, and methods/mine.py where there is code for it."""
-    shutil.copytree(configs.CONF, tmp_path / "conf")
+    shutil.copytree(files.CONF, tmp_path / "conf")
     (tmp_path / "methods").mkdir()
-    monkeypatch.setattr(configs, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(files, "CONF", tmp_path / "conf")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
 
     def written(text: str, code: str | None = None) -> None:

@@ -18,9 +18,10 @@ from PIL import Image
 from torch import nn
 
 from benchmark.config.compose import CONF, check_limits
+from benchmark.config.schema import DATASETS, DatasetConfig
 from benchmark.data import augmentation as augment
 from benchmark.data import sources
-from benchmark.data.datasets import NAMES, DatasetConfig, Split, load, normalize
+from benchmark.data.datasets import Split, load, normalize
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.training.seeding import seed_for, seeded
@@ -103,7 +104,7 @@ def digits():
 # Configs
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DATASETS)
 def test_yaml_gives_every_key_within_its_limits(name):
     tree = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
     assert set(tree) == {f.name for f in dataclasses.fields(DatasetConfig)}

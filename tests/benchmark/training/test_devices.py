@@ -14,7 +14,7 @@ from benchmark.config import compose as configs
 from benchmark.data import datasets as data
 from benchmark.training.evaluation import Evaluator, autocast
 from methods import load, options
-from methods.contract import Batch, Context, UnsupportedPair, Needs, total
+from methods.contract import Batch, Context, Needs, UnsupportedPair, total
 
 CLASSES, IMAGES, SIZE = 100, 2_000, 32
 COUNTS = ("crd", "crd_kd")  # count the labels while they are built, which needs their content

@@ -18,7 +18,7 @@ from benchmark.grid.run import build_method
 from benchmark.training.evaluation import Diverged, Evaluator, autocast
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Parts, Schedule, Trainer, compile_parts, lowered
-from methods.contract import UnsupportedPair, Method, Needs, Outputs, Term
+from methods.contract import Method, Needs, Outputs, Term, UnsupportedPair
 from tests.conftest import write_tiny
 
 METHODS = configs.group("method")

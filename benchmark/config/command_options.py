@@ -1,0 +1,60 @@
+"""The options of a command that are in a file of their own, `conf/<command>.yaml`. No torch here."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmark.config import checks, files, overrides
+from benchmark.config.schema import AnalysisOptions, ScaleOptions
+from benchmark.errors import UserError, nearest
+
+Schema = TypeVar("Schema")
+
+
+def load_options(command: str, schema: type[Schema], words: Sequence[str]) -> tuple[Schema, list[str]]:
+    """Return the options of `conf/<command>.yaml` with the words that set them, and the other words.
+
+    Raises UserError for a value of another type or outside its limits.
+    """
+    values, others = overrides.split_by_schema(words, schema)
+    path = files.CONF / f"{command}.yaml"
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.create(values))
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as e:
+        raise UserError(f"{path} cannot be read: {checks.one_line(e)}") from e
+    if not isinstance(tree, DictConfig):
+        raise UserError(f"{path} is no mapping of options")
+    return checks.build(schema, tree), others
+
+
+def load_analysis(words: Sequence[str], keys: Sequence[str] | None = None) -> AnalysisOptions:
+    """Return the options of an analysis command; a filter with `all` among its names passes everything.
+
+    keys: the keys that the command takes; None: all of conf/analysis.yaml. Raises UserError for an unknown key.
+    """
+    options = _load_all("analysis", AnalysisOptions, words, keys)
+    for key in ("runs", "reports"):
+        setattr(options, key, str(Path(getattr(options, key)).expanduser()))
+    for key, names in vars(options).items():
+        if isinstance(names, list) and "all" in names:
+            setattr(options, key, [])
+    return options
+
+
+def load_scale(words: Sequence[str]) -> ScaleOptions:
+    """Return the options of `scale`. Raises UserError for an unknown key."""
+    return _load_all("scale", ScaleOptions, words)
+
+
+def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:
+    """Return the options of a command that takes no words but those about its options."""
+    known = keys or [f.name for f in dataclasses.fields(schema)]
+    for key in map(overrides.key_of, words):
+        if key not in known:
+            raise UserError(f"unknown key {key!r}{nearest(key, known)}")
+    return load_options(command, schema, words)[0]

@@ -1,0 +1,169 @@
+"""Typed options and their limits: of a training command, of a resolved method, and of each further command.
+
+The values are in `conf/`. Option names are persisted in run folders. No torch here: tables are made by these options.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from methods.options import boolean, bounded, dotted_values, integer, non_negative, one_of, option, positive
+
+DATASETS = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
+MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networks
+MAX_IMAGE_SIZE = 1024  # a larger size is a typing mistake, for which memory would be allocated
+
+
+@dataclass
+class Recipe:
+    """Training recipe, shared by the teacher, the student alone and every method."""
+
+    epochs: int = integer(1)
+    batch_size: int = integer(2)
+    lr: float | None = positive()  # null: lr_default, or lr_light for the light networks
+    lr_default: float = positive()
+    lr_light: float = positive()
+    momentum: float = bounded(at_least=0.0, below=1.0)
+    nesterov: bool = boolean()
+    weight_decay: float = non_negative()
+    milestones: list[float] = non_negative()  # the rate drops in epochs, counted from 1, above each of these
+    gamma: float = positive()  # factor of each drop
+
+
+@dataclass
+class TeacherConfig:
+    """Where the teacher comes from and how its outputs are cached."""
+
+    checkpoint: str | None = option()  # a file to import; null: train the teacher
+    seed: int = integer(0)
+    method: str = option()  # the method that trains the teacher
+    cache_gb: float = non_negative()  # largest cache of its outputs; 0: none, the teacher runs live
+    # minimum test accuracy in per cent; null: twice chance
+    min_top1: float | None = bounded(at_least=0.0, at_most=100.0)
+
+
+@dataclass
+class TrackerConfig:
+    """Weights & Biases."""
+
+    mode: str = one_of("auto", "online", "offline", "off")
+    project: str = option()
+    entity: str | None = option()
+    init_timeout: float = positive()  # seconds to wait for the server before continuing offline
+
+
+@dataclass
+class DatasetConfig:
+    """A data set and its augmentation. Paths of files are not part of a run's identity."""
+
+    name: str = one_of(*DATASETS)
+    size: int = integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)  # pixels a side; other images are resized
+    padding: int = integer(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
+    flip: bool = boolean()  # mirror half of the images
+    mean: list[float] | None = option()  # of each channel, on a scale of 0 to 1; null: that of the training images
+    std: list[float] | None = positive()  # likewise, the standard deviation
+    train_size: int | None = integer(1)  # training images to use, stratified by class; null: all
+    test_size: int | None = integer(1)  # likewise of the test images
+    validation: float = bounded(at_least=0.0, below=1.0)  # share of the training images held out
+    split_seed: int = integer(0)  # decides which training images are used and which are held out
+    file: str | None = option(location=True)  # of npz, absolute or below the data folder
+    root: str | None = option(location=True)  # of imagefolder, absolute or below the data folder
+
+
+@dataclass
+class Config:
+    """Options of a training command: data set × pairs × methods × seeds under one recipe."""
+
+    pair: list[str] = option()
+    methods: list[str] = option()
+    seeds: list[int] = integer(0)
+    profile: str = option()
+    dataset: DatasetConfig = option()
+    recipe: Recipe = option()
+    method: dict[str, Any] = option()
+    teacher: TeacherConfig = option()
+    tracker: TrackerConfig = option()
+    precision: str = one_of("auto", "fp32", "bf16")
+    device: str = one_of("auto", "cpu", "cuda")
+    threads: int = integer(0)  # CPU threads of a run; 0: all cores, shared by the jobs
+    compile: bool = boolean()  # torch.compile for the student's forward pass, the losses and the live teacher
+    cuda_graph: bool | None = boolean()  # capture training steps as CUDA graphs; null: on a GPU
+    jobs: int = integer(1)  # runs trained side by side
+    runs: str = option()
+    reports: str = option()
+    data: str = option()
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A method's YAML file, resolved for one pair."""
+
+    name: str
+    implementation: str
+    about: dict[str, Any]  # title, paper, family …, for tables
+    options: Any  # an instance of the implementation's Options
+    tune: dict[str, Any]  # search space of `tune` where it differs from the default one, by dotted name
+    defaults: Any  # the options without overrides
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the part that belongs to a run's identity."""
+        return {"name": self.name, "implementation": self.implementation, **dataclasses.asdict(self.options)}
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The options by dotted name."""
+        return dotted_values(self.options)
+
+    @property
+    def changed(self) -> list[str]:
+        """Dotted names of the options that differ from their defaults."""
+        defaults = dotted_values(self.defaults)
+        return [name for name, value in self.values.items() if value != defaults[name]]
+
+
+@dataclass
+class TuneOptions:
+    """Keys of `tune`, in addition to those of a training command."""
+
+    trials: int = integer(1)
+    sampler_seed: int = integer(0)
+
+
+@dataclass
+class AblateOptions:
+    """Keys of `ablate`, in addition to those of a training command."""
+
+    method: str | None = option()
+    grid: list[str] = option()
+    setting: str | None = option()
+    train: str = one_of("all", "teacher", "none")
+
+
+@dataclass
+class SpeedOptions:
+    """Keys of `speed`, in addition to those of a training command."""
+
+    profile: str = option()
+    rounds: int = integer(1)
+    steps: int = integer(1)
+
+
+@dataclass
+class AnalysisOptions:
+    """Keys of the analysis commands: folders, and filters of names; an empty filter passes everything."""
+
+    runs: str = option()
+    reports: str = option()
+    dataset: list[str] = option()
+    profile: list[str] = option()
+    pair: list[str] = option()
+    method: list[str] = option()
+    name: list[str] = option()
+    grid: list[str] = option()
+
+
+@dataclass
+class ScaleOptions:
+    """Keys of `scale`."""
+
+    n: int = integer(4)
