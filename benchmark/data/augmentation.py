@@ -1,11 +1,11 @@
-"""Random crop and horizontal flip of image batches as tensor operations, on whichever device the images are.
+"""Random crop and horizontal flip of image batches as tensor operations on the images' device.
 
-The augmentation has finitely many outcomes. Outcome, or view, `id` of an image padded by `p` zeros shows the window at
-row `dy` and column `dx` of the padded image, mirrored where `flip` is 1:
+The augmentation has finitely many outcomes. The outcome with augmentation id `id` of an image padded by `p` zeros is
+the window at row `dy` and column `dx` of the padded image, mirrored where `flip` is 1:
 
     id = (dy · (2p + 1) + dx) · F + flip        0 ≤ dy, dx ≤ 2p;  F = 2 with flips, else 1 (and flip = 0)
 
-The un-augmented image is dy = dx = p, flip = 0.
+The unaugmented image is dy = dx = p, flip = 0.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from torch.nn import functional
 
 
 def count_outcomes(padding: int, flip: bool) -> int:
-    """Number of outcomes per image: (2 · padding + 1)² · (2 with flips, else 1); 162 for padding 4 with flips."""
+    """Return the number of outcomes per image: (2 · padding + 1)² · (2 with flips, else 1)."""
     return (2 * padding + 1) ** 2 * (2 if flip else 1)
 
 
 def pad(images: Tensor, padding: int) -> Tensor:
-    """uint8 [N, 3, H, W] with `padding` zeros on all four sides, as [N, H + 2p, W + 2p, 3] in NHWC memory."""
+    """Add `padding` zeros on all four sides: uint8 [N, 3, H, W] -> [N, H + 2p, W + 2p, 3] in NHWC memory."""
     return functional.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding)).contiguous()
 
 
 def crop_and_flip(padded: Tensor, indices: Tensor, augmentation_ids: Tensor, padding: int, flip: bool) -> Tensor:
-    """The views `views` [B] of the images `indices` [B]: uint8 [B, 3, H, W] in channels_last memory.
+    """Return the outcomes `augmentation_ids` [B] of images `indices` [B]: uint8 [B, 3, H, W] in channels_last memory.
 
-    padded: what `pad` made with the same `padding`.
+    padded: images as `pad` returns them for the same `padding`.
     """
     height, width = padded.shape[1] - 2 * padding, padded.shape[2] - 2 * padding
     flips = 2 if flip else 1
@@ -41,17 +41,17 @@ def crop_and_flip(padded: Tensor, indices: Tensor, augmentation_ids: Tensor, pad
     return images.permute(0, 3, 1, 2)
 
 
-def affine(
+def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], width: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
-    """Scale and shift [width · 3] that take an NHWC row of bytes to (byte / 255 − mean) / std, channel by channel."""
+    """Return scale and shift [width · 3] that map an NHWC row of bytes to (byte / 255 − mean) / std per channel."""
     scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float64)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64)
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)
 
 
 def standardize(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """uint8 [N, 3, H, W] as float32 in channels_last memory, scaled and shifted with what `affine` gave for W."""
-    rows = images.permute(0, 2, 3, 1).flatten(2).float()  # [N, H, W · 3]: long rows are quicker than rows of 3
+    """Scale and shift uint8 [N, 3, H, W] to float32 in channels_last memory, as `scale_and_shift` returns for W."""
+    rows = images.permute(0, 2, 3, 1).flatten(2).float()  # [N, H, W · 3]: long rows are faster than rows of 3
     rows.mul_(scale).add_(shift)
     return rows.unflatten(2, (images.shape[3], 3)).permute(0, 3, 1, 2)

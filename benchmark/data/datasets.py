@@ -1,9 +1,6 @@
-"""Data sets and training batches.
+"""Data sets: loaded once onto the CPU as uint8 tensors, checked, split and fingerprinted.
 
-A data set is loaded once onto the CPU as uint8 tensors, checked, split and fingerprinted. `Loader` keeps the training
-images on the device as one padded uint8 tensor; a batch is cropped, flipped and normalised there, with no worker
-processes and no Python per image. Files are read in `benchmark.data.sources`, the tensor operations are in
-`benchmark.data.augmentation`.
+Files are read in `benchmark.data.sources`; batches are made in `benchmark.data.loader`.
 """
 
 import dataclasses
@@ -21,16 +18,18 @@ from benchmark.data.sources import Arrays
 from benchmark.errors import UserError, nearest
 from benchmark.training.seeding import generator
 
+RESIZE_BATCH = 1000  # images resized at once, in float32
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels, on the CPU unless they are moved."""
+    """Images and labels of one split, on one device."""
 
     images: Tensor  # uint8 [N, 3, H, W], in channels_last memory
     labels: Tensor  # int64 [N]
 
     def to(self, device: str) -> "Split":
-        """The same on a device."""
+        """Copy the split to a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
 
@@ -43,7 +42,7 @@ class Dataset:
     test: Split
     val: Split | None  # held out of the training set; None where `validation` is 0
     class_names: tuple[str, ...]
-    fingerprint: str  # SHA-256 of all images and labels as they are used
+    fingerprint: str  # SHA-256 of the images and labels of all splits
     config: DatasetConfig  # with mean and std resolved
 
     @property
@@ -53,64 +52,57 @@ class Dataset:
 
 
 def load(config: DatasetConfig, folder: Path) -> Dataset:
-    """The data set of a config, on the CPU. `folder` is where its files are, or are downloaded to.
+    """Load a data set onto the CPU; its files are read from `folder` or downloaded to it.
 
-    Raises UserError where files are missing or not as they must be, or where the splits asked for are not possible.
+    Raises UserError where files are missing or malformed, or where the configured splits are not possible.
     """
     _check_config(config)
     arrays = _read(config, Path(folder))
-    test = torch.arange(len(arrays.y_test))
-    if config.test_size is not None:
-        test = stratified(arrays.y_test, config.test_size, generator("test split"), "test_size")
-    train = torch.arange(len(arrays.y_train))
-    if config.train_size is not None:
-        train = stratified(
-            arrays.y_train, config.train_size, generator("training split", config.split_seed), "train_size"
-        )  # fmt: skip
-    held = train[:0]
-    if config.validation > 0:
-        train, held = _hold_out(arrays.y_train, train, config)
+    train, val, test = _choose_splits(arrays, config)
     splits = {
-        "train": _split(arrays.x_train, arrays.y_train, train, config.size),
-        "test": _split(arrays.x_test, arrays.y_test, test, config.size),
-        "val": _split(arrays.x_train, arrays.y_train, held, config.size) if len(held) else None,
+        "train": _make_split(arrays.x_train, arrays.y_train, train, config.size),
+        "test": _make_split(arrays.x_test, arrays.y_test, test, config.size),
     }
-    for name, split in splits.items():
-        if split is not None:
-            _check_split(name, split.labels, arrays.class_names, every_class=name != "test")
+    if len(val):
+        splits["val"] = _make_split(arrays.x_train, arrays.y_train, val, config.size)
+    for name, called in (("train", "training"), ("val", "validation")):
+        if name in splits:
+            _check_every_class(called, splits[name].labels, arrays.class_names)
     if config.mean is None or config.std is None:
-        mean, std = _statistics(splits["train"].images)
-        config = dataclasses.replace(config, mean=config.mean or mean, std=config.std or std)
-        if 0 in config.std:
-            name = config.file or config.root or config.name
-            raise UserError(f"{name}: a channel is the same in all pixels of all training images: give dataset.std")
+        config = _resolve_statistics(config, splits["train"].images)
     fingerprint = _fingerprint(splits)
-    return Dataset(config.name, splits["train"], splits["test"], splits["val"], arrays.class_names, fingerprint, config)
-
-
-def normalize(images: Tensor, config: DatasetConfig) -> Tensor:
-    """(images / 255 − mean) / std per channel: uint8 [N, 3, H, W] to float32 in channels_last memory, on its device."""
-    return augmentation.standardize(
-        images, *augmentation.affine(config.mean, config.std, images.shape[3], images.device)
+    return Dataset(
+        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, fingerprint, config
     )
 
 
-def stratified(labels: Tensor, size: int, random: torch.Generator, what: str) -> Tensor:
-    """Positions [size], ascending, of a random choice with the shares that the classes have in `labels` [N].
+def normalization(config: DatasetConfig, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Return scale and shift [width · 3] that normalize rows of pixels, for a config with mean and std resolved."""
+    assert config.mean is not None and config.std is not None, "mean and std are resolved by `load`"
+    return augmentation.scale_and_shift(config.mean, config.std, width, device)
 
-    Shares are rounded so that they add up (largest remainder; classes with equal remainders in order). `what` names
-    the option in the UserError that is raised where `size` is larger than N.
+
+def normalize(images: Tensor, config: DatasetConfig) -> Tensor:
+    """Return (images / 255 − mean) / std per channel: uint8 [N, 3, H, W] -> float32 in channels_last memory."""
+    return augmentation.standardize(images, *normalization(config, images.shape[3], images.device))
+
+
+def stratified(labels: Tensor, size: int, random: torch.Generator, option: str) -> Tensor:
+    """Choose `size` of N samples at random, with the class shares of `labels` [N]: ascending positions [size].
+
+    Shares are rounded by largest remainder, lower classes first among equal remainders. Raises UserError, naming the
+    dataset option, where `size` exceeds N.
     """
     if size > len(labels):
-        raise UserError(f"dataset.{what} is {size}, but there are only {len(labels)} images")
-    counts = labels.bincount()
-    whole, rest = counts * size // len(labels), counts * size % len(labels)
-    left = size - int(whole.sum())
-    whole[rest.sort(descending=True, stable=True).indices[:left]] += 1
+        raise UserError(f"dataset.{option} is {size}, but there are only {len(labels)} images")
+    class_sizes = labels.bincount()
+    quotas, remainders = class_sizes * size // len(labels), class_sizes * size % len(labels)
+    unassigned = size - int(quotas.sum())
+    quotas[remainders.sort(descending=True, stable=True).indices[:unassigned]] += 1
     chosen = []
-    for label, n in enumerate(whole.tolist()):
+    for label, quota in enumerate(quotas.tolist()):
         members = (labels == label).nonzero()[:, 0]
-        chosen.append(members[torch.randperm(len(members), generator=random)[:n]])
+        chosen.append(members[torch.randperm(len(members), generator=random)[:quota]])
     return torch.cat(chosen).sort().values
 
 
@@ -124,92 +116,109 @@ def _check_config(config: DatasetConfig) -> None:
     for name, values in (("mean", config.mean), ("std", config.std)):
         if values is not None and len(values) != 3:
             raise UserError(f"dataset.{name} has {len(values)} numbers: give one for each of three channels, or null")
-    for name, owner in (("file", "npz"), ("root", "imagefolder")):
-        given = getattr(config, name)
-        if config.name == owner and given is None:
-            what = "a file" if name == "file" else "a folder"
-            raise UserError(f"dataset={owner} needs dataset.{name}: {what}, absolute or below the data folder")
-        if config.name != owner and given is not None:
-            raise UserError(f"dataset.{name} is read by dataset={owner} only, not by dataset={config.name}")
+    for key, dataset, kind in (("file", "npz", "a file"), ("root", "imagefolder", "a folder")):
+        location = getattr(config, key)
+        if config.name == dataset and location is None:
+            raise UserError(f"dataset={dataset} needs dataset.{key}: {kind}, absolute or below the data folder")
+        if config.name != dataset and location is not None:
+            raise UserError(f"dataset.{key} is read by dataset={dataset} only, not by dataset={config.name}")
 
 
 def _read(config: DatasetConfig, folder: Path) -> Arrays:
     if config.name == "digits":
         return _digits(config.test_size)
     if config.name == "npz":
-        return sources.read_npz(folder / Path(config.file).expanduser())
+        return sources.read_npz(folder / Path(config.file or "").expanduser())
     if config.name == "imagefolder":
-        return sources.read_imagefolder(folder / Path(config.root).expanduser(), config.size)
+        return sources.read_imagefolder(folder / Path(config.root or "").expanduser(), config.size)
     return sources.read_cifar(config.name, folder)
 
 
 def _digits(test_size: int | None) -> Arrays:
-    """The digits, of which `test_size` are the test set and the others may be trained on."""
+    """Split the digits into a fixed stratified test set of `test_size` images and a training set of the others."""
     images, labels = sources.read_digits()
     if test_size is None or test_size >= len(labels):
-        given = "not given" if test_size is None else test_size
-        raise UserError(f"dataset.test_size is {given}: choose how many of the {len(labels)} digits are the test set")
+        value = "null" if test_size is None else test_size
+        raise UserError(f"dataset.test_size is {value}: give a number below {len(labels)}, the number of digits")
     test = stratified(labels, test_size, generator("test split"), "test_size")
-    rest = torch.ones(len(labels), dtype=torch.bool)
-    rest[test] = False
-    return Arrays(images[rest], labels[rest], images[test], labels[test], tuple("0123456789"))
+    is_train = torch.ones(len(labels), dtype=torch.bool)
+    is_train[test] = False
+    return Arrays(images[is_train], labels[is_train], images[test], labels[test], tuple("0123456789"))
 
 
-def _hold_out(labels: Tensor, train: Tensor, config: DatasetConfig) -> tuple[Tensor, Tensor]:
-    """`train` [N], positions among `labels`, as what is left of it and what is held out; both keep their order."""
+def _choose_splits(arrays: Arrays, config: DatasetConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ascending positions of the training and validation samples in the training set, and of the test samples
+    in the test set."""
+    test = torch.arange(len(arrays.y_test))
+    if config.test_size is not None:
+        test = stratified(arrays.y_test, config.test_size, generator("test split"), "test_size")
+    train = torch.arange(len(arrays.y_train))
+    if config.train_size is not None:
+        random = generator("training split", config.split_seed)
+        train = stratified(arrays.y_train, config.train_size, random, "train_size")
+    if config.validation == 0:
+        return train, train[:0], test
     size = round(config.validation * len(train))
-    chosen = stratified(labels[train], size, generator("validation split", config.split_seed), "validation")
-    held = torch.zeros(len(train), dtype=torch.bool)
-    held[chosen] = True
-    if not held.any():
+    if size == 0:
         raise UserError(f"dataset.validation is {config.validation}: that is no image of {len(train)}")
-    return train[~held], train[held]
+    random = generator("validation split", config.split_seed)
+    held_out = torch.zeros(len(train), dtype=torch.bool)
+    held_out[stratified(arrays.y_train[train], size, random, "validation")] = True
+    return train[~held_out], train[held_out], test
 
 
-def _split(images: Tensor, labels: Tensor, positions: Tensor, size: int) -> Split:
-    """The images at `positions` of NHWC `images`, resized to `size`."""
+def _make_split(images: Tensor, labels: Tensor, positions: Tensor, size: int) -> Split:
+    """Take the samples at `positions` of NHWC `images`, resized to `size` × `size` pixels."""
     chosen = images if len(positions) == len(images) else images[positions]
     resized = chosen.permute(0, 3, 1, 2)
     if images.shape[1] != size:
-        resized = torch.cat([_resize(part, size) for part in resized.split(1000)])
+        resized = torch.cat([_resize(part, size) for part in resized.split(RESIZE_BATCH)])
     return Split(resized.contiguous(memory_format=torch.channels_last), labels[positions])
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    """uint8 [N, 3, H, W] resized bilinearly, with antialiasing where it shrinks."""
+    """Resize uint8 [N, 3, H, W] bilinearly, with antialiasing where it shrinks."""
     shape = (size, size)
     resized = functional.interpolate(images.float(), shape, mode="bilinear", align_corners=False, antialias=True)
     return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def _check_split(name: str, labels: Tensor, class_names: tuple[str, ...], every_class: bool) -> None:
-    called = {"train": "training", "test": "test", "val": "validation"}[name]
+def _check_every_class(split: str, labels: Tensor, class_names: tuple[str, ...]) -> None:
     absent = (labels.bincount(minlength=len(class_names)) == 0).nonzero()[:, 0].tolist()
-    if every_class and absent:
+    if absent:
         raise UserError(
-            f"the {called} split of {len(labels)} images has none of class {class_names[absent[0]]!r}: "
+            f"the {split} split of {len(labels)} images has none of class {class_names[absent[0]]!r}: "
             "change dataset.train_size or dataset.validation"
         )
 
 
-def _statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 [N, 3, H, W], on a scale of 0 to 1, to four decimals."""
+def _resolve_statistics(config: DatasetConfig, images: Tensor) -> DatasetConfig:
+    """Return the config with mean and std of the training images where it has null."""
+    mean, std = _channel_statistics(images)
+    config = dataclasses.replace(config, mean=config.mean or mean, std=config.std or std)
+    if 0 in (config.std or std):
+        name = config.file or config.root or config.name
+        raise UserError(f"{name}: a channel is the same in all pixels of all training images: give dataset.std")
+    return config
+
+
+def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of uint8 [N, 3, H, W], on a scale of 0 to 1, to 4 decimals."""
     mean, std = [], []
     value = torch.arange(256, dtype=torch.float64) / 255
     for channel in range(3):
         share = images[:, channel].flatten().bincount(minlength=256).double()
         share /= share.sum()
-        centre = (share * value).sum()
-        mean.append(round(centre.item(), 4))
-        std.append(round((share * (value - centre) ** 2).sum().sqrt().item(), 4))
+        center = (share * value).sum()
+        mean.append(round(center.item(), 4))
+        std.append(round((share * (value - center) ** 2).sum().sqrt().item(), 4))
     return mean, std
 
 
-def _fingerprint(splits: dict[str, Split | None]) -> str:
+def _fingerprint(splits: dict[str, Split]) -> str:
     digest = hashlib.sha256()
     for name, split in splits.items():
-        if split is not None:
-            digest.update(f"{name} {tuple(split.images.shape)}".encode())
-            digest.update(split.images.permute(0, 2, 3, 1).contiguous().numpy())
-            digest.update(split.labels.numpy())
+        digest.update(f"{name} {tuple(split.images.shape)}".encode())
+        digest.update(split.images.permute(0, 2, 3, 1).contiguous().numpy().data)
+        digest.update(split.labels.numpy().data)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchmark.config.schema import DatasetConfig
 from benchmark.data import augmentation, randaugment
-from benchmark.data.datasets import Split
+from benchmark.data.datasets import Split, normalization
 from benchmark.training.seeding import generator
 from methods.contract import Batch
 
@@ -18,8 +18,8 @@ class Loader:
     """Training batches of one split in a new order and with new augmentation every epoch; all on `device`.
 
     Order, augmentation and the method's generator have one random stream each, derived from the seed and the epoch
-    alone: an epoch is the same whatever came before it, on every device, for every method and network. The last,
-    smaller batch is kept unless it is a single image, with which batch norm cannot be trained.
+    alone: an epoch is the same after any other epochs, on every device, for every method and network. The last, smaller
+    batch is kept unless it is a single image, with which batch norm cannot be trained.
 
     Raises ValueError where the split is too small for a batch of two images.
     """
@@ -32,12 +32,12 @@ class Loader:
         self.size = len(split.labels)
         self.images = augmentation.pad(split.images.to(device), config.padding)  # uint8 [N, H + 2p, W + 2p, 3]
         self.labels = split.labels.to(device)
-        self.affine = augmentation.affine(config.mean, config.std, split.images.shape[3], device)
+        self._normalization = normalization(config, split.images.shape[3], device)
         if len(self) == 0:
             raise ValueError(f"{self.size} images make no batch of two or more with batch size {batch_size}")
 
     def __len__(self) -> int:
-        """Steps per epoch."""
+        """Return the number of batches per epoch."""
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest > 1) if self.batch_size > 1 else 0
 
@@ -52,22 +52,22 @@ class Loader:
         return augmentation.count_outcomes(self.padding, self.flip)
 
     def augmentation_key(self, view: int) -> str:
-        """Describe all that a view's images depend on besides images, epoch and libraries. Part of cache headers."""
+        """Describe what a view depends on besides images, epoch and library versions; persisted in cache headers."""
         weak = f"crops with padding {self.padding}" + (" and flips" if self.flip else "")
         if view == WEAK:
             return weak
         return f"second views of seed {self.seed} ({weak} in batches of {self.batch_size}, {randaugment.KEY})"
 
     def augmented(self, indices: Tensor, augmentation_ids: Tensor) -> Tensor:
-        """Return the weak views `augmentation_ids` [B] of images `indices` [B], normalized: float32 [B, 3, H, W]."""
+        """Return weak views of images `indices` [B], normalized: float32 [B, 3, H, W]."""
         weak = self._crop(indices.to(self.device), augmentation_ids.to(self.device))
-        return augmentation.standardize(weak, *self.affine)
+        return augmentation.standardize(weak, *self._normalization)
 
     def epoch(self, epoch: int, views: int = 1) -> Iterator[Batch]:
         """Yield the batches of one epoch, counted from 1, with one or two views of each image.
 
-        A strong view is an independent crop and flip followed by RandAugment. Its augmentation id is the column epoch
-        − 1 of a cache; it has none before epoch 1.
+        A strong view is an independent crop and flip followed by RandAugment. Its augmentation id is epoch − 1, the
+        column of a cache; it has none before epoch 1.
         """
         # drawn on the CPU, so that all devices see the same batches
         order = torch.randperm(self.size, generator=generator("order", self.seed, epoch))
@@ -89,4 +89,5 @@ class Loader:
 
     def _strong(self, indices: Tensor, random: torch.Generator) -> Tensor:
         ids = torch.randint(self.outcomes, indices.shape, generator=random).to(self.device)
-        return augmentation.standardize(randaugment.rand_augment(self._crop(indices, ids), random), *self.affine)
+        images = randaugment.rand_augment(self._crop(indices, ids), random)
+        return augmentation.standardize(images, *self._normalization)

@@ -1,4 +1,4 @@
-"""Where data sets come from: files are read and checked here, and refused with one line that names them."""
+"""Sources of data sets: read and check files; every error is one line that names the file."""
 
 import contextlib
 import http.client
@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-DOWNLOAD_TIMEOUT = 30.0  # seconds without an answer
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # names in an .npz file
+DOWNLOAD_TIMEOUT = 30.0  # seconds without a response
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A checked data set as it lies in its files: square uint8 images [N, H, H, 3], labels [N] int64 below C."""
+    """The checked content of a data set's files: square uint8 images [N, H, H, 3], labels [N] int64 below C."""
 
     x_train: Tensor
     y_train: Tensor
@@ -34,57 +35,57 @@ class Arrays:
 
 
 @dataclass(frozen=True)
-class Cifar:
-    """What is known of one of the two CIFAR data sets."""
+class CifarFormat:
+    """Expected sizes of a CIFAR data set, and the folder into which torchvision unpacks it."""
 
     classes: int
     train: int  # training images per class
     test: int  # test images per class
-    folder: str  # where torchvision unpacks it
+    folder: str
 
 
 CIFAR = {
-    "cifar10": Cifar(10, 5_000, 1_000, "cifar-10-batches-py"),
-    "cifar100": Cifar(100, 500, 100, "cifar-100-python"),
+    "cifar10": CifarFormat(10, 5_000, 1_000, "cifar-10-batches-py"),
+    "cifar100": CifarFormat(100, 500, 100, "cifar-100-python"),
 }
 
 
 def read_digits() -> tuple[Tensor, Tensor]:
-    """All 1,797 handwritten digits of scikit-learn: uint8 [1797, 8, 8, 3] with equal channels, labels [1797].
+    """Return the 1,797 handwritten digits of scikit-learn: uint8 [1797, 8, 8, 3] with equal channels, labels [1797].
 
-    They are the test half of the UCI "Optical Recognition of Handwritten Digits", grey values from 0 to 16.
+    They are the test half of the UCI "Optical Recognition of Handwritten Digits", gray values from 0 to 16.
     """
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    grey = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)
-    return grey[..., None].expand(-1, -1, -1, 3).contiguous(), torch.from_numpy(digits.target).long()
+    digits: Any = load_digits()
+    gray = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)
+    return gray[..., None].expand(-1, -1, -1, 3).contiguous(), torch.from_numpy(digits.target).long()
 
 
 def read_cifar(name: str, folder: Path) -> Arrays:
-    """CIFAR-10 or CIFAR-100: from `<name>.npz` in `folder`, or from torchvision's files there, downloaded if absent.
+    """Read CIFAR-10 or CIFAR-100 from `<name>.npz` or torchvision's files in `folder`; download the latter if absent.
 
-    Raises UserError where there is neither, where nothing can be downloaded, or where the content is not CIFAR's.
+    Raises UserError where there is neither and the download fails, or where the content is not CIFAR's.
     """
-    npz, known = folder / f"{name}.npz", CIFAR[name]
+    npz, expected = folder / f"{name}.npz", CIFAR[name]
     if npz.exists():
         arrays, source = read_npz(npz), npz
     else:
-        arrays, source = _torchvision_cifar(name, folder), folder / known.folder
-    if len(arrays.class_names) != known.classes:
-        raise UserError(f"{source}: {len(arrays.class_names)} classes, but {name} has {known.classes}")
-    for split, images, labels, each in (
-        ("train", arrays.x_train, arrays.y_train, known.train),
-        ("test", arrays.x_test, arrays.y_test, known.test),
+        arrays, source = _torchvision_cifar(name, folder), folder / expected.folder
+    if len(arrays.class_names) != expected.classes:
+        raise UserError(f"{source}: {len(arrays.class_names)} classes, but {name} has {expected.classes}")
+    for split, images, labels, per_class in (
+        ("train", arrays.x_train, arrays.y_train, expected.train),
+        ("test", arrays.x_test, arrays.y_test, expected.test),
     ):
-        wanted = (each * known.classes, 32, 32, 3)
-        if tuple(images.shape) != wanted:
-            raise UserError(f"{source}: x_{split} has shape {tuple(images.shape)}, but {name} has {wanted}")
-        counts = labels.bincount(minlength=known.classes)
-        if (counts != each).any():
-            wrong = int((counts != each).nonzero()[0])
+        shape = (per_class * expected.classes, 32, 32, 3)
+        if tuple(images.shape) != shape:
+            raise UserError(f"{source}: x_{split} has shape {tuple(images.shape)}, but {name} has {shape}")
+        counts = labels.bincount(minlength=expected.classes)
+        if (counts != per_class).any():
+            label = int((counts != per_class).nonzero()[0])
             raise UserError(
-                f"{source}: y_{split} has {counts[wrong]} images of class {wrong}, but {name} has {each} of each class"
+                f"{source}: y_{split} has {counts[label]} images of class {label}, but {name} has {per_class} per class"
             )
     return arrays
 
@@ -92,17 +93,18 @@ def read_cifar(name: str, folder: Path) -> Arrays:
 def _torchvision_cifar(name: str, folder: Path) -> Arrays:
     from torchvision import datasets
 
-    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    dataset_class = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _timeout(DOWNLOAD_TIMEOUT):
-            train, test = kind(str(folder), train=True, download=True), kind(str(folder), train=False)
-    except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as e:
+            train = dataset_class(str(folder), train=True, download=True)
+            test = dataset_class(str(folder), train=False)
+    except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{name} is not in {folder} and cannot be downloaded ({_one_line(e)}): "
+            f"{name} is not in {folder} and cannot be downloaded ({_one_line(error)}): "
             f"put {name}.npz ({', '.join(ARRAYS)}) or torchvision's folder {CIFAR[name].folder} into {folder}"
-        ) from e
-    return _check(
+        ) from error
+    return _check_arrays(
         str(folder / CIFAR[name].folder),
         {
             "x_train": train.data, "y_train": np.asarray(train.targets),
@@ -114,59 +116,57 @@ def _torchvision_cifar(name: str, folder: Path) -> Arrays:
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """A limit for connections that give none, so that a silent firewall does not look like a hang."""
-    before = socket.getdefaulttimeout()
+    """Limit the wait of new connections, so that a download behind a silent firewall fails instead of hanging."""
+    default = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(default)
 
 
 def read_npz(path: Path) -> Arrays:
-    """The arrays x_train, y_train, x_test, y_test and, where given, class_names of an `.npz` file, without pickles.
+    """Read x_train, y_train, x_test, y_test and optionally class_names from an `.npz` file, without pickles.
 
-    Raises UserError where the file is missing, truncated or corrupt, or where an array is not as it must be: images
-    uint8 [N, H, H, 3] (or grey, [N, H, H]), labels whole numbers from 0 to C − 1, each with a training image.
+    Images are uint8 [N, H, H, 3], or gray [N, H, H]; labels are integers from 0 to C − 1, each with a training image.
+    Raises UserError where the file is missing, truncated or corrupt, or where an array has another form.
     """
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {what}: put an .npz file with {', '.join(ARRAYS)} there")
     try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} holds a single array: an .npz file with {', '.join(ARRAYS)} is wanted")
-    except PermissionError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}") from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise UserError(f"{path} is not an .npz file, or is truncated or corrupt: make or copy it again") from e
-    with found:
-        if missing := [a for a in ARRAYS if a not in found]:
-            raise UserError(f"{path} lacks {', '.join(missing)}: it holds {', '.join(found.files) or 'nothing'}")
-        arrays = {}
-        for name in (*ARRAYS, "class_names"):
-            if name in found:
-                arrays[name] = _read_array(path, found, name)
-    return _check(str(path), arrays)
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds a single array: expected an .npz file with {', '.join(ARRAYS)}")
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not an .npz file, or is truncated or corrupt: make or copy it again") from error
+    with file:
+        if missing := [name for name in ARRAYS if name not in file]:
+            raise UserError(f"{path} lacks {', '.join(missing)}: it holds {', '.join(file.files) or 'nothing'}")
+        arrays = {name: _read_array(path, file, name) for name in (*ARRAYS, "class_names") if name in file}
+    return _check_arrays(str(path), arrays)
 
 
-def _read_array(path: Path, found: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+def _read_array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     try:
-        return found[name]
-    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as e:
-        if "pickle" in str(e):
+        return file[name]
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        if "pickle" in str(error):
             raise UserError(
                 f"{path}: {name} is an array of Python objects, which is not loaded for safety: "
                 f"save it as {'strings' if name == 'class_names' else 'numbers'}"
-            ) from e
-        raise UserError(f"{path}: {name} is truncated or corrupt ({_one_line(e)}): make or copy the file again") from e
+            ) from error
+        reason = _one_line(error)
+        raise UserError(f"{path}: {name} is truncated or corrupt ({reason}): make or copy the file again") from error
 
 
 def read_imagefolder(root: Path, size: int) -> Arrays:
-    """A folder of images, `<root>/train/<class>/*` and `<root>/test/<class>/*` (or `val` where there is no `test`).
+    """Read a folder of images: `<root>/train/<class>/*` and `<root>/test/<class>/*` (`val` where there is no `test`).
 
-    Images are read as RGB, resized with the shorter side to `size`, and cropped to the centre. Raises UserError where
-    a folder is missing or empty, where the classes of both differ, or where an image cannot be read.
+    Images are read as RGB, resized so that the shorter side has `size` pixels, and center-cropped. Raises UserError
+    where a folder is missing or empty, where the classes of both differ, or where an image cannot be read.
     """
     test = root / "test" if (root / "test").is_dir() or not (root / "val").is_dir() else root / "val"
     for folder in (root, root / "train", test):
@@ -177,10 +177,10 @@ def read_imagefolder(root: Path, size: int) -> Arrays:
     x_train, y_train, names = _read_images(root / "train", size)
     x_test, y_test, test_names = _read_images(test, size)
     if names != test_names:
-        odd = sorted(set(names) ^ set(test_names))
-        where = root / "train" if odd[0] in names else test
-        raise UserError(f"class {odd[0]!r} is in {where} only: {root / 'train'} and {test} must have the same classes")
-    return _check(
+        name = min(set(names) ^ set(test_names))
+        folder = root / "train" if name in names else test
+        raise UserError(f"class {name!r} is in {folder} only: {root / 'train'} and {test} must have the same classes")
+    return _check_arrays(
         str(root),
         {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "class_names": np.array(names)},
     )
@@ -188,24 +188,25 @@ def read_imagefolder(root: Path, size: int) -> Arrays:
 
 def _read_images(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     from torchvision.datasets import ImageFolder
-    from torchvision.transforms import functional
+    from torchvision.transforms.functional import center_crop, resize
 
     try:
-        found = ImageFolder(str(folder), loader=lambda path: path)
-    except OSError as e:
-        raise UserError(f"{folder}: {_one_line(e)}") from e
-    images = np.empty((len(found.samples), size, size, 3), np.uint8)
-    for i, (path, _) in enumerate(found.samples):
+        listing = ImageFolder(str(folder), loader=lambda path: path)
+    except OSError as error:
+        raise UserError(f"{folder}: {_one_line(error)}") from error
+    images = np.empty((len(listing.samples), size, size, 3), np.uint8)
+    for i, (path, _) in enumerate(listing.samples):
         try:
             with Image.open(path) as image:
-                images[i] = functional.center_crop(functional.resize(image.convert("RGB"), size), [size, size])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-            raise UserError(f"{path} cannot be read as an image ({_one_line(e)}): remove or replace it") from e
-    return images, np.array(found.targets), tuple(found.classes)
+                pixels: Any = image.convert("RGB")
+                images[i] = center_crop(resize(pixels, [size]), [size, size])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} cannot be read as an image ({_one_line(error)}): remove or replace it") from error
+    return images, np.array(listing.targets), tuple(listing.classes)
 
 
-def _check(source: str, arrays: dict[str, np.ndarray]) -> Arrays:
-    """The arrays as tensors. Raises UserError, which names `source`, where one is not as it must be."""
+def _check_arrays(source: str, arrays: dict[str, np.ndarray]) -> Arrays:
+    """Check the arrays and convert them to tensors. Raises UserError, naming `source`, where one is malformed."""
     images = {s: _check_images(source, f"x_{s}", arrays[f"x_{s}"]) for s in ("train", "test")}
     labels = {s: _check_labels(source, f"y_{s}", arrays[f"y_{s}"], len(images[s])) for s in ("train", "test")}
     if images["train"].shape[1:] != images["test"].shape[1:]:
@@ -214,55 +215,40 @@ def _check(source: str, arrays: dict[str, np.ndarray]) -> Arrays:
             "they must have the same shape"
         )
     names = _check_names(source, arrays.get("class_names"))
-    present = np.unique(labels["train"])
-    classes = len(names) if names is not None else int(present[-1]) + 1
-    for split, values in labels.items():
-        if (highest := int(values.max())) >= classes:
-            owner = "y_train" if names is None else "class_names"
-            raise UserError(
-                f"{source}: y_{split} holds the label {highest}, but {owner} has classes 0 to {classes - 1}"
-            )
-    if len(present) < classes:
-        # counted up from 0, so that a wild label does not make a wild list
-        absent = next(c for c in itertools.count() if c >= len(present) or present[c] != c)
-        named = "" if names is None else f" ({names[absent]})"
-        raise UserError(
-            f"{source}: class {absent}{named} has no training image, yet there are classes up to {classes - 1}: "
-            "labels must be 0 to C − 1 without a gap"
-        )
-    if classes < 2:
-        raise UserError(f"{source}: all training images are of one class: at least two are needed")
+    classes = _check_classes(source, labels, names)
     x = {s: torch.from_numpy(np.ascontiguousarray(v)) for s, v in images.items()}
     y = {s: torch.from_numpy(v.astype(np.int64)) for s, v in labels.items()}
     return Arrays(x["train"], y["train"], x["test"], y["test"], names or tuple(map(str, range(classes))))
 
 
 def _check_images(source: str, name: str, images: np.ndarray) -> np.ndarray:
+    """Check images and return them as uint8 [N, H, H, 3]; the channels of gray ones are repeated."""
     if images.dtype != np.uint8:
         numeric = images.size and images.dtype.kind in "iuf"
-        range_ = f" from {images.min():g} to {images.max():g}" if numeric else ""
-        raise UserError(f"{source}: {name} is {images.dtype}{range_}: uint8 from 0 to 255 is wanted")
+        interval = f" from {images.min():g} to {images.max():g}" if numeric else ""
+        raise UserError(f"{source}: {name} is {images.dtype}{interval}: expected uint8 from 0 to 255")
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=3)
     if images.ndim != 4 or images.shape[3] != 3:
-        shape = tuple(images.shape)
-        turned = " (channels come last)" if images.ndim == 4 and images.shape[1] == 3 else ""
-        raise UserError(f"{source}: {name} has shape {shape}: [N, H, H, 3] is wanted{turned}, or [N, H, H] for grey")
+        hint = " (channels come last)" if images.ndim == 4 and images.shape[1] == 3 else ""
+        raise UserError(
+            f"{source}: {name} has shape {tuple(images.shape)}: expected [N, H, H, 3]{hint}, or [N, H, H] for gray"
+        )
     if images.shape[1] != images.shape[2]:
         height, width = images.shape[1:3]
-        raise UserError(f"{source}: {name} has images of {height} × {width} pixels: square ones are wanted")
+        raise UserError(f"{source}: {name} has images of {height} × {width} pixels: they must be square")
     if images.size == 0:
         raise UserError(f"{source}: {name} is empty")
     return images
 
 
-def _check_labels(source: str, name: str, labels: np.ndarray, images: int) -> np.ndarray:
+def _check_labels(source: str, name: str, labels: np.ndarray, n_images: int) -> np.ndarray:
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{source}: {name} is {labels.dtype}: whole numbers (int64) are wanted")
+        raise UserError(f"{source}: {name} is {labels.dtype}: expected integers (int64)")
     if labels.ndim != 1:
-        raise UserError(f"{source}: {name} has shape {tuple(labels.shape)}: one label per image, [N], is wanted")
-    if len(labels) != images:
-        raise UserError(f"{source}: {name} has {len(labels)} labels, but x_{name[2:]} has {images} images")
+        raise UserError(f"{source}: {name} has shape {tuple(labels.shape)}: expected [N], one label per image")
+    if len(labels) != n_images:
+        raise UserError(f"{source}: {name} has {len(labels)} labels, but x_{name[2:]} has {n_images} images")
     if (lowest := int(labels.min())) < 0:
         raise UserError(f"{source}: {name} holds the label {lowest}: labels count from 0")
     return labels
@@ -272,9 +258,33 @@ def _check_names(source: str, names: np.ndarray | None) -> tuple[str, ...] | Non
     if names is None:
         return None
     if names.ndim != 1 or names.dtype.kind not in "US" or not len(names):
-        raise UserError(f"{source}: class_names is {names.dtype} {tuple(names.shape)}: a list of strings is wanted")
+        raise UserError(f"{source}: class_names is {names.dtype} {tuple(names.shape)}: expected a list of strings")
     return tuple(n.decode(errors="replace") if isinstance(n, bytes) else str(n) for n in names.tolist())
 
 
-def _one_line(e: BaseException) -> str:
-    return " ".join(str(e).split()) or type(e).__name__
+def _check_classes(source: str, labels: dict[str, np.ndarray], names: tuple[str, ...] | None) -> int:
+    """Return the number of classes. Raises UserError for labels beyond it, a class without a training image, or a
+    single class."""
+    present = np.unique(labels["train"])
+    classes = len(names) if names is not None else int(present[-1]) + 1
+    for split, values in labels.items():
+        if (highest := int(values.max())) >= classes:
+            reference = "y_train" if names is None else "class_names"
+            raise UserError(
+                f"{source}: y_{split} holds the label {highest}, but {reference} has classes 0 to {classes - 1}"
+            )
+    if len(present) < classes:
+        # `classes` may be huge because of one wild label, so classes are not listed
+        absent = next(c for c in itertools.count() if c >= len(present) or present[c] != c)
+        name = "" if names is None else f" ({names[absent]})"
+        raise UserError(
+            f"{source}: class {absent}{name} has no training image, yet there are classes up to {classes - 1}: "
+            "labels must be 0 to C − 1 without a gap"
+        )
+    if classes < 2:
+        raise UserError(f"{source}: all training images are of one class: at least two are needed")
+    return classes
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
