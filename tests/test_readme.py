@@ -1,4 +1,4 @@
-"""What the README says is true: its commands run, its example of a method works."""
+"""The commands of the README and of the pages of docs/ are valid, and the README's example of a method works."""
 
 import re
 import shlex
@@ -12,64 +12,96 @@ import torch
 
 import methods
 from benchmark import networks
-from benchmark.commands import ablate
-from benchmark.commands import methods as catalogue
-from benchmark.config import compose as configs
 from benchmark.config import files, pairs
-from benchmark.grid import plan as grid
-from benchmark.runs.tracking import Tracking
-from methods.contract import Batch, Outputs
+from benchmark.config.command_options import load_analysis, load_options, load_scale
+from benchmark.config.compose import MethodComposer, load_config
+from benchmark.config.overrides import key_of, parse_sweep
+from benchmark.config.schema import AblateOptions, SpeedOptions, TuneOptions
+from methods.contract import Batch, Context, Outputs, Shapes
 from tests.conftest import ROOT
+from tests.helpers import bench
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.startswith("make ")
-] + re.findall(r"`(python -m [^`]*=[^`]*)`", README)
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+COMMANDS = sorted(
+    {
+        line.split("#")[0].strip()
+        for page in PAGES
+        for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith(("make ", "kd-benchmark "))
+    }
+)
+TRAINING = {"bench": None, "plan": None, "tune": TuneOptions, "ablate": AblateOptions, "speed": SpeedOptions}
 BIN = Path(sys.executable).parent
 
 
 def make(*words: str) -> str:
-    """What a make command prints; it must succeed."""
+    """Run a make target that must succeed; return its output."""
     done = subprocess.run(["make", f"BIN={BIN}", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_there_are_commands():
-    assert len(COMMANDS) >= 10
+def check(command: str, words: list[str]) -> None:
+    """Parse the words of a command; raises UserError for any that it does not take."""
+    if command == "scale":
+        load_scale(words)
+    elif command not in TRAINING:
+        load_analysis(words)
+    else:
+        if (schema := TRAINING[command]) is not None:
+            options, words = load_options(command, schema, words)
+            if getattr(options, "profile", None):
+                words = [f"profile={options.profile}", *words]
+        config = load_config([w for w in words if key_of(w).split(".")[0] not in files.group_names("method")])
+        single = [w for w in words if parse_sweep(w) is None]
+        composer = MethodComposer(single)
+        names = {key_of(w).split(".")[0] for w in words} & set(files.group_names("method"))
+        for pair in config.pair:
+            for name in names | set(config.methods):
+                composer.method(name, "-".join(networks.split_pair(pair)))
+
+
+def test_the_pages_show_commands():
+    assert len(COMMANDS) >= 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_s_overrides_are_accepted(command):
-    line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1] if command.startswith("make") else command
-    if "-m benchmark " not in line or line.endswith((" pairs", " methods")):
+def test_every_command_of_the_pages_is_accepted(command):
+    line = command
+    if command.startswith("make "):
+        line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1]
+    found = re.search(r"(?:kd-benchmark|-m benchmark|-m analysis) (.*)", line)
+    if found is None:  # a target that runs a tool of its own: test, docs, sync, help
         return
-    command, *words = shlex.split(line.split("-m benchmark ")[1])
-    words = [w for w in [command, *words] if "=" in w]
-    if command == "ablate":
-        ablate.parse(words)
-        return
-    words = [w for w in words if not w.startswith("trials=")]
-    config = configs.load(words)
-    for pair in config.pair:
-        teacher, student = networks.split_pair(pair)
-        for name in config.methods:
-            configs.method(name, f"{teacher}-{student}", words)
+    name, *words = shlex.split(found[1])
+    check(name, words)
 
 
-def test_a_misspelt_variable_is_refused():
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_between_the_pages_of_the_repository_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_an_unknown_make_variable_is_refused():
     done = subprocess.run(["make", "-n", "bench", "PAIRR=x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "unknown variable PAIRR; known: " in done.stderr
-    for goal, variable, said in (
-        ("bench", "METHOD=kd", "METHOD is taken by ablate tune alone; give METHODS"),
-        ("table", "SEEDS=0", "SEEDS is taken by bench plan ablate tune alone"),
-        ("speed", "PROFILE=paper", "PROFILE is taken by bench plan ablate tune table"),
-    ):
-        done = subprocess.run(["make", "-n", goal, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2 and said in done.stderr
+    assert done.returncode == 2 and "unknown variable PAIRR" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "variable"), [("bench", "METHOD=kd"), ("table", "SEEDS=0"), ("speed", "PROFILE=paper")]
+)
+def test_a_make_variable_that_the_target_does_not_take_is_refused(target, variable):
+    done = subprocess.run(["make", "-n", target, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and variable.split("=")[0] in done.stderr
+
+
+def test_make_passes_the_variables_of_each_target():
     assert make("-n", "tune", "METHOD=kd", "TRIALS=2") and make("-n", "ablate", "METHOD=kd", "GRID=nu")
     assert "'runs=my runs'" in make("-n", "bench", "RUNS=my runs")
 
@@ -78,27 +110,20 @@ def test_a_misspelt_variable_is_refused():
 def test_the_targets_run(tiny, tmp_path):
     listed = make("help")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert all(f"make {t} " in listed for t in targets)
-    assert all(f"  {p} " in make("help", "PAIRS=1") for p in pairs.lists()["classic"])
+    assert all(f"make {target} " in listed for target in targets)
+    assert all(f"  {pair} " in make("help", "PAIRS=1") for pair in pairs.lists()["classic"])
     runs = f"RUNS={tmp_path / 'runs'}"
-    more = " ".join(o for o in tiny if not o.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
+    more = " ".join(w for w in tiny if not w.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
     chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]
     printed = make("bench", *chosen, f"ARGS={more}")
-    assert "cells: 4 to run, 0 done" in printed and "| KD " in printed
+    assert "4 to run, 0 done" in printed and "| KD " in printed
     again = make("bench", *chosen, f"ARGS={more}")
-    assert "cells: 0 to run, 4 done" in again and "epoch" not in again.split("## npz")[0].split("cells:")[1]
+    assert "0 to run, 4 done" in again
     assert printed[printed.index("## npz") :] == again[again.index("## npz") :]
     reports = f"ARGS=reports={tmp_path / 'more'}"
     assert "| KD " in make("table", runs, reports)
     make("plots", runs, reports)
     assert len(list((tmp_path / "more" / "plots").glob("*.png"))) == 3
-
-
-def test_the_list_of_methods_is_the_one_that_the_code_makes():
-    listed = re.search(r"<!-- methods -->\n(.*?)<!-- end of methods -->", README, re.DOTALL)[1]
-    assert listed == catalogue.markdown(), "run `make methods` and put its output between the marks"
-    for name in configs.group("method"):
-        assert f"| `{name}` |" in listed
 
 
 def test_the_measured_results_make_their_table(command, tmp_path):
@@ -118,14 +143,15 @@ def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
     monkeypatch.setattr(files, "CONF", tmp_path / "conf")
 
-    overrides = [*tiny, "methods=logit_mse", "logit_mse.mse_weight=0.5"]
-    config = configs.load(overrides)
-    plan = grid.plan(config, overrides)
-    assert [o.status for o in grid.run(plan, Tracking(config.tracker, plan.settings.runs))] == ["done"]
-    (cell,) = plan.students("resnet14")
-    line = cell.run.metrics()[-1]
+    plan, outcomes = bench([*tiny, "methods=logit_mse", "logit_mse.mse_weight=0.5"])
+    assert [outcome.status for outcome in outcomes] == ["done"]
+    (training_run,) = plan.students("resnet14")
+    line = training_run.run.metrics()[-1]
     assert line["weighted/mse"] == pytest.approx(0.5 * line["loss/mse"])
-    method = methods.load("logit_mse")(methods.load("logit_mse").Options(1.0, 0.5), None)
-    batch = Batch(None, torch.tensor([0]), None, None, 1, None)
+
+    method_class, shapes = methods.load("logit_mse"), Shapes(stages=((4, 8, 8),), pooled=4)
+    context = Context(2, shapes, shapes, train_labels=torch.tensor([0]), epochs=1)
+    method = method_class(method_class.Options(1.0, 0.5), context)
+    batch = Batch([], torch.tensor([0]), torch.tensor([0]), 1, torch.Generator())
     terms = method.losses(Outputs(torch.tensor([[1.0, 3.0]])), Outputs(torch.tensor([[0.0, 0.0]])), batch)
     assert terms["mse"].value.item() == 5.0

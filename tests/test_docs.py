@@ -1,0 +1,55 @@
+"""The documentation builds without warnings, and its generated parts are complete."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from benchmark.config.files import group_names
+from benchmark.runs.record import RunRecord
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """The hooks of the documentation, imported from their file."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
+def test_the_documentation_builds_without_warnings(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = (tmp_path / "methods.html").read_text()
+    assert all(f"<code>{name}</code>" in table for name in group_names("method"))
+    pages = list(tmp_path.rglob("*.html"))
+    assert not any("<!-- generated" in page.read_text() for page in pages)
+    loaded = re.compile(r'<(?:script|link|img)[^>]*(?:src|href)="https?://')  # fetched when a page opens
+    assert not any(loaded.search(page.read_text()) for page in pages)
+
+
+def test_the_keys_of_result_json_are_documented_with_their_names_on_disk(hooks):
+    table = hooks.fields("benchmark/runs/record.py:RunRecord")
+    keys = re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+    record = RunRecord.from_json({"top1_last": 50.0})
+    assert keys[:3] == ["status", "role", "dataset"] and {"top1_last", *record.to_json()} <= set(keys)
+    assert "pre_epochs" in keys and "init_epochs" not in keys and "problem" not in keys
+
+
+def test_keys_of_a_yaml_file_are_documented_by_their_dotted_names(hooks):
+    table = hooks.yaml_keys("conf/config.yaml")
+    assert "| `teacher.cache_gb` | `20.0` |" in table and "| `seeds` | `[0]` |" in table and "defaults" not in table
+
+
+def test_every_named_list_of_pairs_is_documented(hooks):
+    assert all(f"- `{name}` (" in hooks.pair_lists() for name in group_names("pairs"))
