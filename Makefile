@@ -69,7 +69,7 @@ types: $(BIN)/installed ## check the types of benchmark, methods and analysis
 	@$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 
 docs: $(BIN)/installed ## build the documentation in site/, to be opened from disk: site/index.html
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 test: types ## lint, types and all tests
 	@$(BIN)/ruff check .
