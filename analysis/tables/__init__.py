@@ -1,0 +1,1 @@
+"""Tables: their content and their renderers."""

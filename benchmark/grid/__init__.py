@@ -1,0 +1,1 @@
+"""Training runs, the plan of many, and their execution."""

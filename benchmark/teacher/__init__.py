@@ -1,0 +1,1 @@
+"""Teachers: their import and checks, their outputs, and the cache of these."""

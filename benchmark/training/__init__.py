@@ -1,0 +1,1 @@
+"""The training loop, captured steps, evaluation, seeds and hardware."""
