@@ -73,6 +73,11 @@ def _imported_modules(module: ModuleType) -> list[ModuleType]:
 
 
 def _direct_imports(module: ModuleType) -> list[ModuleType]:
+    return [importlib.import_module(name) for name in _imported_names(module)]
+
+
+@functools.cache
+def _imported_names(module: ModuleType) -> list[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(_statements(module))):
         if isinstance(node, ast.ImportFrom) and node.module == "methods":
@@ -81,7 +86,7 @@ def _direct_imports(module: ModuleType) -> list[ModuleType]:
             names.add(node.module or "")
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names if alias.name.startswith("methods.")}
-    return [importlib.import_module(name) for name in sorted(names)]
+    return sorted(names)
 
 
 @functools.cache
