@@ -1,22 +1,23 @@
-# Thin faces of `python -m benchmark` and `python -m analysis`. `make help` lists the targets.
+# Shortcuts for `kd-benchmark`, which takes the same commands. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+KD = $(BIN)/kd-benchmark
 PAIR ?= wrn40_2-wrn16_2
 RUNS ?= runs
 
-# quoted: a shell would take the brackets for a pattern of file names
+# quoted, since brackets are a file name pattern in a shell
 list = $(if $(2),'$(1)=[$(2)]')
-BENCH = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
+TRAINING = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) 'runs=$(RUNS)' $(ARGS)
-CHOSEN = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+SELECTION = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 
-# a misspelt variable would be passed over in silence
-KNOWN = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS ARGS
+# make ignores a misspelled variable silently
+VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS ARGS
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
-	$(if $(filter $(v),$(KNOWN)),,$(error unknown variable $(v); known: $(KNOWN)))))
+	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
-# and so would one that none of the goals takes
+# and one that none of the goals uses
 OF_METHOD = ablate tune
 OF_GRID = ablate
 OF_TRIALS = tune
@@ -26,44 +27,44 @@ OF_DATA = $(OF_SEEDS)
 OF_PROFILE = $(OF_SEEDS) table plots structure report help
 OF_DATASET = $(OF_SEEDS) table plots structure report
 $(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET,$(if $(filter command line,$(origin $(v))),\
-	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is taken by $(OF_$(v)) alone$(if $(filter METHOD,$(v)),; give METHODS)))))
+	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
 .PHONY: bench plan ablate tune speed methods table plots structure report scale types docs test sync clean help
 .DEFAULT_GOAL := help
 
-bench: $(BIN)/installed ## train what is missing and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
-	@$(BIN)/python -m benchmark bench $(BENCH)
+bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
+	@$(KD) bench $(TRAINING)
 
-plan: $(BIN)/installed ## say what bench would do, with the same variables
-	@$(BIN)/python -m benchmark plan $(BENCH)
+plan: $(BIN)/installed ## print what bench would do, with the same variables
+	@$(KD) plan $(TRAINING)
 
 ablate: $(BIN)/installed ## vary a method's options and compare on the validation split: METHOD=clkd GRID= and bench's variables
-	@$(BIN)/python -m benchmark ablate $(if $(METHOD),method=$(METHOD)) $(if $(GRID),grid=$(GRID)) $(BENCH)
+	@$(KD) ablate $(if $(METHOD),method=$(METHOD)) $(if $(GRID),grid=$(GRID)) $(TRAINING)
 
 tune: METHODS = $(METHOD)
 tune: $(BIN)/installed ## choose a method's weights on the validation split: METHOD= TRIALS=20 and bench's variables
-	@$(BIN)/python -m benchmark tune $(if $(TRIALS),trials=$(TRIALS)) $(BENCH)
+	@$(KD) tune $(if $(TRIALS),trials=$(TRIALS)) $(TRAINING)
 
-speed: $(BIN)/installed ## time a step of every method against the student alone and the field's usual loop: PAIR= METHODS= ARGS=
-	@$(BIN)/python -m benchmark speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) 'runs=$(RUNS)' $(ARGS)
+speed: $(BIN)/installed ## time a step of every method, the student alone and the reference loop: PAIR= METHODS= ARGS=
+	@$(KD) speed $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) 'runs=$(RUNS)' $(ARGS)
 
 methods: $(BIN)/installed ## all methods with their papers, default options and costs
-	@$(BIN)/python -m benchmark methods
+	@$(KD) methods
 
-table: $(BIN)/installed ## tables of all finished runs, or of those chosen by PAIR= METHODS= PROFILE= DATASET= RUNS=
-	@$(BIN)/python -m analysis table $(CHOSEN)
+table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS=
+	@$(KD) table $(SELECTION)
 
-plots: $(BIN)/installed ## learning curves and class-correlation heat maps, chosen likewise
-	@$(BIN)/python -m analysis plots $(CHOSEN)
+plots: $(BIN)/installed ## learning curves and class-correlation heat maps, of the same selection
+	@$(KD) plots $(SELECTION)
 
-structure: $(BIN)/installed ## how well the teacher's knowledge of the classes was passed on, chosen likewise
-	@$(BIN)/python -m analysis structure $(CHOSEN)
+structure: $(BIN)/installed ## fidelity of students to their teacher, of the same selection
+	@$(KD) structure $(SELECTION)
 
-report: $(BIN)/installed ## one HTML page of all of it, reports/report.html, and its tables and figures for a paper, chosen likewise
-	@$(BIN)/python -m analysis report $(CHOSEN)
+report: $(BIN)/installed ## all of it as one HTML page, reports/report.html, with tables and figures for a paper, of the same selection
+	@$(KD) report $(SELECTION)
 
 scale: $(BIN)/installed ## time the tables of 10,000 run folders
-	@$(BIN)/python -m analysis scale
+	@$(KD) scale
 
 types: $(BIN)/installed ## check the types of benchmark, methods and analysis
 	@$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
@@ -76,7 +77,7 @@ test: types ## lint, types and all tests
 	@$(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-sync: $(BIN)/installed ## upload the W&B runs that were made offline
+sync: $(BIN)/installed ## upload the W&B runs that were recorded offline
 	@test -d '$(RUNS)/wandb' || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
 	@cd '$(RUNS)' && $(abspath $(BIN))/wandb sync --yes
 
@@ -87,7 +88,7 @@ clean: ## remove the virtual environment, caches and reports; runs and data stay
 help: ## this list; PAIRS=1 lists the teacher-student pairs instead
 ifdef PAIRS
 	@$(MAKE) --no-print-directory $(BIN)/installed
-	@$(BIN)/python -m benchmark pairs profile=$(or $(PROFILE),paper)
+	@$(KD) pairs profile=$(or $(PROFILE),paper)
 else
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 endif
