@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.config import compose
+from benchmark.config.compose import load_config
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
@@ -36,7 +36,7 @@ class KilledAt(Progress):
 
 def plan_of(overrides: Sequence[str]) -> Plan:
     """Return the plan of a command."""
-    return grid.plan(compose.load(overrides), overrides)
+    return grid.make_plan(load_config(overrides), overrides)
 
 
 def tracking_of(plan: Plan) -> Tracking:
@@ -47,7 +47,7 @@ def tracking_of(plan: Plan) -> Tracking:
 def bench(overrides: Sequence[str]) -> tuple[Plan, list[Outcome]]:
     """Plan a command and run it in this process; return the plan, and how the runs ended."""
     plan = plan_of(overrides)
-    return plan, grid.run(plan, tracking_of(plan))
+    return plan, grid.run_plan(plan, tracking_of(plan))
 
 
 def student_runs(plan: Plan) -> dict[str, TrainingRun]:

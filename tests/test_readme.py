@@ -118,7 +118,7 @@ def test_the_targets_run(tiny, tmp_path):
     printed = make("bench", *chosen, f"ARGS={more}")
     assert "4 to run, 0 done" in printed and "| KD " in printed
     again = make("bench", *chosen, f"ARGS={more}")
-    assert "0 to run, 4 done" in again
+    assert "0 to train, 4 done" in again
     assert printed[printed.index("## npz") :] == again[again.index("## npz") :]
     reports = f"ARGS=reports={tmp_path / 'more'}"
     assert "| KD " in make("table", runs, reports)
@@ -146,7 +146,7 @@ def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):
     plan, outcomes = bench([*tiny, "methods=logit_mse", "logit_mse.mse_weight=0.5"])
     assert [outcome.status for outcome in outcomes] == ["done"]
     (training_run,) = plan.students("resnet14")
-    line = training_run.run.metrics()[-1]
+    line = training_run.folder.metrics()[-1]
     assert line["weighted/mse"] == pytest.approx(0.5 * line["loss/mse"])
 
     method_class, shapes = methods.load("logit_mse"), Shapes(stages=((4, 8, 8),), pooled=4)

@@ -392,7 +392,7 @@ class Study(Plan):
                 yield from ((a.pair, e) for e in (*a.entries, *a.references))
 
     def students(self, teacher: str) -> list[TrainingRun]:
-        return list({c.relative: c for _, e in self.entries(teacher) for c in e.cells(teacher)}.values())
+        return list({c.relative_path: c for _, e in self.entries(teacher) for c in e.cells(teacher)}.values())
 
     def run_count(self, teacher: str) -> int:
         return len({(p, e.identity) for p, e in self.entries(teacher) if not e.why}) * len(self.config.seeds)
@@ -428,7 +428,7 @@ def plan(request: Request) -> tuple[Study, list[str]]:
         overrides.append(f"dataset.validation={VALIDATION}")
         print(f"dataset.validation is set to {VALIDATION}: settings are selected on that share of the training images")
         config.dataset.validation = VALIDATION
-    base = grid.plan(config, overrides)
+    base = grid.make_plan(config, overrides)
     own = {n: list(m.values) for (_, _, n), m in base.methods.items()}
     for found in request.grids:
         _check_names(found, own)
@@ -480,7 +480,9 @@ def _entry(
     its = dataclasses.replace(base, config=one, pairs=[place[:2]], methods={place: chosen})
     try:
         why = (
-            grid.misfit(chosen, one, base.dataset, teacher, student) if setting.options else base.impossible.get(place)
+            grid.incompatibility(chosen, one, base.dataset, teacher, student)
+            if setting.options
+            else base.unsupported.get(place)
         )
     except UnsupportedPair as e:
         why = str(e)
@@ -511,7 +513,7 @@ def manifest(ablation: Ablation, config: Config, images: int) -> dict[str, Any]:
             "options": dict(entry.setting.options),
             "values": {o: entry.value(o) for o in ablation.varied},
             "terms": entry.setting.terms,
-            "runs": {str(c.config["seed"]): c.relative for c in entry.cells(ablation.teacher)},
+            "runs": {str(c.config["seed"]): c.relative_path for c in entry.cells(ablation.teacher)},
             "impossible": entry.why,
         }
 
@@ -598,7 +600,7 @@ def run(arguments: Sequence[str]) -> int:
     if request.train == "none":
         return 0
     outcomes = []
-    if not all(c.run.done for c in study.teachers.values()):
+    if not all(c.folder.done for c in study.teachers.values()):
         outcomes = _train(_TeachersFirst(**vars(study)), tracking)
         study.ablations = [a for a in study.ablations if _taught(study, a)]
         study.teachers = {a.teacher: study.teachers[a.teacher] for a in study.ablations}
@@ -612,7 +614,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _taught(study: Study, ablation: Ablation) -> bool:
     """True where the teacher of an ablation is trained and fit to teach."""
-    return study.teachers[ablation.teacher].run.done and not study.refusal(ablation.teacher)
+    return study.teachers[ablation.teacher].folder.done and not study.rejection_reason(ablation.teacher)
 
 
 def only(study: Study, label: str) -> Study:
@@ -625,7 +627,7 @@ def only(study: Study, label: str) -> Study:
         raise UserError(f"{ablation.grid.name} has no setting {label!r}{nearest(label, known)}")
     if known[label].why:
         raise UserError(f"{label} is impossible: {known[label].why}")
-    if not study.teachers[ablation.teacher].run.done:
+    if not study.teachers[ablation.teacher].folder.done:
         raise UserError(f"the teacher {ablation.teacher} is not trained: give train=teacher instead of setting= first")
     return dataclasses.replace(
         study, ablations=[dataclasses.replace(ablation, entries=[known[label]], references=[])]
@@ -635,9 +637,9 @@ def only(study: Study, label: str) -> Study:
 def _train(study: Study, tracking: Tracking) -> list[Outcome]:
     """Train what is missing; how every cell that was not done before ended."""
     if study.config.jobs == 1:
-        return grid.run(study, tracking)
+        return grid.run_plan(study, tracking)
     with Processes(study.config.jobs) as executor:
-        return grid.run(study, tracking, executor)
+        return grid.run_plan(study, tracking, executor)
 
 
 def _ended(outcomes: Sequence[Outcome]) -> int:

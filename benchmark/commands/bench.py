@@ -17,7 +17,7 @@ from benchmark.runs.tracking import Tracking
 def run(words: Sequence[str]) -> int:
     """Plan, train, make tables and plots; return the exit status: 1 where runs did not finish."""
     config = load_config(words)
-    plan = grid.plan(config, words)
+    plan = grid.make_plan(config, words)
     tracking = Tracking(config.tracker, plan.settings.runs)
     print(plan.text(), flush=True)
     outcomes = train(plan, tracking)
@@ -34,9 +34,9 @@ def run(words: Sequence[str]) -> int:
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
     """Train the missing runs, in this process or in `jobs` processes; return how they ended."""
     if plan.config.jobs == 1:
-        return grid.run(plan, tracking)
+        return grid.run_plan(plan, tracking)
     with Processes(plan.config.jobs) as executor:
-        return grid.run(plan, tracking, executor)
+        return grid.run_plan(plan, tracking, executor)
 
 
 def report_unfinished(outcomes: Iterable[Outcome]) -> int:
@@ -56,8 +56,8 @@ def run_analysis(arguments: Sequence[str]) -> int:
 def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bool) -> bool:
     """Make the tables and plots of the runs that there are; return False where that failed."""
     config, stem = plan.config, f"{plan.dataset.name}-{plan.config.profile}"
-    started = [r for n in plan.teachers if plan.teachers[n].run.done for r in plan.students(n) if r.run.status]
-    if not any(r.run.done for r in started):
+    started = [r for n in plan.teachers if plan.teachers[n].folder.done for r in plan.students(n) if r.folder.status]
+    if not any(r.folder.done for r in started):
         return True
     plots = trained or not any(Path(config.reports).glob(f"plots/{stem}-*"))
     succeeded = (

@@ -8,5 +8,5 @@ from benchmark.grid import plan as grid
 
 def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
-    print(grid.plan(load_config(words), words).text())
+    print(grid.make_plan(load_config(words), words).text())
     return 0

@@ -33,8 +33,8 @@ from benchmark.data.datasets import Dataset, Split
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid import plan as grid
+from benchmark.grid.build import build_method, method_requirements
 from benchmark.grid.executors import Processes
-from benchmark.grid.run import build_method, method_requirements
 from benchmark.runs import folder as store
 from benchmark.teacher.cache import cacheable_kinds
 from benchmark.teacher.outputs import TeacherOutputs
@@ -169,7 +169,7 @@ class Bench:
         self.machine = Hardware.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.machine.precision(config.precision)
         self.dataset = stand_in(config.dataset)
-        recipe = grid.recipe(config, student)
+        recipe = grid.network_recipe(config, student)
         self.batch = recipe["batch_size"]
         # one for all loops: it keeps no state between epochs, and the images are large
         self.loader = Loader(self.dataset.train, self.dataset.config, self.batch, 0, self.machine.device)

@@ -183,7 +183,7 @@ def run(overrides: Sequence[str]) -> int:
     tracking = Tracking(config.tracker, tuning.plan.settings.runs)
     print(_announcement(tuning), flush=True)
     teacher_alone = dataclasses.replace(tuning.plan, config=dataclasses.replace(config, seeds=[]))
-    if bad := [o for o in grid.run(teacher_alone, tracking) if o.status != "done"]:
+    if bad := [o for o in grid.run_plan(teacher_alone, tracking) if o.status != "done"]:
         print(f"not finished: {Unfinished(bad[0])}", file=sys.stderr)
         return 1
     with store.lock(tuning.journal.with_suffix(".lock")):
@@ -230,7 +230,7 @@ def plan(overrides: Sequence[str]) -> Tuning:
         rest.append(f"dataset.validation={VALIDATION}")
         config = configs.load(rest)
         print(f"dataset.validation is set to {VALIDATION}: teacher and students are trained on the rest")
-    made = grid.plan(config, rest)
+    made = grid.make_plan(config, rest)
     method = next(iter(made.methods.values()))
     fixed = _fixed(rest)
     space = search_space(method, fixed)
@@ -239,7 +239,7 @@ def plan(overrides: Sequence[str]) -> Tuning:
     for name, distribution in space.items():
         for value in () if isinstance(distribution, FloatDistribution) else _ends(distribution):
             try:
-                why = grid.misfit(configs.changed(method, {name: value}), config, made.dataset, *made.pairs[0])
+                why = grid.incompatibility(configs.changed(method, {name: value}), config, made.dataset, *made.pairs[0])
             except UnsupportedPair as e:
                 why = str(e)
             if why:
@@ -480,17 +480,17 @@ def _outcome(
     if isinstance(progress, Watched):
         progress.watch = watch or (lambda line: None)
     if watch is not None:
-        for line in cell.run.metrics():  # of an earlier run: judged as if it were trained now
+        for line in cell.folder.metrics():  # of an earlier run: judged as if it were trained now
             watch(line)
-    outcome = Outcome(cell.name, "diverged", (store.read_json(cell.run.folder / "status.json") or {}).get("reason", ""))
-    if cell.run.status != "diverged":
+    outcome = Outcome(cell.name, "diverged", cell.folder.status_record.reason)
+    if cell.folder.status != "diverged":
         outcome = execute(cell, tracking, progress)
     if outcome.status == "diverged":
-        done = max((line["epoch"] for line in cell.run.metrics()), default=0)
+        done = max((line["epoch"] for line in cell.folder.metrics()), default=0)
         raise Pruned("diverged", max(done, 0), outcome.reason)  # a first stage counts its epochs below 1
     if outcome.status != "done":
         raise Unfinished(outcome)
-    return cell.run.result or {}
+    return cell.folder.record.to_json()
 
 
 def _cells_of(tuning: Tuning, trial: Trial) -> list[TrainingRun]:

@@ -1,4 +1,4 @@
-"""Who runs the cells: anything with `submit`. Serial is this process; Processes trains several cells side by side."""
+"""Executors of runs: anything with `submit`. `Serial` uses this process, `Processes` several local ones."""
 
 import multiprocessing
 import signal
@@ -13,32 +13,35 @@ from typing import Any, Protocol
 class Executor(Protocol):
     """Runs functions somewhere: here, in a pool of processes, on Slurm through submitit, on Ray."""
 
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
-        """Run `function(*args)` and give its future."""
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` and return its future."""
+        ...
 
 
 class Serial:
-    """Runs what is submitted at once, in this process."""
+    """Runs each submitted function at once, in this process; its exceptions are raised by `submit`."""
 
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
-        future: Future = Future()
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` and return its finished future."""
+        future: Future[Any] = Future()
         future.set_result(function(*args))
         return future
 
 
 class Processes:
-    """Runs up to `jobs` functions at a time, each in a fresh process of its own.
+    """Runs up to `jobs` functions at a time, each in a fresh process.
 
-    A process that dies fails its own future alone. Use as a context: leaving it by an exception ends all that is
-    running, and what is waiting is not begun.
+    A process that dies fails only its own future. Use it as a context manager: leaving the context by an exception
+    terminates the running processes and cancels the functions that wait.
     """
 
     def __init__(self, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs)
         self._running: set[BaseProcess] = set()
-        self._stopped, self._starting = False, threading.Lock()
+        self._stopped, self._lock = False, threading.Lock()
 
-    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future:
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `function(*args)` in a fresh process once one of the `jobs` places is free, and return its future."""
         return self._threads.submit(self._run, function, *args)
 
     def __enter__(self) -> "Processes":
@@ -47,30 +50,30 @@ class Processes:
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if kind is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
-            with self._starting:
+            with self._lock:
                 self._stopped = True
                 for process in self._running:
                     process.terminate()
         self._threads.shutdown(wait=True)
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
-        # spawned, not forked: neither CUDA nor the thread pools of torch survive a fork
+        # spawned, not forked: neither CUDA nor torch's thread pools survive a fork
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(theirs, function, args), daemon=True)
-        with self._starting:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_run_and_send, args=(sender, function, args), daemon=True)
+        with self._lock:
             if self._stopped:
                 raise CancelledError
             process.start()
             self._running.add(process)
-        theirs.close()
+        sender.close()
         try:
-            result = ours.recv()
+            result = receiver.recv()
         except EOFError:
             process.join()
             raise RuntimeError(f"its process ended with status {process.exitcode}") from None
         finally:
-            with self._starting:
+            with self._lock:
                 self._running.discard(process)
         process.join()
         if isinstance(result, BaseException):
@@ -78,9 +81,9 @@ class Processes:
         return result
 
 
-def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent's word (SIGTERM) counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it with SIGTERM
     try:
         pipe.send(function(*args))
     except KeyboardInterrupt:
@@ -90,5 +93,5 @@ def _child(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]
 
 
 def stop(*_: Any) -> None:
-    """A signal handler that ends a process as Ctrl-C does: what is being trained goes on at the next call."""
+    """Handle a signal by ending the process as Ctrl-C does, so that the same command resumes the interrupted run."""
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""One cell: a network trained by one method with one seed, from a resolved config to a finished run folder."""
+"""One training run: a network trained by one method with one seed, from a resolved config to a finished run folder."""
 
 import contextlib
 import dataclasses
@@ -12,102 +12,100 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from torch import Tensor
 
 import methods
 from benchmark import networks
 from benchmark.config.schema import DatasetConfig
-from benchmark.data import datasets as data
+from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.data.loader import Loader
+from benchmark.grid.build import build_method, load_teacher, to_device
 from benchmark.grid.progress import Progress
-from benchmark.networks import Network
 from benchmark.runs import folder as store
-from benchmark.runs.folder import RunBusy, RunFolder, unusable
+from benchmark.runs.folder import RunBusy, RunFolder
+from benchmark.runs.record import TEACHERS, RunRecord, RunStatus
 from benchmark.runs.tracking import Tracked, Tracking
-from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save
+from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save, save_outputs
 from benchmark.teacher.outputs import TeacherOutputs
 from benchmark.training.capture import cuda_graph
 from benchmark.training.evaluation import Diverged, Evaluator, count_parameters, inference_parameters
 from benchmark.training.hardware import Hardware, versions
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
-from methods.contract import Context, Method, Requirements, Shapes
-from methods.options import build_options
 
-CHECKPOINT_SHARE = 0.02  # of the training time may go into writing checkpoints
+CHECKPOINT_SHARE = 0.02  # largest share of the training time that goes into writing checkpoints
+CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older checkpoints lack
+BUSY = "busy"  # outcome of a run that another process holds
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where and on what a cell runs: nothing that its numbers are meant to depend on, so not part of its identity."""
+    """Where a run reads and writes, and on what it computes: settings that its numbers do not depend on.
 
-    runs: Path
-    data: Path
-    machine: Hardware
-    cache_gb: float  # the largest teacher cache; 0: none
-    seeds: int  # how many the command has: how often a teacher's cache will be used
+    They are not part of its identity.
+    """
+
+    runs: Path  # root of all runs
+    data: Path  # root of all data sets
+    hardware: Hardware
+    cache_gb: float  # size limit of a teacher's cache; 0: no cache
+    seeds: int  # number of seeds of the command, each of which reads the teacher's cache
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A picklable value that says all about a run.
+    """A picklable description of one run."""
 
-    config: resolved; `role` is student or teacher. Hashed without the seed it is the run's identity.
-    dataset: the data set's config with its paths, to load it by.
-    about: what is said of the method in tables. teacher_run: the teacher's folder below `runs`.
-    impossible: why the method cannot be on these networks, where it cannot. changed: the settings that are not those of
-    the profile and of the method's YAML, by dotted name.
-    """
-
-    config: Mapping[str, Any]
-    dataset: DatasetConfig
-    about: Mapping[str, Any]
+    config: Mapping[str, Any]  # resolved; `role` is student or teacher; its hash without the seed is the identity
+    dataset: DatasetConfig  # with the paths to load it from
+    about: Mapping[str, Any]  # title, year, family, … of the method
     settings: RunSettings
-    teacher_run: str | None = None
-    impossible: str | None = None
-    changed: tuple[str, ...] = ()
+    teacher_run: str | None = None  # the teacher's run folder, relative to the root of all runs
+    unsupported_reason: str | None = None  # why the method does not support the pair
+    changed_settings: tuple[str, ...] = ()  # dotted names of settings unlike the profile's and the method's defaults
 
     @property
     def identity(self) -> str:
+        """Hash of the config without the seed."""
         return store.identity(self.config)
 
     @property
     def pair(self) -> str:
-        """`<teacher>-<student>`; for a teacher `teachers`, the folder it is kept in."""
+        """`<teacher>-<student>`; for a teacher the name of the folder that holds teachers."""
         if self.config["role"] == "teacher":
-            return "teachers"
+            return TEACHERS
         return f"{self.config['teacher']['network']}-{self.config['student']}"
 
     @property
     def method(self) -> str:
-        """The method's name; for a teacher the network's, the folder it is kept in."""
+        """Name of the method; for a teacher of its network, by which its folder is called."""
         return self.network if self.config["role"] == "teacher" else self.config["method"]["name"]
 
     @property
     def network(self) -> str:
-        """The network that is trained."""
+        """Name of the network that is trained."""
         return self.config["student" if self.config["role"] == "student" else "network"]
 
     @property
-    def code(self) -> str:
-        """The version of the method's code that this process has."""
+    def code_version(self) -> str:
+        """Version of the method's source code in this process."""
         return methods.code_version(self.config["method"]["implementation"])
 
     @property
-    def relative(self) -> str:
-        """The run's folder below the root of all runs."""
+    def relative_path(self) -> str:
+        """The run's folder, relative to the root of all runs."""
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
 
     @property
-    def run(self) -> RunFolder:
-        return RunFolder(self.settings.runs / self.relative)
+    def folder(self) -> RunFolder:
+        """The run's folder."""
+        return RunFolder(self.settings.runs / self.relative_path)
 
     @property
     def name(self) -> str:
-        """How the cell is called in messages."""
+        """Name of the run in messages."""
         if self.config["role"] == "teacher":
             return f"teacher {self.network}"
         return f"{self.pair} {self.method} seed {self.config['seed']}"
@@ -115,117 +113,92 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: done, failed, diverged, skipped (it cannot be) or busy, and why."""
+    """How a run ended, and why."""
 
-    name: str
-    status: str
+    name: str  # of the run
+    status: str  # a RunStatus, or BUSY
     reason: str = ""
-    tracking: str = "off"  # the mode it was tracked in at last
+    tracking: str = "off"  # mode of W&B at the end of the run
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.name, self.status, self.reason)))
 
 
-def execute(cell: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
-    """Run, resume or skip a cell. Its failure is recorded in its folder and returned, not raised; Ctrl-C is raised."""
-    cell.settings.machine.prepare()
-    outcome = _execute(cell, tracking, progress)
-    if cell.settings.machine.device == "cuda":
-        gc.collect()  # a trainer is part of a cycle, and the next cell would have its memory beside its own
+def execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
+    """Train, resume or skip a run.
+
+    A failure is recorded in the run's folder and returned, not raised; an interruption by the user is raised.
+    """
+    run.settings.hardware.prepare()
+    outcome = _execute(run, tracking, progress)
+    if run.settings.hardware.device == "cuda":
+        gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next run
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 
-def _execute(cell: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
-    run = cell.run
+def _execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
+    folder = run.folder
     try:
-        with run.lock():
-            if run.done:
-                return Outcome(cell.name, "done")
-            if cell.impossible is not None:
-                run.write_config(cell.config)
-                run.set_status("skipped", cell.impossible)
-                return Outcome(cell.name, "skipped", cell.impossible)
+        with folder.lock():
+            if folder.done:
+                return Outcome(run.name, RunStatus.DONE)
+            if run.unsupported_reason is not None:
+                folder.write_config(run.config)
+                folder.set_status(RunStatus.SKIPPED, run.unsupported_reason)
+                return Outcome(run.name, RunStatus.SKIPPED, run.unsupported_reason)
             try:
-                _train(cell, run, tracking, progress)
-                return Outcome(cell.name, "done")
+                _train(run, tracking, progress)
             except Diverged as e:
-                run.set_status("diverged", str(e))
-                return Outcome(cell.name, "diverged", str(e))
+                folder.set_status(RunStatus.DIVERGED, str(e))
+                return Outcome(run.name, RunStatus.DIVERGED, str(e))
             except Exception as e:
-                reason = f"{type(e).__name__}: {e}".splitlines()[0]
-                told = reason
-                with contextlib.suppress(OSError):  # of a full disk, which is why it failed
-                    store.write_text(run.folder / "error.txt", traceback.format_exc())
-                    told = f"{reason} (traceback in {run.folder / 'error.txt'})"
-                    run.set_status("failed", reason)
-                return Outcome(cell.name, "failed", told)
+                return Outcome(run.name, RunStatus.FAILED, _record_failure(folder, e))
+            return Outcome(run.name, RunStatus.DONE)
     except RunBusy as e:
-        return Outcome(cell.name, "busy", str(e))
-    except OSError as e:  # its folder cannot be made or written
-        return Outcome(cell.name, "failed", f"{type(e).__name__}: {e}")
+        return Outcome(run.name, BUSY, str(e))
+    except OSError as e:  # the folder cannot be created or written
+        return Outcome(run.name, RunStatus.FAILED, f"{type(e).__name__}: {e}")
 
 
-def load_data(cell: TrainingRun) -> Dataset:
-    """The cell's data set; raises ValueError where it is not the one that the cell was planned with."""
-    dataset = data.load(cell.dataset, cell.settings.data)
-    if dataset.fingerprint != cell.config["dataset"]["fingerprint"]:
+def _record_failure(folder: RunFolder, error: Exception) -> str:
+    """Write the status and the traceback of a failed run; return the reason in a line."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    path = folder.path / "error.txt"
+    with contextlib.suppress(OSError):  # of a full disk, which may be why the run failed
+        store.write_text(path, traceback.format_exc())
+        folder.set_status(RunStatus.FAILED, reason)
+        return f"{reason} (traceback in {path})"
+    return reason
+
+
+def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
+    dataset = _load_dataset(run)
+    trainer, evaluator = _build(run, dataset)
+    _connect_cache(run, trainer, dataset, progress)
+    last_epoch, wall_s = _resume(run, trainer)
+    progress.start(run.name, run.config["recipe"]["epochs"], last_epoch)
+    try:
+        with tracking.run(
+            id_file=run.folder.path / "wandb.json", name=run.name, group=f"{run.pair}/{run.method}/{run.identity}",
+            job_type=run.config["role"], config=run.config, first_epoch=1 - trainer.method.requires.init_epochs,
+            tags=[run.config["dataset"]["name"], run.config["profile"], run.pair, run.method],
+        ) as tracked:  # fmt: skip
+            logits, wall_s = _train_epochs(run, trainer, evaluator, tracked, progress, last_epoch, wall_s)
+            _finish(run, trainer, dataset, logits, wall_s, tracked)
+    finally:
+        progress.stop()
+
+
+def _load_dataset(run: TrainingRun) -> Dataset:
+    """Load the run's data set. Raises ValueError where its content has changed since the run was planned."""
+    dataset = datasets.load(run.dataset, run.settings.data)
+    if dataset.fingerprint != run.config["dataset"]["fingerprint"]:
         raise ValueError(f"the data set {dataset.name} has changed since the run was planned")
     return dataset
 
 
-def load_teacher(runs: Path, folder: str, network: str, classes: int, sha256: str) -> tuple[Network, torch.Tensor]:
-    """The frozen teacher from its run folder, in eval mode, and its test logits [N, C].
-
-    Raises DamagedFile where its weights cannot be read, ValueError where they are not those with the content hash that
-    the run was planned with.
-    """
-    run = RunFolder(runs / folder)
-    teacher = networks.build(network, classes)
-    weights = load_weights(run.weights)
-    if content_hash(weights) != sha256:
-        raise ValueError(f"the teacher in {run.folder} has changed since the run was planned")
-    teacher.load_state_dict(weights)
-    with np.load(run.test_outputs) as saved:
-        logits = torch.from_numpy(saved["logits"])
-    return teacher.eval().requires_grad_(False), logits
-
-
-def output_shapes(network: str, dataset: Dataset) -> Shapes:
-    """Return the shapes of a network's outputs on a data set, from a build on the meta device."""
-    return networks.output_shapes(network, dataset.classes, dataset.config.size)
-
-
-def method_class_and_options(config: Mapping[str, Any]) -> tuple[type[Method], Any]:
-    """Return a method's class and its options, from the method part of a run's config."""
-    method = methods.load(config["implementation"])
-    options = {k: v for k, v in config.items() if k not in ("name", "implementation")}
-    return method, build_options(method.Options, options)
-
-
-def method_requirements(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> Requirements:
-    """Return what a method requires on a pair, without building it. Raises UnsupportedPair, or ValueError where its
-    options do not fit."""
-    method, options = method_class_and_options(config)
-    return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
-
-
-def build_method(
-    config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str,
-    teacher_network: Network | None = None,
-) -> Method:  # fmt: skip
-    """Build a method with its layers, initialized by the seed.
-
-    teacher_network: the frozen teacher, whose batch norm parameters some methods read. Raises UnsupportedPair, or
-    ValueError where the options do not fit.
-    """
-    method, options = method_class_and_options(config)
-    shapes = output_shapes(student, dataset), output_shapes(teacher, dataset)
-    stages = method.requirements(options, *shapes).batch_norms
-    batch_norms = {} if teacher_network is None else networks.batch_norm_parameters(teacher_network, stages)
-    context = Context(dataset.classes, *shapes, dataset.train.labels.to(device), epochs, batch_norms)
-    with seeded("method", seed):
-        return method(options, context).to(device)
-
-
 def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
-    config, hardware = run.config, run.settings.machine
+    config, hardware = run.config, run.settings.hardware
     recipe, seed, device, precision = config["recipe"], config["seed"], hardware.device, config["precision"]
     with seeded("network", seed):
         network = networks.build(run.network, dataset.classes)
@@ -233,183 +206,165 @@ def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
     if run.teacher_run:
         teacher_name = config["teacher"]["network"]
         teacher, teacher_logits = load_teacher(
-            run.settings.runs, run.teacher_run, teacher_name, dataset.classes, config["teacher"]["sha256"]
+            run.settings.runs / run.teacher_run, teacher_name, dataset.classes, config["teacher"]["sha256"]
         )
-        teacher = teacher.to(device, memory_format=torch.channels_last)
+        teacher = to_device(teacher, device)
     method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)
     loader = Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device)
     teacher_outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
     trainer = Trainer(
-        network.to(device, memory_format=torch.channels_last), method, teacher_outputs, Schedule.from_recipe(recipe),
+        to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),
         compiled=hardware.compiled, capture=cuda_graph if hardware.graphs else None,
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, precision)
 
 
 def _connect_cache(run: TrainingRun, trainer: Trainer, dataset: Dataset, progress: Progress) -> None:
-    """Open the teacher's caches for a student, and fill them ahead where that is cheaper."""
+    """Open the teacher's caches for a student, and prefill them where that is cheaper."""
     if run.teacher_run is None:
         return
     trainer.teacher_outputs.connect(
         run.settings.runs / run.teacher_run / "cache", trainer.method.context, run.config["teacher"]["sha256"],
         dataset.fingerprint, limit_gb=run.settings.cache_gb,
         visits=run.config["recipe"]["epochs"] * run.settings.seeds,
-        announce=lambda line: print(f"{run.name}: {line}", flush=True), report_progress=progress.filling(run.name),
+        announce=lambda line: print(f"{run.name}: {line}", flush=True),
+        report_progress=progress.cache_fill_reporter(run.name),
     )  # fmt: skip
 
 
-def _train(cell: TrainingRun, run: RunFolder, tracking: Tracking, progress: Progress) -> None:
-    dataset = load_data(cell)
-    trainer, evaluator = _build(cell, dataset)
-    _connect_cache(cell, trainer, dataset, progress)
-    done, wall = _resume(run, trainer, cell)
-    epochs = cell.config["recipe"]["epochs"]
-    progress.start(cell.name, epochs, done)
-    tags = [cell.config["dataset"]["name"], cell.config["profile"], cell.pair, cell.method]
-    try:
-        with tracking.run(
-            ids=run.folder / "wandb.json", name=cell.name, group=f"{cell.pair}/{cell.method}/{cell.identity}",
-            job_type=cell.config["role"], tags=tags, config=cell.config, first=1 - trainer.method.requires.init_epochs,
-        ) as tracked:  # fmt: skip
-            logits, wall = _epochs(cell, trainer, evaluator, tracked, progress, done, epochs, wall)
-            _finish(cell, run, trainer, dataset, logits, wall, tracked)
-    finally:
-        progress.stop()
-
-
-def _resume(run: RunFolder, trainer: Trainer, cell: TrainingRun) -> tuple[int, float]:
-    """Take up the checkpoint where there is one. Returns the epochs done and the seconds spent on them."""
-    done, wall = -trainer.method.requires.init_epochs, 0.0  # a first stage ends with epoch 0
-    for part in run.folder.glob("*.part"):  # left by a process that was killed while writing
+def _resume(run: TrainingRun, trainer: Trainer) -> tuple[int, float]:
+    """Load the checkpoint, if there is a usable one. Return the last finished epoch, and the seconds spent so far."""
+    folder = run.folder
+    epoch, wall_s = -trainer.method.requires.init_epochs, 0.0  # an initialization stage ends with epoch 0
+    for part in folder.path.glob("*.part"):  # left by a process that was killed while writing
         part.unlink()
-    if run.checkpoint.is_file():
+    if folder.checkpoint.is_file():
         try:
-            saved = load_weights(run.checkpoint, cell.settings.machine.device)
-            if saved.keys() - {"code"} != {"trainer", "epoch", "wall_s"}:  # older ones have no code
-                raise DamagedFile(f"{run.checkpoint} is no checkpoint of a run")
-            if saved.get("code", cell.code) != cell.code:
-                raise DamagedFile(f"it was begun by another version of {cell.method}'s code")
-            kept = [line["epoch"] for line in run.metrics() if line["epoch"] <= saved["epoch"]]
-            if kept != list(range(done + 1, saved["epoch"] + 1)):
-                raise DamagedFile(f"{run.folder / 'metrics.jsonl'} lacks epochs")
+            saved = _load_checkpoint(run, first_epoch=epoch + 1)
             trainer.load_state(saved["trainer"])
-            done, wall = saved["epoch"], saved["wall_s"]
+            epoch, wall_s = saved["epoch"], saved["wall_s"]
         except DamagedFile as e:
-            print(f"{cell.name}: {e}; it begins anew", file=sys.stderr)
-    if run.status == "done":
-        print(f"{cell.name}: {unusable(run.result) or 'weights.pt is missing'}; it is made again", file=sys.stderr)
-    run.write_config(cell.config)
-    run.rewind(done)
-    run.set_status("running")
-    return done, wall
+            print(f"{run.name}: {e}; the run restarts", file=sys.stderr)
+    if folder.status == RunStatus.DONE:
+        print(f"{run.name}: {folder.record.problem or 'weights.pt is missing'}; the run restarts", file=sys.stderr)
+    folder.write_config(run.config)
+    folder.rewind(epoch)
+    folder.set_status(RunStatus.RUNNING)
+    return epoch, wall_s
 
 
-def _epochs(
-    cell: TrainingRun, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress,
-    done: int, epochs: int, wall: float,
-) -> tuple[torch.Tensor, float]:  # fmt: skip
-    """Train the epochs that are left. Returns the final test logits, and the seconds of the whole training."""
-    run = cell.run
-    logits, saved_at, saving = None, time.perf_counter(), 0.0
-    for epoch in range(done + 1, epochs + 1):
-        began = time.perf_counter()
-        line = {"epoch": epoch, **trainer.epoch(epoch, progress.tick)}
+def _load_checkpoint(run: TrainingRun, first_epoch: int) -> dict[str, Any]:
+    """Load a run's checkpoint. Raises DamagedFile where training cannot continue from it."""
+    folder = run.folder
+    saved = load_weights(folder.checkpoint, run.settings.hardware.device)
+    if saved.keys() - {"code"} != CHECKPOINT_KEYS:
+        raise DamagedFile(f"{folder.checkpoint} is not the checkpoint of a run")
+    if saved.get("code", run.code_version) != run.code_version:
+        raise DamagedFile(f"its checkpoint was written by another version of {run.method}'s code")
+    recorded = [line["epoch"] for line in folder.metrics() if line["epoch"] <= saved["epoch"]]
+    if recorded != list(range(first_epoch, saved["epoch"] + 1)):
+        raise DamagedFile(f"{folder.path / 'metrics.jsonl'} lacks epochs")
+    return saved
+
+
+def _train_epochs(
+    run: TrainingRun, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress, last_epoch: int,
+    wall_s: float,
+) -> tuple[Tensor, float]:  # fmt: skip
+    """Train the epochs after `last_epoch`. Return the final test logits, and the seconds of the whole training."""
+    folder, epochs = run.folder, run.config["recipe"]["epochs"]
+    logits, saved_at, saving_s = None, time.perf_counter(), 0.0
+    for epoch in range(last_epoch + 1, epochs + 1):
+        started = time.perf_counter()
+        line = {"epoch": epoch, **trainer.epoch(epoch, progress.step)}
         with trainer.watch("eval"):
-            measured, logits = evaluator(trainer.inference_model, epoch)
-        line |= measured | {f"{k}_s": v for k, v in trainer.watch.read().items()}
-        run.append_metrics(line)
+            measures, logits = evaluator(trainer.inference_model, epoch)
+        line |= measures | {f"{k}_s": v for k, v in trainer.watch.read().items()}
+        folder.append_metrics(line)
         tracked.log(line)
         progress.epoch(line)
         now = time.perf_counter()
-        wall += now - began
-        if epoch == epochs or saving <= CHECKPOINT_SHARE * (now - saved_at):
-            save(run.checkpoint, {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall, "code": cell.code})
+        wall_s += now - started
+        if epoch == epochs or saving_s <= CHECKPOINT_SHARE * (now - saved_at):
+            state = {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall_s, "code": run.code_version}
+            save(folder.checkpoint, state)
             saved_at = time.perf_counter()
-            saving = saved_at - now
-    if logits is None:  # killed between the last checkpoint and the result
+            saving_s = saved_at - now
+    if logits is None:  # the process was killed between the last checkpoint and the result
         logits = evaluator(trainer.inference_model, epochs)[1]
-    return logits, wall
+    return logits, wall_s
 
 
 def _finish(
-    cell: TrainingRun,
-    run: RunFolder,
-    trainer: Trainer,
-    dataset: Dataset,
-    logits: torch.Tensor,
-    wall: float,
-    tracked: Tracked,
-) -> None:
-    config, lines = cell.config, run.metrics()
-    teacher = trainer.teacher_outputs.teacher
-    if teacher is not None and content_hash(teacher.state_dict()) != config["teacher"]["sha256"]:
-        raise RuntimeError(f"{cell.method} changed its teacher")
+    run: TrainingRun, trainer: Trainer, dataset: Dataset, logits: Tensor, wall_s: float, tracked: Tracked
+) -> None:  # fmt: skip
+    """Write the weights, the test outputs and, last, the result. Raises RuntimeError where the teacher has changed."""
+    folder, teacher = run.folder, trainer.teacher_outputs.teacher
+    if teacher is not None and content_hash(teacher.state_dict()) != run.config["teacher"]["sha256"]:
+        raise RuntimeError(f"{run.method} changed its teacher")
+    weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
+    record = _record(run, trainer, content_hash(weights), wall_s)
+    save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
+    if trainer.inference_model is not trainer.network:
+        save(folder.method_state, {k: v.cpu() for k, v in trainer.method.state_dict().items()})
+    folder.write_record(record)
+    summary = {k: getattr(record, k) for k in ("top1_last", "top1_best", "teacher_top1", "step_ms")}
+    tracked.summary({k: v for k, v in summary.items() if v is not None})
+    folder.set_status(RunStatus.DONE)
+    folder.checkpoint.unlink(missing_ok=True)
+
+
+def _record(run: TrainingRun, trainer: Trainer, sha256: str, wall_s: float) -> RunRecord:
+    """The result of a trained run. sha256: content hash of its weights."""
+    config, lines, requires = run.config, run.folder.metrics(), trainer.method.requires
     last = lines[-1]
     extra_parameters, extra_buffers = count_parameters(trainer.method)
-    steps = len(trainer.loader)
-    weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
-    result: dict[str, Any] = {
-        "status": "done",
-        "role": config["role"],
-        "dataset": config["dataset"]["name"],
-        "network": cell.network,
-        **about_pair(cell),
-        "seed": config["seed"],
-        "profile": config["profile"],
-        "identity": cell.identity,
-        "epochs": config["recipe"]["epochs"],
-        "top1_last": last["test_top1"],
-        "top1_best": max(line["test_top1"] for line in lines),
-        "top5_last": last.get("test_top5"),
-        "val_top1_last": last.get("val_top1"),
-        "agreement": last.get("agreement"),
-        "correlation_distance": last.get("correlation_distance"),
-        "wall_s": wall,
-        "step_ms": 1000 * statistics.median(line["data_s"] + line["step_s"] for line in lines) / steps,
-        "parameters": count_parameters(trainer.network)[0],
-        "extra_parameters": extra_parameters,
-        "extra_buffers": extra_buffers,
-        "inference_parameters": inference_parameters(trainer.inference_model, next(trainer.loader.epoch(1)).images[0]),
-        "pre_epochs": trainer.method.requires.init_epochs,
-        "views": trainer.method.requires.views,
-        "precision": config["precision"],
-        "changed": list(cell.changed),
-        "code": cell.code,
-        "sha256": content_hash(weights),
-        "versions": versions(),
-        "hardware": cell.settings.machine.describe(),
-    }
-    save_outputs(run, weights, logits, dataset)
-    if trainer.inference_model is not trainer.network:
-        save(run.folder / "method.pt", {k: v.cpu() for k, v in trainer.method.state_dict().items()})
-    run.write_result(result)
-    tracked.summary({k: result[k] for k in ("top1_last", "top1_best", "teacher_top1", "step_ms") if k in result})
-    run.set_status("done")
-    run.checkpoint.unlink(missing_ok=True)
+    seconds = statistics.median(line["data_s"] + line["step_s"] for line in lines)  # of an epoch's steps
+    images = next(trainer.loader.epoch(1)).images[0]
+    return RunRecord(
+        status=RunStatus.DONE,
+        role=config["role"],
+        dataset=config["dataset"]["name"],
+        network=run.network,
+        **_pair_fields(run),
+        seed=config["seed"],
+        profile=config["profile"],
+        identity=run.identity,
+        epochs=config["recipe"]["epochs"],
+        top1_last=last["test_top1"],
+        top1_best=max(line["test_top1"] for line in lines),
+        top5_last=last.get("test_top5"),
+        val_top1_last=last.get("val_top1"),
+        agreement=last.get("agreement"),
+        correlation_distance=last.get("correlation_distance"),
+        wall_s=wall_s,
+        step_ms=1000 * seconds / len(trainer.loader),
+        parameters=count_parameters(trainer.network)[0],
+        extra_parameters=extra_parameters,
+        extra_buffers=extra_buffers,
+        inference_parameters=inference_parameters(trainer.inference_model, images),
+        init_epochs=requires.init_epochs,
+        views=requires.views,
+        precision=config["precision"],
+        changed_settings=run.changed_settings,
+        code_version=run.code_version,
+        sha256=sha256,
+        versions=versions(),
+        hardware=run.settings.hardware.describe(),
+    )
 
 
-def about_pair(cell: TrainingRun) -> dict[str, Any]:
-    """What a student's result says of its pair and method; nothing for a teacher."""
-    if cell.teacher_run is None:
+def _pair_fields(run: TrainingRun) -> dict[str, Any]:
+    """The fields of a student's record about its pair and method; none for a teacher."""
+    if run.teacher_run is None:
         return {}
-    teacher = RunFolder(cell.settings.runs / cell.teacher_run).result or {}
     return {
-        "pair": cell.pair,
-        "teacher": cell.config["teacher"]["network"],
-        "student": cell.network,
-        "method": cell.method,
-        **{k: cell.about[k] for k in ("title", "year", "family")},
-        "teacher_top1": teacher.get("top1_last"),
-        "teacher_sha256": cell.config["teacher"]["sha256"],
-        "teacher_run": cell.teacher_run,
+        "pair": run.pair,
+        "teacher": run.config["teacher"]["network"],
+        "student": run.network,
+        "method": run.method,
+        **{k: run.about[k] for k in ("title", "year", "family")},
+        "teacher_top1": RunFolder(run.settings.runs / run.teacher_run).record.top1_last,
+        "teacher_sha256": run.config["teacher"]["sha256"],
+        "teacher_run": run.teacher_run,
     }
-
-
-def save_outputs(run: RunFolder, weights: Mapping[str, torch.Tensor], logits: torch.Tensor, dataset: Dataset) -> None:
-    """Write a trained network's weights, and its test logits with the labels."""
-    save(run.weights, dict(weights))
-    with store.atomic(run.test_outputs) as f:
-        np.savez_compressed(
-            f, logits=logits.cpu().numpy(), labels=dataset.test.labels.numpy(),
-            class_names=np.array(dataset.class_names),
-        )  # fmt: skip

@@ -216,26 +216,6 @@ def _is_epoch(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_EPOCH
 
 
-# ---- Old names, until every room uses RunRecord
-
-
-STATUSES = tuple(RunStatus)
-
-
 def unusable(result: Mapping[str, Any] | None) -> str | None:
-    """Return why a result cannot be used."""
+    """Return why a parsed result.json cannot be used."""
     return RunRecord.from_json(result).problem
-
-
-def _result(folder: RunFolder) -> dict[str, Any] | None:
-    return read_json(folder.path / "result.json")
-
-
-def _write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
-    result = _finite(result)
-    write_json(folder.path / "result.json", {**result, "checksum": checksum(result)})
-
-
-RunFolder.folder = property(lambda self: self.path)  # type: ignore[attr-defined]
-RunFolder.result = property(_result)  # type: ignore[attr-defined]
-RunFolder.write_result = _write_result  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Weights & Biases: one run per trained network, always finished, never in the way of a training.
+"""Tracking with Weights & Biases: one W&B run per trained network, always finished, never a reason for a run to fail.
 
-wandb is imported only when tracking is on. metrics.jsonl is written beside it in any case (`benchmark.runs.folder`).
+wandb is imported only when tracking is on. metrics.jsonl is written in any case (`benchmark.runs.folder`).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from benchmark.config.schema import TrackerConfig
@@ -20,44 +20,54 @@ from benchmark.errors import UserError
 from benchmark.runs import folder as store
 
 WANDB_MODES = ("online", "offline", "disabled")
-NOT_IN_PROJECT = "/\\#?%:"  # characters that W&B refuses in a project's name
+FORBIDDEN_IN_PROJECT = "/\\#?%:"  # characters that W&B rejects in the name of a project
+PUBLIC_HOST = "api.wandb.ai"
+FINISH_TIMEOUT_S = 60  # so that a lost server does not delay the end of a run
 
 
 class Tracked(Protocol):
-    """One run being tracked."""
+    """A run that is being tracked."""
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Record one epoch; `line` holds the key `epoch`."""
+        ...
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record final values."""
+        ...
 
 
-class _Off:
+class _Untracked:
+    """Ignores everything, where tracking is off."""
+
     def log(self, line: Mapping[str, Any]) -> None:
-        """Nothing is tracked."""
+        """Do nothing."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Nothing is tracked."""
+        """Do nothing."""
 
 
-class _Wandb:
-    def __init__(self, run: Any, first: int) -> None:
-        self._run, self._offset = run, max(0, -first)
+class _WandbRun:
+    """Records in a W&B run. first_epoch: below 0 where there is an initialization stage."""
+
+    def __init__(self, run: Any, first_epoch: int) -> None:
+        self._run, self._offset = run, max(0, -first_epoch)
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
 
     def log(self, line: Mapping[str, Any]) -> None:
-        self._run.log(dict(line), step=line["epoch"] + self._offset)  # W&B drops what has a negative step
+        """Record one epoch."""
+        self._run.log(dict(line), step=line["epoch"] + self._offset)  # W&B drops lines with a negative step
 
     def summary(self, values: Mapping[str, Any]) -> None:
+        """Record final values."""
         self._run.summary.update(dict(values))
 
 
 class Tracking:
-    """Opens tracked runs by one configuration; goes on offline, and says so once, when the server is out of reach.
+    """Opens tracked runs. Where the server cannot be reached, it reports so once and continues offline.
 
-    folder: where wandb keeps its files, `<folder>/wandb/`. Raises UserError where the mode cannot work here.
+    folder: wandb keeps its files in `<folder>/wandb/`. Raises UserError where the configured mode cannot work.
     """
 
     def __init__(self, config: TrackerConfig, folder: Path) -> None:
@@ -65,8 +75,8 @@ class Tracking:
         self.mode = config.mode
         if self.mode == "off":
             return
-        if bad := sorted(set(config.project) & set(NOT_IN_PROJECT)):
-            raise UserError(f"tracker.project is {config.project!r}: W&B allows no {' '.join(bad)} in a name")
+        if forbidden := sorted(set(config.project) & set(FORBIDDEN_IN_PROJECT)):
+            raise UserError(f"tracker.project is {config.project!r}: W&B allows no {' '.join(forbidden)} in a name")
         if importlib.util.find_spec("wandb") is None:
             raise UserError("wandb is not installed: pip install wandb, or set tracker.mode=off")
         if self.mode == "auto":
@@ -74,10 +84,10 @@ class Tracking:
             if self.mode not in WANDB_MODES:
                 raise UserError(f"WANDB_MODE is {self.mode!r}: it must be one of {', '.join(WANDB_MODES)}")
         elif self.mode == "online" and not self._logged_in():
-            raise UserError("tracker.mode=online, but no login to W&B: run `wandb login`, or use tracker.mode=offline")
+            raise UserError("tracker.mode=online needs a login to W&B: run `wandb login`, or use tracker.mode=offline")
 
     def _logged_in(self) -> bool:
-        """True where W&B would find an API key without asking for one."""
+        """Return whether wandb would find credentials without asking the user for a key."""
         import wandb
 
         settings = wandb.setup().settings
@@ -85,38 +95,39 @@ class Tracking:
             return True
         hosts = [urlsplit(settings.base_url).netloc]
         if "WANDB_BASE_URL" not in os.environ:
-            hosts.append("api.wandb.ai")  # the public server under the name that logins of older versions are kept by
+            hosts.append(PUBLIC_HOST)  # the name by which older versions store a login to the public server
         path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         try:
-            known = netrc.netrc(path)
+            logins = netrc.netrc(path)
         except (OSError, netrc.NetrcParseError):
             return False
-        return any(known.authenticators(host) for host in hosts)
+        return any(logins.authenticators(host) for host in hosts)
 
     @contextlib.contextmanager
     def run(
         self, *, name: str, group: str, job_type: str, tags: Sequence[str], config: Mapping[str, Any],
-        ids: Path | None = None, first: int = 0,
+        id_file: Path | None = None, first_epoch: int = 0,
     ) -> Iterator[Tracked]:  # fmt: skip
-        """A tracked run. Its W&B id is kept in the file `ids`, so that a resumed run goes on in the same W&B run.
+        """Open a tracked run, and finish it at the end of the context.
 
-        first: the first epoch, which is below 0 where there is a first stage.
+        id_file: stores the id of the W&B run, which a resumed run continues. first_epoch: below 0 where there is an
+        initialization stage.
         """
         if self.mode == "off":
-            yield _Off()
+            yield _Untracked()
             return
-        known = (store.read_json(ids) if ids else None) or {"id": uuid.uuid4().hex[:12]}
+        stored = (store.read_json(id_file) if id_file else None) or {"id": uuid.uuid4().hex[:12]}
         arguments = {
-            "id": known["id"], "name": name, "group": group, "job_type": job_type, "tags": list(tags),
+            "id": stored["id"], "name": name, "group": group, "job_type": job_type, "tags": list(tags),
             "config": dict(config), "project": self.config.project, "entity": self.config.entity,
             "dir": str(self.folder), "resume": "allow",
         }  # fmt: skip
         run = self._open(arguments)
-        if ids:
-            url = run.url if self.mode == "online" else known.get("url")
-            store.write_json(ids, {**known, "id": run.id, "url": url})  # in a sweep the id is the agent's, not ours
+        if id_file:
+            url = run.url if self.mode == "online" else stored.get("url")
+            store.write_json(id_file, {**stored, "id": run.id, "url": url})  # in a sweep, the agent chooses the id
         try:
-            yield _Wandb(run, first)
+            yield _WandbRun(run, first_epoch)
         except BaseException:
             run.finish(exit_code=1)
             raise
@@ -126,23 +137,26 @@ class Tracking:
         import wandb
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        # W&B's own console output would break up the progress; finish_timeout keeps a lost server from holding it up
+        # wandb's console output would break up the progress
         settings = wandb.Settings(
-            silent=True, console="off", init_timeout=self.config.init_timeout, finish_timeout=60, x_disable_viewer=True
-        )
+            silent=True, console="off", init_timeout=self.config.init_timeout, finish_timeout=FINISH_TIMEOUT_S,
+            x_disable_viewer=True,
+        )  # fmt: skip
         if self.mode == "online":
             try:
                 return wandb.init(**arguments, mode="online", settings=settings)
-            except wandb.errors.Error as e:
+            except wandb.Error as e:
                 self.mode = "offline"
-                wandb.teardown()  # its service still holds the run's id
+                wandb.teardown()  # otherwise its service keeps the run's id
                 reason = str(e).splitlines()[0]
-                print(f"W&B cannot be reached ({reason}): going on offline; `make sync` uploads later", file=sys.stderr)
-        arguments.pop("resume")  # means nothing offline: the id alone joins the parts when they are synced
-        return wandb.init(**arguments, mode=self.mode, settings=settings)
+                print(
+                    f"W&B cannot be reached ({reason}): continuing offline; `make sync` uploads later", file=sys.stderr
+                )
+        arguments.pop("resume")  # has no effect offline: `wandb sync` joins the parts of a run by its id
+        return wandb.init(**arguments, mode=cast(Any, self.mode), settings=settings)
 
     def publish(self, files: Sequence[Path], name: str, tags: Sequence[str], config: Mapping[str, Any]) -> None:
-        """Log tables (.csv) and plots (.png) as a W&B run of their own."""
+        """Log tables (.csv) and plots (.png) as a separate W&B run."""
         if self.mode == "off":
             return
         import wandb
@@ -152,7 +166,7 @@ class Tracking:
             if path.suffix == ".csv":
                 with open(path, newline="") as f:
                     head, *rows = csv.reader(f)
-                media[f"tables/{path.stem}"] = wandb.Table(columns=head, data=rows)
+                media[f"tables/{path.stem}"] = wandb.Table(columns=list[Any](head), data=list[Any](rows))
             elif path.suffix == ".png":
                 media[f"plots/{path.stem}"] = wandb.Image(str(path))
         with self.run(name=name, group="reports", job_type="report", tags=tags, config=config) as tracked:

@@ -1,31 +1,33 @@
-"""Files of torch.save that runs keep: written atomically, checked on reading, identified by their content."""
+"""Weights and outputs that runs keep: written atomically, checked on reading, identified by their content."""
 
 import contextlib
 import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.runs import folder as store
+from benchmark.runs.folder import RunFolder
 
 State = Mapping[str, Tensor]
 
 
 class DamagedFile(Exception):
-    """A file is not as torch.save wrote it."""
+    """Raised for a file that is incomplete, changed, or not what its reader expects."""
 
 
 def load_weights(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """The dictionary in a file that a run has written. Raises DamagedFile where it is not whole, or another file."""
+    """Return the dictionary in a file that `save` has written. Raises DamagedFile where the file is damaged."""
     content = None
     if is_intact(path):
-        with contextlib.suppress(Exception):  # see `_read`
+        with contextlib.suppress(Exception):  # torch.load raises many kinds of errors for a broken file
             content = torch.load(path, map_location=device, weights_only=True)
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} is damaged")
@@ -34,25 +36,34 @@ def load_weights(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 def save(path: Path, content: Any) -> None:
     """Write a file of torch.save atomically."""
-    whole = io.BytesIO()  # torch.save itself does not say why a disk took no more
-    torch.save(content, whole)
+    buffer = io.BytesIO()  # writing to the disk directly, torch.save would hide the reason of a failure
+    torch.save(content, buffer)
     with store.atomic(path) as f:
-        f.write(whole.getbuffer())
+        f.write(buffer.getbuffer())
+
+
+def save_outputs(folder: RunFolder, weights: State, logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+    """Write a network's weights, and its test logits [N, C] with the labels [N] and the names of the classes."""
+    save(folder.weights, dict(weights))
+    with store.atomic(folder.test_outputs) as f:
+        np.savez_compressed(
+            f, logits=logits.cpu().numpy(), labels=labels.numpy(), class_names=np.array(class_names)
+        )  # fmt: skip
 
 
 def is_intact(path: Path) -> bool:
-    """True where the parts of a zip file have the checksums it was written with; torch.load does not look at them."""
+    """Return whether the parts of a zip file match their stored checksums, which torch.load ignores."""
     try:
         with zipfile.ZipFile(path) as file:
             return file.testzip() is None
-    except Exception:  # zipfile has BadZipFile, and raises much else
+    except Exception:  # zipfile raises many kinds of errors for a broken file
         return False
 
 
 def content_hash(state: State) -> str:
-    """SHA-256 (hex) over the names, types, shapes and values of a state dictionary, in the names' order.
+    """Return the SHA-256 (hex) over the names, types, shapes and values of a state dictionary, sorted by name.
 
-    The same on every device and for every memory layout.
+    It is the same on every device and for every memory layout.
     """
     digest = hashlib.sha256()
     for key in sorted(state):

@@ -1,71 +1,85 @@
-"""Teachers: planned as cells of their own, or imported from a user's checkpoint; checked before use."""
+"""Teachers imported from a user's checkpoint, and the check of every finished teacher before it is used."""
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmark import networks
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError
-from benchmark.grid.run import TrainingRun, save_outputs
+from benchmark.grid.build import to_device
+from benchmark.grid.run import TrainingRun
 from benchmark.networks.checkpoints import load_foreign
 from benchmark.runs.folder import RunFolder
-from benchmark.runs.weights import content_hash, load_weights
+from benchmark.runs.record import RunRecord, RunStatus
+from benchmark.runs.weights import content_hash, load_weights, save_outputs
 from benchmark.training import metrics
 from benchmark.training.evaluation import count_parameters, predict
 from benchmark.training.hardware import versions
 
 
-def import_checkpoint(path: Path, network: str, cell: TrainingRun, dataset: Dataset) -> TrainingRun:
-    """The cell of an imported teacher, made from a plan for training it. Its weights and test outputs are stored once.
+def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: Dataset) -> TrainingRun:
+    """Import a teacher from a checkpoint; its weights and test outputs are stored the first time.
 
-    Raises UserError where the file cannot be read or does not fit the network and data set.
+    training: the run that would train this teacher. Return the run that stands for the imported one. Raises UserError
+    where the file cannot be read or does not fit the network and the data set.
     """
     teacher = networks.build(network, dataset.classes)
     load_foreign(path, teacher, network)
     weights = teacher.state_dict()
-    config = {k: cell.config[k] for k in ("role", "dataset", "network", "precision", "profile")}
-    config["imported"] = content_hash(weights)
-    cell = TrainingRun(config, cell.dataset, cell.about, cell.settings)
-    run = cell.run
-    with run.lock():
-        if run.done:
-            return cell
-        device = cell.settings.machine.device
-        teacher = teacher.to(device, memory_format=torch.channels_last)
-        test = dataset.test.to(device)
+    sha256 = content_hash(weights)
+    config = {k: training.config[k] for k in ("role", "dataset", "network", "precision", "profile")}
+    run = TrainingRun({**config, "imported": sha256}, training.dataset, training.about, training.settings)
+    folder, hardware = run.folder, run.settings.hardware
+    with folder.lock():
+        if folder.done:
+            return run
+        teacher = to_device(teacher, hardware.device)
+        test = dataset.test.to(hardware.device)
         logits = predict(teacher, test, dataset.config, config["precision"])
         if not logits.isfinite().all():
             raise UserError(f"{path}: the network's outputs on {dataset.name} are not finite")
-        run.write_config(config)
-        save_outputs(run, {k: v.cpu() for k, v in weights.items()}, logits, dataset)
-        run.write_result(
-            {
-                "status": "done", "role": "teacher", "dataset": dataset.name, "network": network,
-                "profile": config["profile"], "identity": cell.identity, "imported_from": path.name,
-                "top1_last": metrics.top_k(logits, test.labels), "parameters": count_parameters(teacher)[0],
-                "precision": config["precision"], "sha256": config["imported"], "versions": versions(),
-                "hardware": cell.settings.machine.describe(),
-            },
-        )  # fmt: skip
-        run.set_status("done")
-    return cell
+        folder.write_config(run.config)
+        weights = {k: v.cpu() for k, v in weights.items()}
+        save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
+        record = RunRecord(
+            status=RunStatus.DONE,
+            role="teacher",
+            dataset=dataset.name,
+            network=network,
+            profile=config["profile"],
+            identity=run.identity,
+            imported_from=path.name,
+            top1_last=metrics.top_k(logits, test.labels),
+            parameters=count_parameters(teacher)[0],
+            precision=config["precision"],
+            sha256=sha256,
+            versions=versions(),
+            hardware=hardware.describe(),
+        )
+        folder.write_record(record)
+        folder.set_status(RunStatus.DONE)
+    return run
 
 
-def check(run: RunFolder, network: str, classes: int, min_top1: float | None) -> str | None:
-    """Why the finished teacher in `run` is not fit to teach; None where it is. The bound defaults to twice chance."""
-    result = run.result or {}
+def rejection_reason(folder: RunFolder, network: str, classes: int, min_top1: float | None) -> str | None:
+    """Return why a finished teacher must not be used; None where it may.
+
+    min_top1: the least test accuracy, per cent; twice chance by default.
+    """
+    record = folder.record
     try:
-        whole = content_hash(load_weights(run.weights)) == result["sha256"]
-        with np.load(run.test_outputs) as saved:
+        intact = content_hash(load_weights(folder.weights)) == record.sha256
+        with np.load(folder.test_outputs) as saved:
             saved["logits"]
-    except Exception:  # zipfile, zlib and numpy each have errors of their own for a broken file
-        whole = False
-    if not whole:
-        return f"the teacher in {run.folder} is damaged: remove its result.json, and it is made again"
-    top1 = result["top1_last"]
+    except Exception:  # zipfile, zlib and numpy raise many kinds of errors for a broken file
+        intact = False
+    if not intact or record.top1_last is None:
+        return f"the teacher in {folder.path} is damaged: remove its result.json to train it again"
     bound = 2 * 100 / classes if min_top1 is None else min_top1
-    if top1 >= bound:
+    if record.top1_last >= bound:
         return None
-    return f"teacher {network} reaches {top1:.2f} % on the test set, less than the {bound:.2f} % of teacher.min_top1"
+    return (
+        f"teacher {network} reaches {record.top1_last:.2f} % on the test set, "
+        f"less than the {bound:.2f} % of teacher.min_top1"
+    )

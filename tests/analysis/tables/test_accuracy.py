@@ -302,7 +302,7 @@ def test_a_result_that_was_changed_is_left_out(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
     folder = tree.student(PAIR, "kd", "0000000000a1", 1, 61.0)
     run = RunFolder(folder)
-    run.write_result(run.result)
+    run.write_record(run.record)
     assert cells(analyse("table")[1], "KD")[0] == "**60.50 ± 0.71 (2)**"
     (folder / "result.json").write_text((folder / "result.json").read_text().replace("61.0", "81.0"))
     out = analyse("table")[1]

@@ -228,8 +228,8 @@ def test_the_manifest_names_every_run_and_all_of_them_are_trained(made):
 
 def test_a_setting_is_the_same_run_that_bench_would_make(made):
     overrides = [*made[0][:-1], "methods=kd,ce", "dataset.validation=0.1", "kd.temperature=2"]
-    plan = grid.plan(configs.load(overrides), overrides)
-    found = {(c.method, str(c.config["seed"])): c.relative for c in plan.students("resnet14")}
+    plan = grid.make_plan(configs.load(overrides), overrides)
+    found = {(c.method, str(c.config["seed"])): c.relative_path for c in plan.students("resnet14")}
     read = manifest(made[1])
     assert read["settings"][0]["runs"] == {s: found["kd", s] for s in "01"}
     assert read["references"][1]["runs"] == {s: found["ce", s] for s in "01"}
@@ -242,7 +242,7 @@ def test_tables_and_figures_are_made_and_a_second_call_trains_nothing(made, capf
     assert len(before) == 1 + 3 * 2
     assert main(["ablate", *made[0]]) == 0
     printed = capfd.readouterr().out
-    assert "cells: 0 to run, 6 done" in printed and "| temperature |" in printed
+    assert "runs: 0 to train, 6 done" in printed and "| temperature |" in printed
     assert {p: p.stat().st_mtime_ns for p in (made[1] / "runs").rglob("weights.pt")} == before
 
 
@@ -273,7 +273,7 @@ def test_the_teacher_stays_where_the_recipe_is_varied_and_the_references_follow_
     assert {c.config["recipe"]["batch_size"] for c in cells} == {8, 16}
     assert len({json.dumps(c.config["teacher"]) for c in cells}) == 1
     known = {*manifest(made[1])["references"][0]["runs"].values()}
-    assert known <= {c.relative for c in cells}
+    assert known <= {c.relative_path for c in cells}
 
 
 def test_settings_of_other_presets_and_several_grids_share_their_runs(made):
@@ -319,7 +319,7 @@ def test_the_sweep_is_one_that_wandb_runs_and_each_of_its_runs_is_one_of_the_abl
         assert words[:5] == ["/usr/bin/env", "python", "-m", "benchmark", "ablate"]
         request = ablate.parse(words[5:])
         cells = ablate.only(ablate.plan(request)[0], request.setting).students("resnet14")
-        assert [c.relative for c in cells] == [rows[label]["runs"][str(seed)]]
+        assert [c.relative_path for c in cells] == [rows[label]["runs"][str(seed)]]
 
 
 def test_one_setting_alone_trains_its_cell_and_writes_nothing_else(made, capsys):

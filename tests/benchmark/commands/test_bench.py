@@ -32,8 +32,8 @@ from tests.conftest import ROOT
 def bench(overrides: list[str]) -> tuple[grid.Plan, list]:
     """Plan and run in this process; the plan, and how the cells ended."""
     config = configs.load(overrides)
-    plan = grid.plan(config, overrides)
-    return plan, grid.run(plan, Tracking(config.tracker, plan.settings.runs))
+    plan = grid.make_plan(config, overrides)
+    return plan, grid.run_plan(plan, Tracking(config.tracker, plan.settings.runs))
 
 
 def cells(plan: grid.Plan) -> dict[str, TrainingRun]:
@@ -55,8 +55,8 @@ def same(a, b) -> bool:
 def test_a_run_folder_holds_everything_that_is_promised(tiny):
     plan, outcomes = bench([*tiny, "methods=ce,kd,crd", "crd.negatives=8"])
     assert [o.status for o in outcomes] == ["done"] * 3
-    run = cells(plan)["kd"].run
-    result = run.result
+    run = cells(plan)["kd"].folder
+    result = json.loads((run.path / "result.json").read_text())
     wanted = {
         "dataset": "npz", "teacher": "resnet14", "student": "resnet8", "pair": "resnet14-resnet8", "method": "kd",
         "seed": 0, "profile": "quick", "epochs": 2, "status": "done", "extra_parameters": 0, "role": "student",
@@ -66,12 +66,12 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
         assert result[key] >= 0
     assert result["changed"] == ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding"]
     assert {"python", "torch"} <= set(result["versions"]) and result["hardware"]["device"] == "cpu"
-    teacher = plan.teachers["resnet14"].run
-    assert teacher.result["changed"] == result["changed"]
-    assert result["teacher_top1"] == teacher.result["top1_last"]
-    assert result["teacher_sha256"] == teacher.result["sha256"]
+    teacher = plan.teachers["resnet14"].folder
+    assert list(teacher.record.changed_settings) == result["changed"]
+    assert result["teacher_top1"] == teacher.record.top1_last
+    assert result["teacher_sha256"] == teacher.record.sha256
 
-    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config = yaml.safe_load((run.path / "config.yaml").read_text())
     assert config["method"] == {
         "name": "kd", "implementation": "kd", "temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9,
         "standardise": False,
@@ -91,13 +91,13 @@ def test_a_run_folder_holds_everything_that_is_promised(tiny):
     assert saved.shape == (30, 6)
     assert 100 * (saved.argmax(1) == labels).mean() == pytest.approx(result["top1_last"], abs=1e-4)
     assert not run.checkpoint.exists() and run.status == "done"
-    assert cells(plan)["crd"].run.result["extra_buffers"] > 2 * 48 * 128
+    assert cells(plan)["crd"].folder.record.extra_buffers > 2 * 48 * 128
 
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_cache_is_filled_ahead_where_that_is_cheaper(tiny, tmp_path, capsys, monkeypatch, busy):
     plan, _ = bench([*tiny, "methods=kd"])
-    expected = trained(cells(plan)["kd"].run)
+    expected = trained(cells(plan)["kd"].folder)
     (checks,) = (tmp_path / "runs").rglob("logits.check")
     monkeypatch.setattr("benchmark.grid.run.evaluation_batch", lambda *_: 16)
     monkeypatch.setattr("benchmark.grid.run.cheaper_ahead", lambda *_: True)
@@ -109,17 +109,17 @@ def test_a_cache_is_filled_ahead_where_that_is_cheaper(tiny, tmp_path, capsys, m
     assert ", 0 % filled, the rest ahead: 2 visits of an image see 2 of its 50 views" in out
     assert ("another process is filling it" in out) == busy
     assert np.fromfile(checks, dtype=np.int64).all() != busy
-    assert same(trained(cells(plan)["kd"].run), expected)
+    assert same(trained(cells(plan)["kd"].folder), expected)
 
 
 def test_a_second_call_trains_nothing_and_a_new_seed_just_itself(tiny):
     plan, _ = bench([*tiny, "methods=ce,kd"])
-    before = {n: c.run.weights.stat().st_mtime_ns for n, c in cells(plan).items()}
+    before = {n: c.folder.weights.stat().st_mtime_ns for n, c in cells(plan).items()}
     _, outcomes = bench([*tiny, "methods=ce,kd"])
     assert outcomes == []
     plan, outcomes = bench([*tiny, "methods=ce,kd", "seeds=0,1"])
     assert [o.name for o in outcomes] == ["resnet14-resnet8 ce seed 1", "resnet14-resnet8 kd seed 1"]
-    assert {n: c.run.weights.stat().st_mtime_ns for n, c in cells(plan).items() if n.endswith("-0")} == {
+    assert {n: c.folder.weights.stat().st_mtime_ns for n, c in cells(plan).items() if n.endswith("-0")} == {
         f"{n}-0": t for n, t in before.items()
     }
 
@@ -129,7 +129,7 @@ def test_every_option_is_part_of_the_identity_and_nothing_about_the_machine_is(t
 
     def identity(*more: str) -> str:
         overrides = [*tiny, "methods=kd", "recipe.epochs=1", *more]
-        return cells(grid.plan(configs.load(overrides), overrides))["kd"].identity
+        return cells(grid.make_plan(configs.load(overrides), overrides))["kd"].identity
 
     base = identity()
     assert base == cells(plan)["kd"].identity
@@ -148,11 +148,11 @@ def test_two_and_two_epochs_equal_four_bit_for_bit(tiny, tmp_path, monkeypatch, 
     overrides = [*tiny, f"methods={name}", "recipe.epochs=4", "recipe.batch_size=20"]
     overrides += ["crd.negatives=8"] if name == "crd" else []
     plan, _ = bench(overrides)
-    whole = trained(cells(plan)[name].run)
+    whole = trained(cells(plan)[name].folder)
 
     again = [*overrides, f"runs={tmp_path / 'again'}"]
     config = configs.load(again)
-    plan = grid.plan(config, again)
+    plan = grid.make_plan(config, again)
     tracking = Tracking(config.tracker, plan.settings.runs)
     assert execute(plan.teachers["resnet14"], tracking, Progress(2)).status == "done"
     (cell,) = plan.students("resnet14")
@@ -164,10 +164,10 @@ def test_two_and_two_epochs_equal_four_bit_for_bit(tiny, tmp_path, monkeypatch, 
 
     with pytest.raises(Killed):
         execute(cell, tracking, Stop(1))
-    assert cell.run.status == "running" and not cell.run.done
-    assert torch.load(cell.run.checkpoint, weights_only=True)["epoch"] == 2
+    assert cell.folder.status == "running" and not cell.folder.done
+    assert torch.load(cell.folder.checkpoint, weights_only=True)["epoch"] == 2
     assert execute(cell, tracking, Progress(1)).status == "done"
-    assert same(trained(cell.run), whole)
+    assert same(trained(cell.folder), whole)
 
 
 def _start(arguments: list[str]) -> subprocess.Popen:
@@ -192,7 +192,7 @@ def _wait_for(folder: Path, pattern: str, seconds: float = 120) -> Path:
 def test_a_stopped_command_goes_on_where_it_was(tiny, tmp_path, command, how, status):
     overrides = [*tiny, "methods=kd", "recipe.epochs=40"]
     plan, _ = bench(overrides)
-    whole = trained(cells(plan)["kd"].run)
+    whole = trained(cells(plan)["kd"].folder)
 
     again = [*overrides, f"runs={tmp_path / 'again'}"]
     process = _start(again)
@@ -213,7 +213,7 @@ def test_a_stopped_command_goes_on_where_it_was(tiny, tmp_path, command, how, st
 def test_a_run_that_another_process_holds_is_left_alone(tiny, command):
     bench([*tiny, "methods=ce", "recipe.epochs=1"])
     overrides = [*tiny, "methods=ce,kd", "recipe.epochs=1"]
-    kd = cells(grid.plan(configs.load(overrides), overrides))["kd"].run
+    kd = cells(grid.make_plan(configs.load(overrides), overrides))["kd"].folder
     with kd.lock():
         second = command("benchmark", *overrides)
     assert second.returncode == 1 and "Traceback" not in second.stderr
@@ -254,7 +254,7 @@ def of_another_kind(run: RunFolder) -> None:
 
 def without_an_epoch(run: RunFolder) -> None:
     lines = run.metrics()
-    (run.folder / "metrics.jsonl").write_text("".join(json.dumps({"loss": m["loss"]}) + "\n" for m in lines))
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps({"loss": m["loss"]}) + "\n" for m in lines))
 
 
 def of_other_code(run: RunFolder) -> None:
@@ -268,27 +268,27 @@ def of_other_code(run: RunFolder) -> None:
         (flip_checkpoint, "checkpoint.pt is damaged"),
         (of_another_kind, "checkpoint.pt is no checkpoint of a run"),
         (without_an_epoch, "metrics.jsonl lacks epochs"),
-        (of_other_code, "it was begun by another version of ce's code"),
+        (of_other_code, "its checkpoint was written by another version of ce's code"),
     ],
 )
 def test_a_run_whose_checkpoint_is_not_whole_begins_anew(tiny, capsys, damage, said):
     plan, _ = bench([*tiny, "methods=ce"])
     (cell,) = plan.students("resnet14")
-    whole = trained(cell.run)
+    whole = trained(cell.folder)
     tracking = Tracking(plan.config.tracker, plan.settings.runs)
 
     class Stop(Progress):
-        def tick(self, step, steps):
-            if len(cell.run.metrics()) == 1:
+        def step(self, step, steps):
+            if len(cell.folder.metrics()) == 1:
                 raise Killed
 
-    (cell.run.folder / "result.json").unlink()
+    (cell.folder.path / "result.json").unlink()
     with pytest.raises(Killed):
         execute(cell, tracking, Stop(1))
-    damage(cell.run)
+    damage(cell.folder)
     assert execute(cell, tracking, Progress(1)).status == "done"
-    assert f"{said}; it begins anew" in capsys.readouterr().err
-    assert same(trained(cell.run), whole)
+    assert f"{said}; the run restarts" in capsys.readouterr().err
+    assert same(trained(cell.folder), whole)
 
 
 @pytest.mark.parametrize(
@@ -301,49 +301,49 @@ def test_a_run_whose_checkpoint_is_not_whole_begins_anew(tiny, capsys, damage, s
 )
 def test_a_damaged_teacher_is_refused_with_the_remedy(tiny, capsys, damage):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
-    run = plan.teachers["resnet14"].run
+    run = plan.teachers["resnet14"].folder
     whole = trained(run)
     damage(run)
     assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 2
     err = capsys.readouterr().err
-    assert f"the teacher in {run.folder} is damaged: remove its result.json" in err and "Traceback" not in err
-    (run.folder / "result.json").unlink()
+    assert f"the teacher in {run.path} is damaged: remove its result.json" in err and "Traceback" not in err
+    (run.path / "result.json").unlink()
     assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 0
     assert same(trained(run), whole)
 
 
 def test_a_teacher_without_a_usable_result_is_trained_again(tiny, capsys):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
-    run = plan.teachers["resnet14"].run
-    result = run.result
-    (run.folder / "result.json").write_text("{}")
+    run = plan.teachers["resnet14"].folder
+    record = run.record
+    (run.path / "result.json").write_text("{}")
     assert main(["bench", *tiny, "methods=kd", "recipe.epochs=1"]) == 0
     assert "teacher resnet14: to be trained" in capsys.readouterr().out
-    assert {k: run.result[k] for k in ("sha256", "top1_last")} == {k: result[k] for k in ("sha256", "top1_last")}
+    assert (run.record.sha256, run.record.top1_last) == (record.sha256, record.top1_last)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_cell_whose_folder_cannot_be_made_fails_alone(tiny, capsys, jobs):
     bench([*tiny, "methods=ce", "recipe.epochs=1"])
     overrides = [*tiny, "methods=kd,clkd", "recipe.epochs=1"]
-    folder = cells(grid.plan(configs.load(overrides), overrides))["kd"].run.folder
+    folder = cells(grid.make_plan(configs.load(overrides), overrides))["kd"].folder.path
     folder.parent.mkdir(parents=True)
     folder.write_text("in the way")
     assert main(["bench", *overrides, f"jobs={jobs}"]) == 1
     assert "not finished: resnet14-resnet8 kd seed 0: failed: FileExistsError" in capsys.readouterr().err
-    assert cells(grid.plan(configs.load(overrides), overrides))["clkd"].run.done
+    assert cells(grid.make_plan(configs.load(overrides), overrides))["clkd"].folder.done
 
 
 def test_a_result_that_was_changed_is_made_again(tiny, capsys):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
     (cell,) = plan.students("resnet14")
-    written = (cell.run.folder / "result.json").read_text()
+    written = (cell.folder.path / "result.json").read_text()
     wall = re.compile(r'"(wall_s|step_ms|checksum)": .*')
-    (cell.run.folder / "result.json").write_text(written.replace('"agreement": ', '"agreement": 9'))
-    assert not cell.run.done
+    (cell.folder.path / "result.json").write_text(written.replace('"agreement": ', '"agreement": 9'))
+    assert not cell.folder.done
     assert main(["bench", *tiny, "methods=ce", "recipe.epochs=1"]) == 0
-    assert "result.json was changed after it was written; it is made again" in capsys.readouterr().err
-    assert wall.sub("", (cell.run.folder / "result.json").read_text()) == wall.sub("", written)
+    assert "result.json was changed after it was written; the run restarts" in capsys.readouterr().err
+    assert wall.sub("", (cell.folder.path / "result.json").read_text()) == wall.sub("", written)
 
 
 def test_cells_of_other_code_are_said(tiny, capsys, monkeypatch):
@@ -352,7 +352,7 @@ def test_cells_of_other_code_are_said(tiny, capsys, monkeypatch):
     monkeypatch.setattr(methods, "code", lambda name: f"another {name}")
     assert main(["plan", *overrides]) == 0
     out = capsys.readouterr().out
-    assert "cells: 0 to run, 2 done" in out
+    assert "runs: 0 to train, 2 done" in out
     assert "1 of kd were done by another version of its code: remove their folders to repeat them" in out
 
 
@@ -370,13 +370,13 @@ def test_the_plots_are_drawn_where_there_are_none(tiny, tmp_path):
 def test_a_damaged_checkpoint_is_said_and_the_run_begins_anew(tiny, capsys):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
     (cell,) = plan.students("resnet14")
-    whole = trained(cell.run)
-    (cell.run.folder / "result.json").unlink()
-    cell.run.checkpoint.write_bytes(b"PK\x03\x04 half a file")
-    (cell.run.folder / "weights.pt.77.part").write_bytes(b"left over")
+    whole = trained(cell.folder)
+    (cell.folder.path / "result.json").unlink()
+    cell.folder.checkpoint.write_bytes(b"PK\x03\x04 half a file")
+    (cell.folder.path / "weights.pt.77.part").write_bytes(b"left over")
     assert execute(cell, Tracking(plan.config.tracker, plan.settings.runs), Progress(1)).status == "done"
-    assert "is damaged; it begins anew" in capsys.readouterr().err
-    assert same(trained(cell.run), whole) and not list(cell.run.folder.glob("*.part"))
+    assert "is damaged; the run restarts" in capsys.readouterr().err
+    assert same(trained(cell.folder), whole) and not list(cell.folder.path.glob("*.part"))
 
 
 @pytest.mark.parametrize("left", [[1], [2], []])
@@ -384,23 +384,23 @@ def test_a_checkpoint_whose_epochs_are_not_all_recorded_is_not_gone_on_from(tiny
     # as after a power loss: a result would be taken from the wrong epoch
     monkeypatch.setattr("benchmark.grid.run.CHECKPOINT_SHARE", math.inf)
     overrides = [*tiny, "methods=ce", "recipe.epochs=3"]
-    plan = grid.plan(configs.load(overrides), overrides)
+    plan = grid.make_plan(configs.load(overrides), overrides)
     tracking = Tracking(plan.config.tracker, plan.settings.runs)
     (teacher,) = plan.teachers.values()
 
     class Stop(Progress):
-        def tick(self, step, steps):
-            if len(teacher.run.metrics()) == 2:
+        def step(self, step, steps):
+            if len(teacher.folder.metrics()) == 2:
                 raise Killed
 
     with pytest.raises(Killed):
         execute(teacher, tracking, Stop(1))
-    assert torch.load(teacher.run.checkpoint, weights_only=True)["epoch"] == 2
-    lines = [m for m in teacher.run.metrics() if m["epoch"] in left]
-    (teacher.run.folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
+    assert torch.load(teacher.folder.checkpoint, weights_only=True)["epoch"] == 2
+    lines = [m for m in teacher.folder.metrics() if m["epoch"] in left]
+    (teacher.folder.path / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in lines))
     assert execute(teacher, tracking, Progress(1)).status == "done"
-    assert "lacks epochs; it begins anew" in capsys.readouterr().err
-    assert [m["epoch"] for m in teacher.run.metrics()] == [1, 2, 3]
+    assert "lacks epochs; the run restarts" in capsys.readouterr().err
+    assert [m["epoch"] for m in teacher.folder.metrics()] == [1, 2, 3]
 
 
 def test_a_full_disk_fails_its_cell_alone(tiny, monkeypatch):
@@ -408,7 +408,7 @@ def test_a_full_disk_fails_its_cell_alone(tiny, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     overrides = [*tiny, "methods=ce,kd", "recipe.epochs=1"]
-    plan = grid.plan(configs.load(overrides), overrides)
+    plan = grid.make_plan(configs.load(overrides), overrides)
     tracking = Tracking(plan.config.tracker, plan.settings.runs)
     assert execute(plan.teachers["resnet14"], tracking, Progress(2)).status == "done"
     first, second = plan.students("resnet14")
@@ -425,10 +425,10 @@ def test_a_diverged_cell_does_not_stop_the_others(tiny, capsys):
     assert main(overrides) == 1
     err = capsys.readouterr().err
     assert "not finished: resnet14-resnet8 kd seed 0: diverged" in err and "step" in err
-    plan = grid.plan(configs.load(overrides), overrides)
+    plan = grid.make_plan(configs.load(overrides), overrides)
     found = cells(plan)
-    assert found["ce"].run.done
-    assert found["kd"].run.status == "diverged" and found["kd"].run.result is None
+    assert found["ce"].folder.done
+    assert found["kd"].folder.status == "diverged" and found["kd"].folder.record.problem
     assert main(overrides) == 1  # it would diverge again, so it is not tried again, but still said
     assert "in an earlier run" in capsys.readouterr().err
 
@@ -442,9 +442,9 @@ def test_a_failed_cell_is_recorded_and_tried_again(tiny, monkeypatch):
     with monkeypatch.context() as m:
         m.setattr(methods.kd.KD, "losses", broken)
         plan, outcomes = bench(overrides)
-    run = cells(plan)["kd"].run
+    run = cells(plan)["kd"].folder
     assert {o.status for o in outcomes} == {"done", "failed"}
-    assert run.status == "failed" and "out of luck" in (run.folder / "error.txt").read_text()
+    assert run.status == "failed" and "out of luck" in (run.path / "error.txt").read_text()
     _, outcomes = bench(overrides)
     assert [o.status for o in outcomes] == ["done"] and run.done
 
@@ -453,19 +453,19 @@ def test_a_teacher_that_knows_nothing_is_refused(tiny):
     plan, outcomes = bench([*tiny, "methods=ce,kd", "teacher.min_top1=100", "recipe.epochs=1"])
     assert {o.status for o in outcomes} == {"failed"}
     assert any("less than the 100.00 % of teacher.min_top1" in o.reason for o in outcomes)
-    assert not any(c.run.folder.exists() for c in cells(plan).values())
+    assert not any(c.folder.path.exists() for c in cells(plan).values())
 
 
 def test_a_user_s_own_teacher_is_imported_once_and_its_content_is_the_identity(tiny, tmp_path, capsys):
     plan, _ = bench([*tiny, "methods=ce"])
     own = tmp_path / "ckpt_epoch_240.pth"
-    torch.save({"epoch": 240, "model": torch.load(plan.teachers["resnet14"].run.weights, weights_only=True)}, own)
+    torch.save({"epoch": 240, "model": torch.load(plan.teachers["resnet14"].folder.weights, weights_only=True)}, own)
     overrides = [*tiny, "methods=kd", f"teacher.checkpoint={own}"]
     imported, outcomes = bench(overrides)
     assert [o.name for o in outcomes] == ["resnet14-resnet8 kd seed 0"]  # no teacher was trained
     cell = imported.teachers["resnet14"]
-    assert cell.run.result["sha256"] == plan.teachers["resnet14"].run.result["sha256"]
-    assert cell.run.result["top1_last"] == plan.teachers["resnet14"].run.result["top1_last"]
+    assert cell.folder.record.sha256 == plan.teachers["resnet14"].folder.record.sha256
+    assert cell.folder.record.top1_last == plan.teachers["resnet14"].folder.record.top1_last
     assert main(["plan", *overrides]) == 0
     assert "imported" in capsys.readouterr().out
     assert main(["plan", *tiny, f"teacher.checkpoint={own}", "pair=resnet20-resnet8"]) == 2
@@ -475,10 +475,10 @@ def test_a_user_s_own_teacher_is_imported_once_and_its_content_is_the_identity(t
 def test_a_changed_teacher_is_noticed(tiny):
     plan, _ = bench([*tiny, "methods=ce", "recipe.epochs=1"])
     (cell,) = plan.students("resnet14")
-    weights = torch.load(plan.teachers["resnet14"].run.weights, weights_only=True)
+    weights = torch.load(plan.teachers["resnet14"].folder.weights, weights_only=True)
     weights["fc.bias"] += 1
-    torch.save(weights, plan.teachers["resnet14"].run.weights)
-    (cell.run.folder / "result.json").unlink()
+    torch.save(weights, plan.teachers["resnet14"].folder.weights)
+    (cell.folder.path / "result.json").unlink()
     outcome = execute(cell, Tracking(plan.config.tracker, plan.settings.runs), Progress(1))
     assert outcome.status == "failed" and "has changed since the run was planned" in outcome.reason
 
@@ -517,10 +517,10 @@ def test_bad_commands_end_with_one_line_and_status_2(arguments, said, tmp_path, 
 def test_cells_run_on_a_gpu_as_on_the_cpu(tiny, tmp_path, graph):
     """Accuracies of a few epochs on 30 test images, so within a few images."""
     overrides = [*tiny, "methods=ce,kd,crd,mlld,simkd", "crd.negatives=16", "recipe.epochs=6"]
-    expected = {n: c.run.result["top1_last"] for n, c in cells(bench(overrides)[0]).items()}
+    expected = {n: c.folder.record.top1_last for n, c in cells(bench(overrides)[0]).items()}
     plan, outcomes = bench([*overrides, "device=cuda", f"cuda_graph={graph}", f"runs={tmp_path / 'gpu'}"])
     assert {o.status for o in outcomes} == {"done"}
     for name, cell in cells(plan).items():
-        assert cell.run.result["top1_last"] == pytest.approx(expected[name], abs=20)
-        assert cell.run.result["hardware"]["device"] == "cuda"
-        assert cell.run.result["hardware"]["cuda_graph"] == graph
+        assert cell.folder.record.top1_last == pytest.approx(expected[name], abs=20)
+        assert cell.folder.record.hardware["device"] == "cuda"
+        assert cell.folder.record.hardware["cuda_graph"] == graph

@@ -64,7 +64,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(f))
 
 
-def runs(folder: Path) -> dict[tuple, Run]:
+def runs(folder: Path) -> dict[tuple, RunFolder]:
     """All students in the store, by the options and the seed in their config."""
     found = {}
     for path in (folder / "runs" / "npz" / PAIR).glob("kd/*/seed=*/config.yaml"):
@@ -186,8 +186,8 @@ def test_a_diverged_trial_is_recorded_with_its_reason(words, tmp_path, planted, 
         calls.append(cell)
         if len(calls) != 2:
             return inner(cell, tracking, progress)
-        cell.run.folder.mkdir(parents=True)
-        cell.run.set_status("diverged", "term kd is nan at step 3")
+        cell.folder.path.mkdir(parents=True)
+        cell.folder.set_status("diverged", "term kd is nan at step 3")
         return Outcome(cell.name, "diverged", "term kd is nan at step 3")
 
     monkeypatch.setattr(tune, "execute", run)

@@ -100,7 +100,7 @@ def test_two_jobs_give_what_one_gives(tiny, tmp_path, capfd):
     overrides = [*tiny, "methods=ce,kd,fitnet,clkd", "seeds=0,1"]
     assert main([*overrides, f"runs={tmp_path / 'one'}"]) == 0
     assert main([*overrides, f"runs={tmp_path / 'two'}", "jobs=2"]) == 0
-    assert "2 cells at a time" in capfd.readouterr().out
+    assert "2 runs at a time" in capfd.readouterr().out
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert len(one) == 9 and one == two
 
@@ -109,11 +109,11 @@ def test_jobs_on_a_gpu_are_told_of_mps_where_it_does_not_run(tiny, tmp_path, mon
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
     overrides = [*tiny, "methods=kd", "jobs=2"]
-    plan = grid.plan(configs.load(overrides), overrides)
+    plan = grid.make_plan(configs.load(overrides), overrides)
     assert "MPS" not in plan.text()
-    machine = dataclasses.replace(plan.settings.machine, device="cuda")
-    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, machine=machine))
-    assert "unless MPS runs: nvidia-cuda-mps-control -d" in plan.text()
+    machine = dataclasses.replace(plan.settings.hardware, device="cuda")
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, hardware=machine))
+    assert "without MPS the runs take turns on the GPU" in plan.text()
     (tmp_path / "control").touch()
     assert "MPS" not in plan.text()
 
@@ -136,8 +136,8 @@ class Recording:
 
 def run(overrides: list[str], executor) -> list:
     config = configs.load(overrides)
-    plan = grid.plan(config, overrides)
-    return grid.run(plan, Tracking(config.tracker, plan.settings.runs), executor)
+    plan = grid.make_plan(config, overrides)
+    return grid.run_plan(plan, Tracking(config.tracker, plan.settings.runs), executor)
 
 
 def test_the_longest_cells_go_first_and_outcomes_keep_their_order(tiny):

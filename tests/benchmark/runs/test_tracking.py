@@ -56,7 +56,7 @@ def test_online_without_a_login_is_refused(alone, tmp_path):
 
 
 def test_off_writes_nothing(tmp_path):
-    with Tracking(settings("tracker.mode=off"), tmp_path / "w").run(**ARGUMENTS, ids=tmp_path / "ids.json") as run:
+    with Tracking(settings("tracker.mode=off"), tmp_path / "w").run(**ARGUMENTS, id_file=tmp_path / "ids.json") as run:
         run.log({"epoch": 1})
     assert list(tmp_path.iterdir()) == []
 
@@ -64,7 +64,7 @@ def test_off_writes_nothing(tmp_path):
 def test_a_resumed_run_goes_on_in_the_same_wandb_run(alone, tmp_path):
     tracking = Tracking(settings("tracker.mode=offline", "tracker.project=proj"), tmp_path)
     for epoch in (1, 2):
-        with tracking.run(**ARGUMENTS, ids=tmp_path / "wandb.json") as run:
+        with tracking.run(**ARGUMENTS, id_file=tmp_path / "wandb.json") as run:
             run.log({"epoch": epoch, "loss": 1.0 / epoch})
             run.summary({"top1_last": 50.0, "top1_best": 60.0})
     first, second = offline(tmp_path)
@@ -81,7 +81,7 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(alone, tmp_path):
 
 
 def test_no_epoch_of_a_first_stage_is_lost(alone, tmp_path):
-    with Tracking(settings("tracker.mode=offline"), tmp_path).run(**ARGUMENTS, first=-2) as run:
+    with Tracking(settings("tracker.mode=offline"), tmp_path).run(**ARGUMENTS, first_epoch=-2) as run:
         for epoch in range(-2, 3):
             run.log({"epoch": epoch, "loss": 1.0})
     (found,) = offline(tmp_path)
@@ -97,7 +97,7 @@ def test_an_unknown_wandb_mode_is_refused(alone, monkeypatch, tmp_path):
 
 def test_a_failing_run_is_finished_as_failed(alone, tmp_path):
     tracking = Tracking(settings("tracker.mode=offline"), tmp_path)
-    with pytest.raises(KeyboardInterrupt), tracking.run(**ARGUMENTS, ids=tmp_path / "wandb.json"):
+    with pytest.raises(KeyboardInterrupt), tracking.run(**ARGUMENTS, id_file=tmp_path / "wandb.json"):
         raise KeyboardInterrupt
     (run,) = offline(tmp_path)
     assert run["exit"] == 1
@@ -110,9 +110,9 @@ def test_an_unreachable_server_is_said_once_and_costs_no_run(alone, monkeypatch,
     tracking = Tracking(settings("tracker.mode=auto", "tracker.init_timeout=2"), tmp_path)
     assert tracking.mode == "online"
     for k in range(2):
-        with tracking.run(**ARGUMENTS, ids=tmp_path / f"{k}.json") as run:
+        with tracking.run(**ARGUMENTS, id_file=tmp_path / f"{k}.json") as run:
             run.log({"epoch": 1, "loss": 2.0})
-    assert capsys.readouterr().err.count("going on offline") == 1
+    assert capsys.readouterr().err.count("continuing offline") == 1
     assert [[r["loss"] for r in run["history"]] for run in offline(tmp_path)] == [[2.0], [2.0]]
 
 
@@ -132,7 +132,7 @@ def test_a_whole_command_logs_teacher_students_and_report(alone, tiny, tmp_path)
     logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in kd["history"]]
     assert logged == lines
     assert kd["run"].run_group == f"resnet14-resnet8/kd/{folder.parent.name}"
-    assert kd["summary"]["top1_last"] == RunFolder(folder).result["top1_last"]
+    assert kd["summary"]["top1_last"] == RunFolder(folder).record.top1_last
     config = {u.key: json.loads(u.value_json) for u in kd["run"].config.update}
     assert config["recipe"]["epochs"] == 2 and config["method"]["kd_weight"] == 0.9
     (row,) = by_type["report"][0]["history"]

@@ -20,7 +20,8 @@ from benchmark.networks import shapes
 from benchmark.runs.tracking import Tracking
 from methods.contract import Needs
 from methods.simkd import Projector
-from tests.benchmark.commands.test_bench import Killed, bench, cells, same, trained
+from tests.helpers import Killed, bench, same, trained
+from tests.helpers import student_runs as cells
 
 FIRST_STAGE = ["methods=ft", "ft.init_epochs=2.5"]  # three epochs: it is rounded up
 
@@ -32,18 +33,18 @@ def epochs(run) -> list[int]:
 def test_a_first_stage_is_trained_killed_and_resumed_bit_for_bit(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("benchmark.grid.run.CHECKPOINT_SHARE", math.inf)  # a checkpoint after every epoch
     plan, _ = bench([*tiny, *FIRST_STAGE])
-    run = cells(plan)["ft"].run
+    run = cells(plan)["ft"].folder
     whole = trained(run)
     assert epochs(run) == [-2, -1, 0, 1, 2]
     for line in run.metrics():
         first = line["epoch"] < 1
         assert ("loss/paraphrase" in line) == first and ("loss/ce" in line) == ("loss/ft" in line) == (not first)
         assert not first or line["lr"] == plan.config.recipe.lr
-    assert run.result["pre_epochs"] == 3 and run.result["epochs"] == 2
+    assert run.record.init_epochs == 3 and run.record.epochs == 2
 
     again = [*tiny, *FIRST_STAGE, f"runs={tmp_path / 'again'}"]
     config = configs.load(again)
-    plan = grid.plan(config, again)
+    plan = grid.make_plan(config, again)
     tracking = Tracking(config.tracker, plan.settings.runs)
     assert execute(plan.teachers["resnet14"], tracking, Progress(2)).status == "done"
     (cell,) = plan.students("resnet14")
@@ -61,20 +62,20 @@ def test_a_first_stage_is_trained_killed_and_resumed_bit_for_bit(tiny, tmp_path,
         Stop.at = at
         with pytest.raises(Killed):
             execute(cell, tracking, Stop(1))
-        assert torch.load(cell.run.checkpoint, weights_only=True)["epoch"] == saved and epochs(cell.run)[-1] == at
+        assert torch.load(cell.folder.checkpoint, weights_only=True)["epoch"] == saved and epochs(cell.folder)[-1] == at
     assert execute(cell, tracking, Progress(1)).status == "done"
-    assert same(trained(cell.run), whole)
+    assert same(trained(cell.folder), whole)
 
 
 def test_what_is_evaluated_is_the_student_with_the_layers_that_are_kept(tiny, tmp_path):
     plan, _ = bench([*tiny, "methods=simkd", "recipe.epochs=6"])
-    run, teacher_run = cells(plan)["simkd"].run, plan.teachers["resnet14"].run
+    run, teacher_run = cells(plan)["simkd"].folder, plan.teachers["resnet14"].folder
     dataset = data.load(plan.config.dataset, tmp_path)
     teacher, student = (networks.build(name, dataset.classes) for name in ("resnet14", "resnet8"))
     teacher.load_state_dict(torch.load(teacher_run.weights, weights_only=True))
     student.load_state_dict(torch.load(run.weights, weights_only=True))
     projector = Projector(shapes(student, 16).stages[-1], shapes(teacher, 16).final, 2)
-    kept = torch.load(run.folder / "method.pt", weights_only=True)
+    kept = torch.load(run.path / "method.pt", weights_only=True)
     projector.load_state_dict({k.removeprefix("projector."): v for k, v in kept.items()})
     for module in (teacher, student, projector):
         module.eval()
@@ -82,24 +83,22 @@ def test_what_is_evaluated_is_the_student_with_the_layers_that_are_kept(tiny, tm
         given = student(normalize(dataset.test.images, dataset.config), Needs.of(logits=True, maps=[3]))
         logits = teacher.fc(projector(given.maps[3]).mean((2, 3)))
     hits = (logits.argmax(1) == dataset.test.labels).float()
-    assert (
-        run.result["top1_last"] == run.metrics()[-1]["test_top1"] == pytest.approx(100 * hits.mean().item(), abs=1e-4)
-    )
+    assert run.record.top1_last == run.metrics()[-1]["test_top1"] == pytest.approx(100 * hits.mean().item(), abs=1e-4)
     saved = torch.from_numpy(np.load(run.test_outputs)["logits"])
     torch.testing.assert_close(saved, logits, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(saved, given.logits, atol=0.1)  # the student's own classifier is another
     layers = sum(p.numel() for p in projector.parameters())
-    assert run.result["extra_parameters"] == layers
+    assert run.record.extra_parameters == layers
     classifiers = [sum(p.numel() for p in network.fc.parameters()) for network in (student, teacher)]
-    assert run.result["inference_parameters"] == run.result["parameters"] - classifiers[0] + layers + classifiers[1]
+    assert run.record.inference_parameters == run.record.parameters - classifiers[0] + layers + classifiers[1]
 
 
 def test_a_method_whose_student_stands_alone_keeps_nothing(tiny):
     plan, _ = bench([*tiny, "methods=fitnet", "recipe.epochs=1"])
-    run = cells(plan)["fitnet"].run
-    assert not (run.folder / "method.pt").exists()
-    assert run.result["extra_parameters"] > 0
-    assert run.result["inference_parameters"] == run.result["parameters"]
+    run = cells(plan)["fitnet"].folder
+    assert not (run.path / "method.pt").exists()
+    assert run.record.extra_parameters > 0
+    assert run.record.inference_parameters == run.record.parameters
 
 
 def test_a_cell_that_cannot_be_is_skipped_with_its_reason(tiny, capfd):
@@ -111,10 +110,10 @@ def test_a_cell_that_cannot_be_is_skipped_with_its_reason(tiny, capfd):
     out, err = capfd.readouterr()
     assert f"n/a: wrn16_2-resnet8 fsp seed 0: {reason}" in err and "not finished" not in err
     assert any("FSP" in line and "n/a" in line for line in out.splitlines())
-    found = cells(grid.plan(configs.load(overrides), overrides))
-    assert found["ce"].run.done
-    assert found["fsp"].run.status == "skipped" and found["fsp"].run.result is None
-    status = json.loads((found["fsp"].run.folder / "status.json").read_text())
+    found = cells(grid.make_plan(configs.load(overrides), overrides))
+    assert found["ce"].folder.done
+    assert found["fsp"].folder.status == "skipped" and found["fsp"].folder.record.problem
+    status = json.loads((found["fsp"].folder.path / "status.json").read_text())
     assert reason in status.values()
     assert main(overrides) == 0  # nothing is left to do
 
@@ -131,7 +130,7 @@ def test_two_methods_at_once_have_the_terms_of_both(tiny):
     overrides = [*tiny, "methods=crd,kd,crd_kd", "recipe.epochs=1", "recipe.batch_size=48"]
     plan, outcomes = bench([*overrides, "crd.negatives=8", "crd_kd.crd.negatives=8"])
     assert [o.status for o in outcomes] == ["done"] * 3
-    crd, kd, both = (cells(plan)[name].run.metrics()[0] for name in ("crd", "kd", "crd_kd"))
+    crd, kd, both = (cells(plan)[name].folder.metrics()[0] for name in ("crd", "kd", "crd_kd"))
     terms = {k.removeprefix("loss/") for k in both if k.startswith("loss/")}
     assert terms == {"ce", "crd_student", "crd_teacher", "kd"}
     for name, alone in (("ce", crd), ("crd_student", crd), ("crd_teacher", crd), ("kd", kd)):

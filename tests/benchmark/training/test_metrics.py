@@ -42,7 +42,7 @@ def test_correlation_distance_by_hand():
 def test_filling_is_told_once_a_minute(capsys, monkeypatch):
     times = iter([0.0, 30.0, 70.0, 80.0, 140.0])
     monkeypatch.setattr("time.monotonic", lambda: next(times))
-    tell = Progress(1).filling("a cell")
+    tell = Progress(1).cache_fill_reporter("a cell")
     for share in (0.1, 0.2, 0.3, 0.5):
         tell(share)
     assert capsys.readouterr().out.splitlines() == [

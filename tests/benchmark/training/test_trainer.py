@@ -14,7 +14,7 @@ from benchmark import networks
 from benchmark.config import compose as configs
 from benchmark.data import datasets as data
 from benchmark.data.loader import Loader
-from benchmark.grid.run import build_method
+from benchmark.grid.build import build_method
 from benchmark.training.evaluation import Diverged, Evaluator, autocast
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Parts, Schedule, Trainer, compile_parts, lowered

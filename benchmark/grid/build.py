@@ -1,0 +1,80 @@
+"""The parts of a run: method class, options and requirements, the built method, the frozen teacher."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import methods
+from benchmark import networks
+from benchmark.data.datasets import Dataset
+from benchmark.networks import Network
+from benchmark.runs.folder import RunFolder
+from benchmark.runs.weights import content_hash, load_weights
+from benchmark.training.seeding import seeded
+from methods.contract import Context, Method, Requirements, Shapes
+from methods.options import build_options
+
+
+def output_shapes(network: str, dataset: Dataset) -> Shapes:
+    """Return the shapes of a network's outputs on a data set, from a build on the meta device."""
+    return networks.output_shapes(network, dataset.classes, dataset.config.size)
+
+
+def method_class_and_options(config: Mapping[str, Any]) -> tuple[type[Method], Any]:
+    """Return a method's class and its options, from the method part of a run's config."""
+    method = methods.load(config["implementation"])
+    options = {k: v for k, v in config.items() if k not in ("name", "implementation")}
+    return method, build_options(method.Options, options)
+
+
+def method_requirements(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> Requirements:
+    """Return what a method requires on a pair, without building it.
+
+    config: the method part of a run's config. Raises UnsupportedPair, or ValueError where the options do not fit.
+    """
+    method, options = method_class_and_options(config)
+    return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
+
+
+def build_method(
+    config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str,
+    teacher_network: Network | None = None,
+) -> Method:  # fmt: skip
+    """Build a method with its layers, initialized by the seed.
+
+    config: the method part of a run's config. teacher_network: the frozen teacher, whose batch norm parameters some
+    methods read. Raises UnsupportedPair, or ValueError where the options do not fit.
+    """
+    method, options = method_class_and_options(config)
+    shapes = output_shapes(student, dataset), output_shapes(teacher, dataset)
+    stages = method.requirements(options, *shapes).batch_norms
+    batch_norms = {} if teacher_network is None else networks.batch_norm_parameters(teacher_network, stages)
+    context = Context(dataset.classes, *shapes, dataset.train.labels.to(device), epochs, batch_norms)
+    with seeded("method", seed):
+        return method(options, context).to(device)
+
+
+def to_device(network: Network, device: str) -> Network:
+    """Move a network to a device, its weights in the channels-last layout, in which convolutions are faster."""
+    return network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def load_teacher(folder: Path, network: str, classes: int, sha256: str) -> tuple[Network, Tensor]:
+    """Load a frozen teacher in eval mode from its run folder, with its test logits [N, C].
+
+    Raises DamagedFile where its weights cannot be read, ValueError where they do not have the content hash `sha256`,
+    which the run was planned with.
+    """
+    run_folder = RunFolder(folder)
+    teacher = networks.build(network, classes)
+    weights = load_weights(run_folder.weights)
+    if content_hash(weights) != sha256:
+        raise ValueError(f"the teacher in {folder} has changed since the run was planned")
+    teacher.load_state_dict(weights)
+    with np.load(run_folder.test_outputs) as saved:
+        logits = torch.from_numpy(saved["logits"])
+    return teacher.eval().requires_grad_(False), logits
