@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from analysis import ablation, scale
-from analysis import load as runs
-from analysis.groups import ResultGroup, groups
-from analysis.load import TEACHERS, Runs, Unfinished
+from analysis.groups import ResultGroup, group_runs
+from analysis.load import TEACHERS, Runs, UnfinishedRun, load_runs
 from analysis.published import STUDENT
 from analysis.tables import accuracy as tables
 from analysis.tables import significance as statistics_tables
@@ -78,11 +77,11 @@ def parse(arguments: Sequence[str]) -> tuple[list[str], Options]:
 
 def select(found: Runs, options: Options) -> Runs:
     """The runs asked for. Raises UserError for a name that no run has, or where no finished one is left."""
-    done = found.done
-    options.pair = _pairs(options.pair, {*found.done.pair, *(u.pair for u in found.unfinished)})
+    done = found.finished
+    options.pair = _pairs(options.pair, {*found.finished.pair, *(u.pair for u in found.unfinished)})
     for key in FILTERS:
         names: list[str] = getattr(options, key)
-        known = set(found.done[key]) | {getattr(u, key) for u in found.unfinished if u.pair != TEACHERS}
+        known = set(found.finished[key]) | {getattr(u, key) for u in found.unfinished if u.pair != TEACHERS}
         for name in names:
             if name not in known:
                 raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, known - {None})}")
@@ -100,7 +99,7 @@ def _pairs(names: Iterable[str], known: Collection[str]) -> list[str]:
     return [p for n in names for p in ([q for q in named[n] if q in known] or [n] if n in named else [n])]
 
 
-def _asked(run: Unfinished, options: Options) -> bool:
+def _asked(run: UnfinishedRun, options: Options) -> bool:
     """True where the filters leave an unfinished run in. A teacher's belongs to all pairs with it."""
     asked = not options.dataset or run.dataset in options.dataset
     asked &= not options.profile or run.profile is None or run.profile in options.profile
@@ -114,8 +113,8 @@ def load(root: Path) -> Runs:
     """All runs below a folder. Raises UserError where none is finished."""
     if not root.is_dir():
         raise UserError(f"no runs: there is no folder {root} ({REMEDY})")
-    found = runs.load(root)
-    if not found.done.empty:
+    found = load_runs(root)
+    if not found.finished.empty:
         return found
     if not found.unfinished:
         raise UserError(f"no runs in {root} ({REMEDY})")
@@ -123,15 +122,15 @@ def load(root: Path) -> Runs:
     raise UserError(f"no finished runs in {root}, {len(found.unfinished)} unfinished, such as {first} ({REMEDY})")
 
 
-def unfinished_of(group: ResultGroup, found: Iterable[Unfinished]) -> list[Unfinished]:
+def unfinished_of(group: ResultGroup, found: Iterable[UnfinishedRun]) -> list[UnfinishedRun]:
     """The unfinished runs that would have been in a group."""
     return [u for u in found if u.dataset == group.dataset and u.profile in (group.profile, None)]
 
 
-def make_tables(made: Sequence[ResultGroup], unfinished: Sequence[Unfinished], options: Options) -> list[Path]:
+def make_tables(made: Sequence[ResultGroup], unfinished: Sequence[UnfinishedRun], options: Options) -> list[Path]:
     """Print and write the tables of all groups; returns the files."""
     written = []
-    named: set[Unfinished] = set()
+    named: set[UnfinishedRun] = set()
     for i, group in enumerate(made):
         beside = unfinished_of(group, unfinished)
         named |= set(beside)
@@ -146,32 +145,34 @@ def make_tables(made: Sequence[ResultGroup], unfinished: Sequence[Unfinished], o
 
 def make_plots(made: Sequence[ResultGroup], methods: Iterable[str], options: Options) -> list[Path]:
     """Draw the figures of all groups; returns the files. What cannot be drawn is said on standard error."""
-    from analysis.figures import curves as plots  # matplotlib takes longer to import than a table to make
-    from analysis.figures import ranks as statistics_plots
+    from analysis.figures import correlation, curves, ranks, style  # importing matplotlib is slower than a table
 
-    palette = plots.colours(methods)
+    colors, reports = style.method_colors(methods), Path(options.reports)
     written = []
     for group in made:
-        files, problems = plots.write(group, Path(options.runs), Path(options.reports), palette)
-        more, missing = statistics_plots.write(group, Path(options.reports), palette)
-        written += files + more
-        for problem in problems + missing:
-            print(problem, file=sys.stderr)
+        for paths, problems in (
+            curves.write(group, reports, colors),
+            correlation.write(group, Path(options.runs), reports),
+            ranks.write(group, reports, colors),
+        ):
+            written += paths
+            for problem in problems:
+                print(problem, file=sys.stderr)
     return written
 
 
 def make_structure(made: Sequence[ResultGroup], methods: Iterable[str], found: Runs, options: Options) -> list[Path]:
     """Print and write the measures of class structure of all groups; returns the files. Raises UserError where no run
     has test outputs."""
-    from analysis import fidelity as structure
-    from analysis.figures import curves as plots
-    from analysis.figures import fidelity as structure_plots
+    from analysis import fidelity
+    from analysis.figures import fidelity as fidelity_figures
+    from analysis.figures import style
     from analysis.tables import fidelity as structure_tables
 
-    palette, reports = plots.colours(methods), Path(options.reports)
+    palette, reports = style.method_colors(methods), Path(options.reports)
     written, nothing = [], []
     for group in made:
-        measured = structure.measure(group, Path(options.runs))
+        measured = fidelity.measure(group, Path(options.runs))
         if not measured.pairs:
             where = f"{group.dataset}, profile {group.profile}"
             nothing.append(f"nothing to measure on {where}, {len(group.runs)} runs; {measured.notes[0]}")
@@ -179,7 +180,7 @@ def make_structure(made: Sequence[ResultGroup], methods: Iterable[str], found: R
         beside = unfinished_of(group, found.unfinished)
         print(("\n" if written else "") + structure_tables.markdown(measured, beside), end="")
         written += structure_tables.write(measured, reports, beside)
-        written += structure_plots.write(measured, reports, palette)
+        written += fidelity_figures.write(measured, reports, palette)
     if not written:
         raise UserError(nothing[0])
     for problem in nothing:
@@ -220,16 +221,16 @@ def main(arguments: Sequence[str]) -> int:
         commands, options = parse(arguments)
         everything = load(Path(options.runs))
         found = select(everything, options)
-        made = groups(found.done, options.pair)
+        made = group_runs(found.finished, options.pair)
         written = []
         if "table" in commands:
             written += make_tables(made, found.unfinished, options)
         if "plots" in commands:
-            written += make_plots(made, everything.done.method, options)
+            written += make_plots(made, everything.finished.method, options)
         if "structure" in commands:
-            written += make_structure(made, everything.done.method, found, options)
+            written += make_structure(made, everything.finished.method, found, options)
         if "report" in commands:
-            written += make_report(made, everything.done.method, found, options)
+            written += make_report(made, everything.finished.method, found, options)
     except (UserError, OSError) as e:
         print(f"error: {unwritable(e) if isinstance(e, OSError) else e}", file=sys.stderr)
         return 2

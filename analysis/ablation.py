@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.tables.accuracy import NOTHING, csv_text, escape, file_name, fixed, grid, signed, spread
+from analysis.groups import file_name
+from analysis.tables.accuracy import NOTHING, csv_text, escape, fixed, grid, signed, spread
 from benchmark.errors import UserError, nearest
 from benchmark.runs.folder import read_json, unusable, write_text
 from benchmark.statistics import MIN_SEEDS, Interval, mean_interval

@@ -1,8 +1,8 @@
-"""Finished runs sorted into groups (data set and profile), rows (method and variant) and cells (one pair, all seeds).
+"""Finished runs sorted into result groups (data set and profile), rows (method and variant) and seed groups (one pair).
 
-A cell holds runs of one identity, which differ in their seed only: runs of unlike configs are never averaged. Where a
-method was run with several configs on a pair, each has a row of its own, labelled by the settings that differ; so is an
-option that is not the method's default.
+A seed group holds runs of one identity, which differ in their seed only: runs of different configs are never averaged.
+Where a method was run with several configs on a pair, each has its own row, labeled by the settings that differ; so is
+an option that is not the method's default.
 """
 
 import functools
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import load as runs
 from analysis import published
+from analysis.load import load_config
 
-Config = Mapping[str, Any]  # flat
+Config = Mapping[str, Any]  # flat, by dotted key
+RowKey = tuple[str, int]  # method and variant
 TEACHER_KEY = "teacher.sha256"
-IGNORED = ("role", "seed", "profile", "student", "teacher.network")  # the same in a cell, or given by the pair
+IGNORED_KEYS = ("role", "seed", "profile", "student", "teacher.network")  # equal in a seed group, or given by the pair
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,30 @@ class SeedGroup:
 
     @functools.cached_property
     def identity(self) -> str:
+        """Identity of the runs: the hash of their config without the seed."""
         return self.runs.identity.iloc[0]
 
     @property
     def n(self) -> int:
+        """Number of runs."""
         return len(self.runs)
 
     def mean(self, column: str) -> float:
-        """Mean over the seeds that have a value; NaN where none has."""
-        values = self._known(column)
+        """Return the mean over the seeds that have a value; NaN where none has."""
+        values = self._values(column)
         return float(values.mean()) if values.size else math.nan
 
     def std(self, column: str) -> float:
-        """Sample standard deviation over the seeds that have a value; NaN for fewer than two."""
-        values = self._known(column)
+        """Return the sample standard deviation over the seeds that have a value; NaN for fewer than two."""
+        values = self._values(column)
         return float(values.std(ddof=1)) if values.size > 1 else math.nan
 
-    def _known(self, column: str) -> np.ndarray:
+    def by_seed(self, column: str) -> dict[int, float]:
+        """Return the values of a column by seed, without NaN."""
+        values = zip(self.runs.seed.tolist(), self.runs[column].astype(float).tolist(), strict=True)
+        return {seed: value for seed, value in values if not math.isnan(value)}
+
+    def _values(self, column: str) -> np.ndarray:
         if column not in self._arrays:
             values = self.runs[column].to_numpy(float)
             self._arrays[column] = values[~np.isnan(values)]
@@ -57,22 +65,27 @@ class SeedGroup:
 
     @functools.cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return {}  # known values by column: a frame is slow to ask again and again
+        return {}  # values by column: reading a frame again and again is slow
 
     @property
-    def unknown(self) -> bool:
-        """True where no config.yaml of its runs can be read, so that it is compared with nothing."""
+    def config_is_missing(self) -> bool:
+        """True where none of its runs has a readable config.yaml, so that it is compared with nothing."""
         return set(self.config) <= {TEACHER_KEY}
 
     @functools.cached_property
-    def changed(self) -> frozenset[str]:
+    def changed_settings(self) -> frozenset[str]:
         """The settings that are neither the method's defaults on the pair nor the profile's."""
-        return frozenset(k for of in self.runs.changed for k in of)
+        return frozenset(key for keys in self.runs.changed for key in keys)
 
     @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:
         """All settings but those of method and teacher: equal for runs that may be compared."""
         return frozenset((k, v) for k, v in self.config.items() if k.split(".")[0] not in ("method", "teacher"))
+
+    @property
+    def training_conditions(self) -> tuple[Any, ...] | None:
+        """Equal for seed groups that may be compared seed by seed; None without a config, which allows none."""
+        return (self.protocol, self.config.get(TEACHER_KEY)) if self.protocol else None
 
 
 @dataclass(frozen=True)
@@ -84,10 +97,15 @@ class MethodRow:
     variant: int  # rank among the method's rows
     seed_groups: dict[str, SeedGroup]  # by pair
 
+    @property
+    def key(self) -> RowKey:
+        """Distinguishes the rows of a group."""
+        return self.method, self.variant
+
 
 @dataclass(frozen=True)
-class Teacher:
-    """A row of the teachers' accuracies, one network a pair."""
+class TeacherRow:
+    """Accuracies of the teachers, one network per pair."""
 
     label: str
     top1: dict[str, float]  # by pair
@@ -96,131 +114,149 @@ class Teacher:
 
 @dataclass(frozen=True)
 class ResultGroup:
-    """What makes one table. rows: the student alone first, then the methods by year and title."""
+    """The content of one table. rows: the student alone first, then the methods by year and title."""
 
     dataset: str
     profile: str
     pairs: list[str]
     networks: dict[str, tuple[str, str]]  # teacher and student of each pair
-    teachers: list[Teacher]
+    teachers: list[TeacherRow]
     rows: list[MethodRow]
-    differing: list[str]  # settings outside the method that differ between runs of one pair
+    differing_settings: list[str]  # outside the method, between runs of one pair
     runs: pd.DataFrame
 
     @property
-    def students(self) -> list[MethodRow]:
+    def student_rows(self) -> list[MethodRow]:
+        """Rows of the student trained without a teacher."""
         return [r for r in self.rows if r.method == published.STUDENT]
 
     @property
-    def methods(self) -> list[MethodRow]:
+    def method_rows(self) -> list[MethodRow]:
+        """Rows of distillation methods."""
         return [r for r in self.rows if r.method != published.STUDENT]
 
-    def baseline(self, cell: SeedGroup, pair: str) -> SeedGroup | None:
-        """The student alone that a cell is compared with: trained alike, on the teacher's side too where there are
-        several; None where there is not exactly one."""
-        found = [r.seed_groups[pair] for r in self.students if pair in r.seed_groups]
-        found = [c for c in found if c.protocol == cell.protocol]
-        if len(found) > 1:
-            found = [c for c in found if c.config.get(TEACHER_KEY) == cell.config.get(TEACHER_KEY)]
-        return found[0] if len(found) == 1 else None
+    def rows_on(self, pair: str) -> list[MethodRow]:
+        """Return the rows that have runs on a pair."""
+        return [r for r in self.rows if pair in r.seed_groups]
+
+    def baseline(self, seed_group: SeedGroup, pair: str) -> SeedGroup | None:
+        """Return the student alone that a seed group is compared with: trained under the same protocol, and with the
+        same teacher where there are several; None where there is not exactly one."""
+        students = [r.seed_groups[pair] for r in self.student_rows if pair in r.seed_groups]
+        students = [s for s in students if s.protocol == seed_group.protocol]
+        if len(students) > 1:
+            students = [s for s in students if s.config.get(TEACHER_KEY) == seed_group.config.get(TEACHER_KEY)]
+        return students[0] if len(students) == 1 else None
 
 
-def groups(done: pd.DataFrame, pairs: Sequence[str] = ()) -> list[ResultGroup]:
-    """All groups of the finished runs. Pairs are in the order given, else in that of published tables, then by name."""
-    made = []
-    for (dataset, profile), found in done.groupby(["dataset", "profile"], sort=True):
+def group_runs(finished: pd.DataFrame, pairs: Sequence[str] = ()) -> list[ResultGroup]:
+    """Return all groups of the finished runs, with the pairs in the order of `pairs`, else in that of published tables,
+    then by name."""
+    groups = []
+    for (dataset, profile), frame in finished.groupby(["dataset", "profile"], sort=True):
         rank = published.pair_order(dataset)
-        named = sorted(set(found.pair), key=lambda p: (rank.get(p, len(rank)), p.lower(), p))
-        chosen = [p for p in dict.fromkeys(pairs) if p in named] if pairs else named
-        made.append(_group(dataset, profile, chosen, found[found.pair.isin(chosen)]))
-    return made
+        available = sorted(set(frame.pair), key=lambda p: (rank.get(p, len(rank)), p.lower(), p))
+        chosen = [p for p in dict.fromkeys(pairs) if p in available] if pairs else available
+        groups.append(_result_group(dataset, profile, chosen, frame[frame.pair.isin(chosen)]))
+    return groups
 
 
-def _group(dataset: str, profile: str, pairs: list[str], found: pd.DataFrame) -> ResultGroup:
-    cells: dict[str, dict[str, list[SeedGroup]]] = {}  # method -> pair -> one cell an identity
-    for (method, pair, _), of in found.sort_values(["identity", "seed"]).groupby(["method", "pair", "identity"]):
-        first = of.iloc[0]
-        read = next(filter(None, map(runs.config, of.folder)), {})  # the same for all of an identity
-        config = {k: v for k, v in read.items() if k not in IGNORED}
-        if isinstance(first.teacher_sha256, str):
-            config.setdefault(TEACHER_KEY, first.teacher_sha256)
-        cells.setdefault(method, {}).setdefault(pair, []).append(SeedGroup(of, config))
-    differing = _common(cells, pairs)
-    titles = _titles(found)
+def _result_group(dataset: str, profile: str, pairs: list[str], frame: pd.DataFrame) -> ResultGroup:
+    seed_groups: dict[str, dict[str, list[SeedGroup]]] = {}  # method -> pair -> one per identity
+    for (method, pair, _), runs in frame.sort_values(["identity", "seed"]).groupby(["method", "pair", "identity"]):
+        seed_groups.setdefault(method, {}).setdefault(pair, []).append(SeedGroup(runs, _config(runs)))
+    differing = _settings_differing_on(pairs, seed_groups)
+    titles = _titles(frame)
     rows = []
-    for method in sorted(cells, key=lambda m: _order(m, found, titles)):
-        rows += _rows(method, titles[method], cells[method], differing)
-    networks = dict(zip(found.pair, zip(found.teacher, found.student, strict=True), strict=True))
-    return ResultGroup(dataset, profile, pairs, networks, _teachers(found, pairs, differing), rows, differing, found)
+    for method in sorted(seed_groups, key=lambda m: _order(m, frame, titles)):
+        rows += _rows(method, titles[method], seed_groups[method], differing)
+    networks = dict(zip(frame.pair, zip(frame.teacher, frame.student, strict=True), strict=True))
+    return ResultGroup(dataset, profile, pairs, networks, _teachers(frame, differing), rows, differing, frame)
 
 
-def _order(method: str, found: pd.DataFrame, titles: Mapping[str, str]) -> tuple[Any, ...]:
+def _config(runs: pd.DataFrame) -> dict[str, Any]:
+    """The settings that runs of one identity share, from the first readable config.yaml."""
+    config = next(filter(None, map(load_config, runs.folder)), {})
+    config = {k: v for k, v in config.items() if k not in IGNORED_KEYS}
+    if isinstance(sha256 := runs.teacher_sha256.iloc[0], str):
+        config.setdefault(TEACHER_KEY, sha256)
+    return config
+
+
+def _order(method: str, frame: pd.DataFrame, titles: Mapping[str, str]) -> tuple[Any, ...]:
     """The student alone first, then by year and title; methods without a year last."""
-    year = found.year[found.method == method].min()
+    year = frame.year[frame.method == method].min()
     return method != published.STUDENT, 9999 if pd.isna(year) else year, titles[method].lower(), method
 
 
-def _titles(found: pd.DataFrame) -> dict[str, str]:
-    """Each method's title, the student alone as such; with the method's name behind it where two methods share one."""
-    titles = {m: min(of) for m, of in found.groupby("method").title} | {published.STUDENT: "Student"}
-    counts = Counter(titles[m] for m in set(found.method))
+def _titles(frame: pd.DataFrame) -> dict[str, str]:
+    """Each method's title, `Student` for the student alone; followed by the method's name where two share a title."""
+    titles = {m: min(of_method) for m, of_method in frame.groupby("method").title} | {published.STUDENT: "Student"}
+    counts = Counter(titles[m] for m in set(frame.method))
     return {m: t if counts[t] <= 1 else f"{t} [{m}]" for m, t in titles.items()}
 
 
-def _rows(method: str, title: str, cells: dict[str, list[SeedGroup]], differing: list[str]) -> list[MethodRow]:
-    differs = {k for of in cells.values() for k in _differing([c.config for c in of])}
-    differs |= {k for of in cells.values() for c in of for k in c.changed}
-    own = {k for k in differs if k.startswith("method.")}
-    keys = _needed(sorted(own) + differing, [[c.config for c in of] for of in cells.values()])
+def _rows(
+    method: str, title: str, by_pair: dict[str, list[SeedGroup]], differing_settings: list[str]
+) -> list[MethodRow]:
+    """The rows of one method: one per combination of the settings that tell its seed groups apart."""
+    options = {k for seed_groups in by_pair.values() for k in _differing_keys([s.config for s in seed_groups])}
+    options |= {k for seed_groups in by_pair.values() for s in seed_groups for k in s.changed_settings}
+    options = {k for k in options if k.startswith("method.")}
+    configs = [[s.config for s in seed_groups] for seed_groups in by_pair.values()]
+    keys = _scalar_keys(sorted(options) + differing_settings, configs)
+    # where labels alone cannot tell runs apart, their identity can
+    needs_identity = any(len({_values(c, keys) for c in of_pair}) < len(of_pair) for of_pair in configs)
     by_variant: dict[tuple[Any, ...], dict[str, SeedGroup]] = {}
-    alike = any(len({_values(c.config, keys) for c in of}) < len(of) for of in cells.values())
-    for pair, of in cells.items():
-        for cell in of:
-            key = (*_values(cell.config, keys), *([cell.identity] if alike else []))
-            by_variant.setdefault(key, {})[pair] = cell
-    names = _short(keys)
+    for pair, seed_groups in by_pair.items():
+        for seed_group in seed_groups:
+            variant = (*_values(seed_group.config, keys), *([seed_group.identity] if needs_identity else []))
+            by_variant.setdefault(variant, {})[pair] = seed_group
+    names = _short_names(keys)
     rows = []
-    for i, key in enumerate(sorted(by_variant, key=lambda k: [_sortable(v) for v in k])):
-        says = [f"{names[k]}={text_of(v)}" for k, v in zip(keys, key, strict=False)]
-        says += [f"run {key[-1]}"] if alike else []
-        rows.append(MethodRow(method, f"{title} ({', '.join(says)})" if says else title, i, by_variant[key]))
+    for i, variant in enumerate(sorted(by_variant, key=lambda values: [_sort_key(v) for v in values])):
+        settings = [f"{names[k]}={format_setting(v)}" for k, v in zip(keys, variant, strict=False)]
+        settings += [f"run {variant[-1]}"] if needs_identity else []
+        label = f"{title} ({', '.join(settings)})" if settings else title
+        rows.append(MethodRow(method, label, i, by_variant[variant]))
     return rows
 
 
-def _teachers(found: pd.DataFrame, pairs: list[str], differing: list[str]) -> list[Teacher]:
-    """One row, or one for each of the teachers where a pair has several."""
+def _teachers(frame: pd.DataFrame, differing_settings: list[str]) -> list[TeacherRow]:
+    """One row, or one per teacher where a pair has several."""
     top1: dict[str | None, dict[str, float]] = {}
-    for (pair, sha256), of in found.groupby(["pair", "teacher_sha256"], dropna=False):
-        row = (None if pd.isna(sha256) else sha256) if TEACHER_KEY in differing else None
-        top1.setdefault(row, {})[pair] = of.teacher_top1.iloc[0]
-    hashes = dict(found.groupby("pair").teacher_sha256.first())
+    for (pair, sha256), runs in frame.groupby(["pair", "teacher_sha256"], dropna=False):
+        row = (None if pd.isna(sha256) else sha256) if TEACHER_KEY in differing_settings else None
+        top1.setdefault(row, {})[pair] = runs.teacher_top1.iloc[0]
+    hashes = dict(frame.groupby("pair").teacher_sha256.first())
     rows = []
     for sha256 in sorted(top1, key=str):
-        label = "Teacher" if sha256 is None else f"Teacher ({_short([TEACHER_KEY])[TEACHER_KEY]}={text_of(sha256)})"
-        known = {p: v for p, v in top1[sha256].items() if pd.notna(v)}
-        rows.append(Teacher(label, known, {p: sha256 or hashes.get(p) for p in known}))
+        label = "Teacher" if sha256 is None else f"Teacher (teacher={format_setting(sha256)})"
+        accuracies = {p: v for p, v in top1[sha256].items() if pd.notna(v)}
+        rows.append(TeacherRow(label, accuracies, {p: sha256 or hashes.get(p) for p in accuracies}))
     return rows
 
 
-def _common(cells: Mapping[str, Mapping[str, list[SeedGroup]]], pairs: Iterable[str]) -> list[str]:
+def _settings_differing_on(pairs: Iterable[str], seed_groups: Mapping[str, Mapping[str, list[SeedGroup]]]) -> list[str]:
     """Settings outside the methods that differ between runs of one pair, whatever their method."""
     keys: set[str] = set()
     for pair in pairs:
-        configs = [c.config for by_pair in cells.values() for c in by_pair.get(pair, [])]
-        keys |= {k for k in _differing(configs) if not k.startswith("method.")}
+        configs = [s.config for by_pair in seed_groups.values() for s in by_pair.get(pair, [])]
+        keys |= {k for k in _differing_keys(configs) if not k.startswith("method.")}
     return sorted(keys)
 
 
-def _differing(configs: Sequence[Config]) -> set[str]:
+def _differing_keys(configs: Sequence[Config]) -> set[str]:
     """Keys with more than one value among the configs that have them."""
     keys = {k for c in configs for k in c}
     return {k for k in keys if len({repr(c[k]) for c in configs if k in c}) > 1}
 
 
-def _needed(keys: list[str], pairs: Collection[Collection[Config]]) -> list[str]:
-    """Without list-valued keys (such as milestones, which follow the epochs) where the others tell all cells apart."""
-    scalar = [k for k in keys if not any(isinstance(c.get(k), tuple) for of in pairs for c in of)]
-    enough = all(len({_values(c, scalar) for c in of}) == len({_values(c, keys) for c in of}) for of in pairs)
+def _scalar_keys(keys: list[str], configs: Collection[Collection[Config]]) -> list[str]:
+    """`keys` without list-valued ones (such as milestones, which follow the epochs) where the others tell all configs
+    of a pair apart."""
+    scalar = [k for k in keys if not any(isinstance(c.get(k), tuple) for of_pair in configs for c in of_pair)]
+    enough = all(len({_values(c, scalar) for c in cs}) == len({_values(c, keys) for c in cs}) for cs in configs)
     return scalar if enough else keys
 
 
@@ -228,17 +264,17 @@ def _values(config: Config, keys: Iterable[str]) -> tuple[Any, ...]:
     return tuple(config.get(k) for k in keys)
 
 
-def _short(keys: Sequence[str]) -> dict[str, str]:
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted key where that is unambiguous; `teacher` for the teacher's content hash."""
     last = {k: "teacher" if k == TEACHER_KEY else k.rsplit(".", 1)[-1] for k in keys}
     counts = Counter(last.values())
     return {k: s if counts[s] == 1 else k for k, s in last.items()}
 
 
-def text_of(value: Any) -> str:
-    """A setting as it is written in a label; long hashes are cut."""
+def format_setting(value: Any) -> str:
+    """Write a setting as it stands in a label; long hashes are cut."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(text_of, value))}]"
+        return f"[{', '.join(map(format_setting, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
@@ -247,8 +283,13 @@ def text_of(value: Any) -> str:
     return text[:8] if re.fullmatch(r"[0-9a-f]{16,}", text) else text
 
 
-def _sortable(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[int, float, str]:
     """Numbers by size, then everything else by its text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return 0, float(value), ""
-    return 1, 0.0, text_of(value)
+    return 1, 0.0, format_setting(value)
+
+
+def file_name(*parts: str) -> str:
+    """Join parts to the stem of a file's name, without characters that file systems or LaTeX reject."""
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))

@@ -35,12 +35,12 @@ def mean_intervals(values: np.ndarray, resolution: float = RESOLUTION) -> tuple[
     distribution with n − 1 degrees of freedom. Bounds are NaN for fewer than `MIN_SEEDS` values, and for rows whose
     range is below `resolution`, where rounding alone would make the spread.
     """
-    from scipy import special
-
     mean, n = values.mean(axis=1), values.shape[1]
     if n < MIN_SEEDS:
         undefined = np.full(len(values), math.nan)
         return mean, undefined, undefined
+    from scipy import special  # slow to import, and many tables need none
+
     half_width = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.sqrt(values.var(axis=1, ddof=1) / n)
     half_width[np.ptp(values, axis=1) < resolution] = math.nan
     return mean, mean - half_width, mean + half_width

@@ -1,25 +1,24 @@
 """t-SNE of the logits of a pair's teacher and students: one joint, seeded embedding of the same test images."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from analysis import load as runs
+from analysis.figures import style
 from analysis.groups import ResultGroup
+from analysis.predictions import PredictionReader, Predictions, same_test_set
 
 SEED = 0  # of the choice of classes and images, and of t-SNE
-CLASSES = 10  # that colours tell apart; of more, so many are drawn
-IMAGES = 200  # shown of each network
-POINTS = 2000  # of all networks together, which is seconds of t-SNE; with more networks fewer images are shown
+MAX_CLASSES = 10  # that colors can distinguish; of more, so many are drawn
+MAX_IMAGES = 200  # shown of each network
+MAX_POINTS = 2000  # of all networks together, which is seconds of t-SNE; with more networks fewer images are shown
 PERPLEXITY = 30.0
-ROWS = 15  # of a table that are drawn; of more, the first variant of each method
+MAX_ROWS = 15  # of a table that are drawn; of more, the first variant of each method
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Projection:
+class Embedding:
     """The joint embedding of a pair, teachers first. labels: [N], positions in `class_names`, the classes shown."""
 
     panels: list[Panel]
@@ -40,112 +39,90 @@ class Projection:
     classes: int  # of the data set
 
     @property
-    def text(self) -> str:
-        """What is shown, in one sentence."""
-        of = "" if len(self.class_names) == self.classes else f" of {len(self.class_names)} of {self.classes} classes"
+    def description(self) -> str:
+        """Networks, images and classes in one sentence."""
+        shown = len(self.class_names)
+        part = "" if shown == self.classes else f" of {shown} of {self.classes} classes"
         return (
-            f"Logits of {len(self.panels)} networks on the same {len(self.labels)} test images{of}, "
+            f"Logits of {len(self.panels)} networks on the same {len(self.labels)} test images{part}, "
             f"chosen with seed {SEED}."
         )
 
 
-def project(group: ResultGroup, pair: str, root: Path) -> tuple[Projection | None, list[str]]:
-    """The embedding of a pair, and what is missing from it; None where no student can be set beside its teacher.
+def embed(group: ResultGroup, pair: str, root: Path) -> tuple[Embedding | None, list[str]]:
+    """Return the embedding of a pair and messages on what is missing from it; None where no student has usable outputs
+    and a teacher with the same test set.
 
     Each row of the table gives its first seed with usable outputs. Logits z [N, C] are made comparable between networks
     before they are embedded together: each image's mean is subtracted, which a softmax does not see, and each network's
     are divided by sqrt(mean_i |z_i|²), its overall confidence. root: the folder of all runs. van der Maaten and Hinton
     (JMLR 2008), Barnes-Hut, started from the principal components.
     """
-    found, problems = _networks(group, pair, root)
-    if not found:
+    networks, problems = _networks(group, pair, root)
+    if not networks:
         return None, [f"no t-SNE on {pair}: no run has a usable test_outputs.npz beside its teacher's"]
-    first = found[0][1]
-    classes = first.logits.shape[1]
+    predictions = list(networks.values())
+    first = predictions[0]
     rng = np.random.default_rng(SEED)
-    shown = np.sort(rng.permutation(np.intersect1d(first.labels, np.arange(classes)))[:CLASSES])
-    if not shown.size:
-        return None, [*problems, f"no t-SNE on {pair}: the labels of its test set are not those of {classes} classes"]
-    each = max(1, min(IMAGES, POINTS // len(found)) // len(shown))
-    images = np.concatenate([rng.permutation(np.flatnonzero(first.labels == c))[:each] for c in shown])
-    joint = np.concatenate([_comparable(outputs.logits[images]) for _, outputs in found])
+    shown = np.sort(rng.permutation(np.unique(first.labels))[:MAX_CLASSES])
+    per_class = max(1, min(MAX_IMAGES, MAX_POINTS // len(networks)) // len(shown))
+    images = np.concatenate([rng.permutation(np.flatnonzero(first.labels == c))[:per_class] for c in shown])
+    joint = np.concatenate([_standardize(p.logits[images]) for p in predictions])
     perplexity = min(PERPLEXITY, (len(joint) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1).fit_transform(joint)
-    names = next((o.class_names for _, o in found if o.class_names), None) or [str(c) for c in range(classes)]
-    parts = np.split(points, len(found))
-    panels = [Panel(label, part) for (label, _), part in zip(found, parts, strict=True)]
-    return Projection(
-        panels, np.searchsorted(shown, first.labels[images]), [names[c] for c in shown], classes
-    ), problems
+    names = next((p.class_names for p in predictions if p.class_names), None) or list(map(str, range(first.classes)))
+    panels = list(map(Panel, networks, np.split(points, len(networks))))
+    labels = np.searchsorted(shown, first.labels[images])
+    return Embedding(panels, labels, [names[c] for c in shown], first.classes), problems
 
 
-def _networks(group: ResultGroup, pair: str, root: Path) -> tuple[list[tuple[str, runs.Outputs]], list[str]]:
-    """Labels and outputs of a pair's teachers, then of one run a row, all on one test set; and what is missing."""
-    read: dict[str, runs.Outputs | None] = {}
-    teachers: dict[str, runs.Outputs] = {}  # those of the students chosen
-    students: list[tuple[str, runs.Outputs]] = []
-    rows = [row for row in group.rows if pair in row.seed_groups]
-    problems = []
-    if len(rows) > ROWS:
+def _networks(group: ResultGroup, pair: str, root: Path) -> tuple[dict[str, Predictions], list[str]]:
+    """Predictions of a pair's teachers, then of one run per row, all on one test set, by label; and what is missing."""
+    reader = PredictionReader(root)
+    teachers: dict[str, Predictions] = {}  # those of the students shown, by folder
+    students: dict[str, Predictions] = {}
+    rows, problems = group.rows_on(pair), []
+    if len(rows) > MAX_ROWS:
         problems.append(f"t-SNE on {pair}: of {len(rows)} rows only the first variant of each method")
         rows = list({row.method: row for row in reversed(rows)}.values())[::-1]
     for row in rows:
-        for seed, folder, teacher, student in _beside_teacher(row.seed_groups[pair].runs, root, read):
-            if not students or _same_test_set(student, students[0][1]):
-                students.append((f"{row.label}, seed {seed}", student))
-                teachers[folder] = teacher
+        for run in row.seed_groups[pair].runs.itertuples():
+            outputs = reader.read(run.folder, run.teacher_run)
+            if isinstance(outputs, str):
+                continue
+            if all(same_test_set(outputs[0], other) for other in list(students.values())[:1]):
+                students[f"{row.label}, seed {run.seed}"], teachers[run.teacher_run] = outputs
                 break
         else:
             problems.append(
                 f"no t-SNE of {row.label} on {pair}: no run has a usable test_outputs.npz, of the same test set as its "
                 "teacher's and the other methods'"
             )
-    labels = ["Teacher" if len(teachers) == 1 else f"Teacher {name.split('/', 2)[-1]}" for name in teachers]
-    return [*zip(labels, teachers.values(), strict=True), *students], problems
+    several = len(teachers) > 1
+    labeled = {f"Teacher {name.split('/', 2)[-1]}" if several else "Teacher": p for name, p in teachers.items()}
+    return labeled | students, problems
 
 
-def _beside_teacher(
-    found: pd.DataFrame, root: Path, read: dict[str, runs.Outputs | None]
-) -> Iterator[tuple[int, str, runs.Outputs, runs.Outputs]]:
-    """Seed, teacher's folder, teacher and student for each run with outputs on its teacher's test set. `read` keeps the
-    teachers."""
-    for run in found.itertuples():
-        if not isinstance(run.teacher_run, str):
-            continue
-        if run.teacher_run not in read:
-            read[run.teacher_run] = runs.outputs(root / run.teacher_run)
-        teacher, student = read[run.teacher_run], runs.outputs(run.folder)
-        if teacher is not None and student is not None and _same_test_set(teacher, student):
-            yield run.seed, run.teacher_run, teacher, student
+def _standardize(logits: np.ndarray) -> np.ndarray:
+    centered = logits.astype(np.float64) - logits.mean(axis=1, keepdims=True, dtype=np.float64)
+    size = math.sqrt(np.square(centered).sum(axis=1).mean())
+    return (centered / size if size > 0 else centered).astype(np.float32)
 
 
-def _same_test_set(a: runs.Outputs, b: runs.Outputs) -> bool:
-    return a.logits.shape == b.logits.shape and np.array_equal(a.labels, b.labels)
-
-
-def _comparable(logits: np.ndarray) -> np.ndarray:
-    centred = logits.astype(np.float64) - logits.mean(axis=1, keepdims=True, dtype=np.float64)
-    size = math.sqrt(np.square(centred).sum(axis=1).mean())
-    return (centred / size if size > 0 else centred).astype(np.float32)
-
-
-def draw(group: ResultGroup, pair: str, projection: Projection) -> Figure:
-    """One panel a network, all on the same axes; crosses stand at the class medians of the first teacher's points."""
-    columns = min(4, len(projection.panels))
-    rows = math.ceil(len(projection.panels) / columns)
+def draw_embedding(group: ResultGroup, pair: str, embedding: Embedding) -> Figure:
+    """Draw one panel per network, all on the same axes; crosses mark the class medians of the first teacher."""
+    panels, names = embedding.panels, embedding.class_names
+    rows, columns = style.panel_grid(len(panels), 4)
     figure = Figure(figsize=(2.0 * columns + 0.2, 2.2 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    colours = matplotlib.colormaps["tab10"].colors
-    teacher = projection.panels[0].points
-    medians = np.array([np.median(teacher[projection.labels == c], axis=0) for c in range(len(projection.class_names))])
-    for i, ax in enumerate(axes.flat):
-        if i >= len(projection.panels):
-            ax.remove()
-            continue
-        panel = projection.panels[i]
-        for c in range(len(projection.class_names)):
-            at = panel.points[projection.labels == c]
-            ax.scatter(*at.T, s=5, color=colours[c], linewidths=0, alpha=0.8, label=projection.class_names[c])
+    colors = matplotlib.colormaps["tab10"].colors
+    of_class = [embedding.labels == c for c in range(len(names))]
+    medians = np.array([np.median(panels[0].points[images], axis=0) for images in of_class])
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        for name, color, images in zip(names, colors, of_class, strict=False):
+            ax.scatter(*panel.points[images].T, s=5, color=color, linewidths=0, alpha=0.8, label=name)
         ax.plot(*medians.T, "k+", markersize=6, markeredgewidth=1.0, zorder=3)
         ax.set_title(panel.label)
         ax.set_xticks([])
@@ -154,6 +131,6 @@ def draw(group: ResultGroup, pair: str, projection: Projection) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5 if max(map(len, labels)) > 3 else len(labels),
                   frameon=False, markerscale=2.5, handletextpad=0.1, columnspacing=1.0)  # fmt: skip
-    network, student = group.networks[pair]
-    figure.suptitle(f"t-SNE of the logits, {network} → {student} on {group.dataset}", fontsize=10)
+    teacher, student = group.networks[pair]
+    figure.suptitle(f"t-SNE of the logits, {teacher} → {student} on {group.dataset}", fontsize=10)
     return figure

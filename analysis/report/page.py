@@ -22,26 +22,26 @@ import jinja2
 import matplotlib
 from matplotlib.figure import Figure
 
-from analysis import ablation, published, statistics
-from analysis import fidelity as structure
+from analysis import ablation, fidelity, published, statistics
 from analysis.ablation import Ablation
 from analysis.fidelity import MEASURES, Fidelity
-from analysis.figures import curves as plots
-from analysis.figures import fidelity as structure_plots
-from analysis.figures import ranks as statistics_plots
-from analysis.figures import tsne as projection
+from analysis.figures import correlation, style
+from analysis.figures import curves as learning_curves
+from analysis.figures import fidelity as fidelity_figures
+from analysis.figures import ranks as rank_figures
+from analysis.figures import tsne as tsne_figures
 from analysis.groups import MethodRow, ResultGroup, SeedGroup
-from analysis.load import Unfinished
+from analysis.load import UnfinishedRun
 from analysis.statistics import Ranking
 from analysis.tables import accuracy as tables
 from analysis.tables import fidelity as structure_tables
 from analysis.tables import significance as statistics_tables
-from analysis.tables.accuracy import BEST, NOTHING, SECOND, Table, file_name, fixed, signed
+from analysis.tables.accuracy import BEST, NOTHING, SECOND, Table, fixed, signed
 from benchmark.runs.folder import read_json, write_text
 
 SVG_LIMIT = 200_000  # bytes; a larger figure is shown as PNG
 PAIRS_ABREAST = 3  # in the main table, so that it needs no scrolling and is not cut in print
-STYLE = plots.STYLE | {"svg.hashsalt": "report"}
+STYLE = style.STYLE | {"svg.hashsalt": "report"}
 NUMBER, TEXT, CODE = "number", "", "code"  # kinds of columns
 CONFUSED = 5  # pairs of classes listed for each method on each pair
 
@@ -172,8 +172,8 @@ class Source:
     def picture(self, figure: Figure, name: str, alt: str, caption: str, pair: str | None = None) -> Picture:
         """Write a figure's files and take it into the page: as SVG where that is small, else as PNG."""
         group = self.group
-        stem = file_name(group.dataset, group.profile, *([pair] if pair else []), name)
-        files = plots.save(figure, self.reports / "plots", stem)
+        stem = style.stem(group, name, pair)
+        files = style.save(figure, self.reports / "plots", stem)
         self.written += files
         svg = io.BytesIO()
         figure.savefig(
@@ -260,7 +260,7 @@ def significance(source: Source) -> Section:
         notes.append(statistics_tables.friedman_note(ranking))
         grids.append(_ranks(source, ranking))
         pictures = list(_rank_pictures(source, ranking))
-        source.problems += [f"not ranked: {text}" for text in ranking.left_out]
+        source.problems += [f"not ranked: {text}" for text in ranking.exclusions]
     return Section("Significance", source.id("significance"), notes, grids, pictures)
 
 
@@ -280,26 +280,26 @@ def _ranks(source: Source, ranking: Ranking) -> Grid:
 
 
 def _rank_pictures(source: Source, ranking: Ranking) -> Iterator[Picture]:
-    """The figures of `statistics_plots`, as far as there is something to draw."""
+    """The figures of `rank_figures`, as far as there is something to draw."""
     group, rows = source.group, len(ranking.rows)
-    if rows > statistics_plots.MAX_ROWS:
+    if rows > rank_figures.MAX_ROWS:
         source.problems.append(f"no figures of ranks: {rows} rows are too many to draw; choose some with method=…")
         return
     averages = "; ".join(f"{r.label} {v:.2f}" for r, v in zip(ranking.rows, ranking.average, strict=True))
     if rows > 2:
-        figure = statistics_plots.draw_critical_difference(group, ranking, source.palette)
+        figure = rank_figures.draw_critical_difference(group, ranking, source.palette)
         alt = f"Critical difference diagram. Average ranks: {averages}; difference {ranking.critical_difference:.2f}."
         caption = (
             "Average ranks over the pairs, 1 the best; a bar joins methods that Nemenyi's test does not tell apart"
         )
         yield source.picture(figure, "ranks", alt, caption)
     if (ranking.wins + ranking.ties).any():
-        figure = statistics_plots.draw_outcomes(group, ranking)
+        figure = rank_figures.draw_outcomes(group, ranking)
         alt = "Matrix of wins, ties and losses of each method against each other. The table of ranks has their sums."
         caption = "Wins/ties/losses of the row against the column, in pairs, by 95 % intervals"
         yield source.picture(figure, "wins", alt, caption)
-    figure = statistics_plots.draw_profile(group, ranking, source.palette)
-    best = "; ".join(f"{r.label} {v:.0%}" for r, v in zip(ranking.rows, ranking.within(1.0), strict=True))
+    figure = rank_figures.draw_profile(group, ranking, source.palette)
+    best = "; ".join(f"{r.label} {v:.0%}" for r, v in zip(ranking.rows, ranking.share_within(1.0), strict=True))
     alt = f"Performance profile. Share of pairs within one point of the best: {best}."
     caption = "Performance profile: share of the pairs on which a method is at most τ points below the best"
     yield source.picture(figure, "profile", alt, caption)
@@ -309,12 +309,12 @@ def curves(source: Source) -> Section:
     """Learning curves, and accuracy against training time."""
     pictures = []
     for pair in source.group.pairs:
-        lines, missing = plots.curves(source.group, pair)
+        lines, missing = learning_curves.learning_curves(source.group, pair)
         source.problems += missing
         if not lines:
             continue
         ends = "; ".join(f"{line.row.label} {line.mean.iloc[-1]:.2f}" for line in lines)
-        figure = plots.draw_curves(source.group, pair, lines, source.palette)
+        figure = learning_curves.draw_curves(source.group, pair, lines, source.palette)
         alt = f"Line plot of test top-1 against the epoch for {source.arrow(pair)}. At the last epoch: {ends}."
         caption = (
             f"{source.arrow(pair)}: test top-1 against the epoch, mean over seeds; bands are ± one standard deviation"
@@ -323,7 +323,7 @@ def curves(source: Source) -> Section:
         timed = [line for line in lines if line.seconds is not None]
         if timed:
             ends = "; ".join(f"{line.row.label} {_duration(line.seconds.iloc[-1])}" for line in timed)
-            figure = plots.draw_times(source.group, pair, timed, source.palette)
+            figure = learning_curves.draw_times(source.group, pair, timed, source.palette)
             alt = f"Plot of test top-1 against training time for {source.arrow(pair)}. Time in all: {ends}."
             caption = (
                 f"{source.arrow(pair)}: test top-1 against training time, evaluation not counted; dots: last epoch"
@@ -387,9 +387,11 @@ CLASS_FIGURES = {
 
 def _class_pictures(source: Source, pair: str) -> Iterator[Picture]:
     arrow = source.arrow(pair)
-    differences, _ = plots.correlation_differences(source.group, pair, source.root)  # the structure's notes say why not
+    differences, _ = correlation.correlation_differences(
+        source.group, pair, source.root
+    )  # the structure's notes say why not
     if differences:
-        figure = plots.draw_correlations(source.group, pair, differences)
+        figure = correlation.draw_correlations(source.group, pair, differences)
         means = "; ".join(f"{d.row.label} {d.distance:.3f}" for d in differences)
         alt = f"Heat maps of class correlations, teacher minus student, for {arrow}. Mean |Δr|: {means}."
         caption = (
@@ -398,7 +400,7 @@ def _class_pictures(source: Source, pair: str) -> Iterator[Picture]:
         )
         yield source.picture(figure, "correlation", alt, caption, pair)
     if pair in source.structure.pairs:
-        for name, figure in structure_plots.draw(source.structure, pair, source.palette).items():
+        for name, figure in fidelity_figures.draw(source.structure, pair, source.palette).items():
             text = CLASS_FIGURES[name]
             alt = f"Figure for {arrow}: {text}. The values are in the tables of this section or in its files."
             yield source.picture(figure, name, alt, f"{arrow}: {text}", pair)
@@ -408,12 +410,15 @@ def tsne(source: Source) -> Section:
     """One joint projection of teacher and students for each pair."""
     notes, pictures = [], []
     for pair in source.group.pairs:
-        found, missing = projection.project(source.group, pair, source.root)
+        found, missing = tsne_figures.embed(source.group, pair, source.root)
         source.problems += missing
         if found:
-            figure = projection.draw(source.group, pair, found)
-            alt = f"Scatter plots of a t-SNE of the logits for {source.arrow(pair)}, coloured by class. {found.text}"
-            caption = f"{source.arrow(pair)}: {found.text} Crosses: medians of the teacher's points of each class"
+            figure = tsne_figures.draw_embedding(source.group, pair, found)
+            alt = f"Scatter plots of a t-SNE of the logits for {source.arrow(pair)}, coloured by class. "
+            alt += found.description
+            caption = (
+                f"{source.arrow(pair)}: {found.description} Crosses: medians of the teacher's points of each class"
+            )
             pictures.append(source.picture(figure, "tsne", alt, caption, pair))
     if pictures:
         notes.append(
@@ -590,7 +595,7 @@ def of_ablation(found: Ablation, number: int, files: Iterable[Path]) -> Section:
     pictures = []
     for png in (f for f in files if f.suffix == ".png"):
         data = png.read_bytes()
-        width = round(int.from_bytes(data[16:20]) * 96 / plots.STYLE["savefig.dpi"])  # of the PNG's header
+        width = round(int.from_bytes(data[16:20]) * 96 / style.STYLE["savefig.dpi"])  # of the PNG's header
         text = f"{ablation.heading(found)}: {found.description}, validation accuracy with 95 % intervals"
         alt = f"Figure of the ablation, {text}. The values are in the table."
         pictures.append(Picture(_data("png", data), width, alt, text, f"{ablation.FOLDER}/{png.stem}.pdf"))
@@ -608,7 +613,7 @@ BUILDERS: tuple[Callable[[Source], Section], ...] = (
 
 
 def write(
-    made: Sequence[tuple[ResultGroup, Sequence[Unfinished]]], rest: Sequence[Unfinished], methods: Iterable[str],
+    made: Sequence[tuple[ResultGroup, Sequence[UnfinishedRun]]], rest: Sequence[UnfinishedRun], methods: Iterable[str],
     asked: Callable[[Ablation], bool], root: Path, reports: Path,
 ) -> tuple[list[Path], list[str]]:  # fmt: skip
     """Write the page, with the files of its tables and figures; returns all paths, and what could not be shown and why.
@@ -617,11 +622,11 @@ def write(
     methods: all methods found, so that colours do not depend on what was chosen. asked: which ablations to show.
     root: the folder of all runs.
     """
-    palette = plots.colours(methods)
+    palette = style.method_colors(methods)
     parts, written, problems = [], [], []
     for i, (group, unfinished) in enumerate(made):
         table = tables.build(group, unfinished)
-        source = Source(i, group, table, structure.measure(group, root), root, reports, palette)
+        source = Source(i, group, table, fidelity.measure(group, root), root, reports, palette)
         with matplotlib.rc_context(STYLE):
             sections = [s for s in (build(source) for build in BUILDERS) if not s.empty]
         parts.append(Part(f"{group.dataset}, profile {group.profile}", sections))
@@ -650,14 +655,14 @@ def render(parts: Sequence[Part], groups: Sequence[ResultGroup], root: Path) -> 
         loader=jinja2.PackageLoader("analysis.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    script, style = (_template(environment, name) for name in ("report.js", "report.css"))
+    script, css = (_template(environment, name) for name in ("report.js", "report.css"))
     sections = [s for part in parts for s in part.sections]
     pairs = [p for g in groups for p in g.pairs] + [s.pair for s in sections if s.pair]
-    methods = [r.method for g in groups for r in g.methods] + [s.method for s in sections if s.method]
+    methods = [r.method for g in groups for r in g.method_rows] + [s.method for s in sections if s.method]
     return environment.get_template("report.html.j2").render(
         parts=parts, root=str(root), runs=sum(len(g.runs) for g in groups), marks={BEST: "strong", SECOND: "u"},
         all_pairs=list(dict.fromkeys(pairs)), all_methods=list(dict.fromkeys(methods)),
-        titles={r.method: r.title for g in groups for r in g.runs.itertuples()}, script=script, style=style,
+        titles={r.method: r.title for g in groups for r in g.runs.itertuples()}, script=script, style=css,
         allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 

@@ -9,15 +9,14 @@ import csv
 import functools
 import io
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis import published, statistics
-from analysis.groups import MethodRow, ResultGroup, SeedGroup, text_of
-from analysis.load import Unfinished
+from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup, file_name, format_setting
+from analysis.load import UnfinishedRun
 from analysis.published import Published
 from analysis.statistics import Comparison
 from benchmark.runs.folder import write_text
@@ -61,7 +60,7 @@ class Table:
 
     group: ResultGroup
     lines: list[Line]
-    unfinished: list[Unfinished]
+    unfinished: list[UnfinishedRun]
     comparisons: list[Comparison]
     sources: dict[str, int] = field(default_factory=dict)  # reference -> number, from 1
 
@@ -78,9 +77,9 @@ class Table:
         return pair in self._published
 
     @functools.cached_property
-    def against(self) -> dict[tuple[statistics.Key, str], Comparison]:
+    def against(self) -> dict[tuple[RowKey, str], Comparison]:
         """The comparisons with KD, as row minus KD."""
-        return statistics.against(self.comparisons)
+        return statistics.comparisons_with(self.comparisons)
 
     @property
     def any_published(self) -> bool:
@@ -93,7 +92,7 @@ class Table:
                 yield lines
 
 
-def build(group: ResultGroup, unfinished: Iterable[Unfinished]) -> Table:
+def build(group: ResultGroup, unfinished: Iterable[UnfinishedRun]) -> Table:
     """The content of a group's table."""
     lines = []
     for teacher in group.teachers:
@@ -101,13 +100,13 @@ def build(group: ResultGroup, unfinished: Iterable[Unfinished]) -> Table:
         entries = {p: Entry(v, math.nan, 1, published=known[p]) for p, v in teacher.top1.items()}
         lines.append(Line("teacher", teacher.label, entries))
     comparisons = statistics.compare(group)
-    against = statistics.against(comparisons)
+    against = statistics.comparisons_with(comparisons)
     daggers = {k: DAGGERS[c.significant] for k, c in against.items()}
-    marks = _marks({(statistics.key(r), p): c for r in group.methods for p, c in r.seed_groups.items()})
+    marks = _marks({(r.key, p): c for r in group.method_rows for p, c in r.seed_groups.items()})
     for row in group.rows:
         entries = {}
         for pair, cell in row.seed_groups.items():
-            place = statistics.key(row), pair
+            place = row.key, pair
             entries[pair] = _entry(group, pair, row.method, cell, marks.get(place, ""), daggers.get(place, ""))
         label = f"{row.label} *" if flags(row) else row.label
         lines.append(Line("student" if row.method == published.STUDENT else "method", label, entries, row))
@@ -130,7 +129,7 @@ def flags(row: MethodRow) -> list[str]:
     return found + (["layers kept at inference"] if kept else [])
 
 
-def _with_skipped(lines: list[Line], group: ResultGroup, unfinished: Sequence[Unfinished]) -> list[Line]:
+def _with_skipped(lines: list[Line], group: ResultGroup, unfinished: Sequence[UnfinishedRun]) -> list[Line]:
     """The lines with an entry for what cannot be, in a line of its own where a method is nowhere possible."""
     places = {(u.method, u.pair) for u in unfinished if u.skipped and u.pair in group.pairs}
     for line in (line for line in lines if line.row):
@@ -157,11 +156,6 @@ def write(table: Table, reports: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def file_name(*parts: str) -> str:
-    """Parts joined to the stem of a file's name, without characters that a file system or LaTeX may not like."""
-    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
-
-
 def _published(group: ResultGroup, pair: str, method: str) -> Published | None:
     return published.find(group.dataset, *group.networks[pair], method)
 
@@ -173,9 +167,9 @@ def _entry(group: ResultGroup, pair: str, method: str, cell: SeedGroup, mark: st
     return Entry(mean, cell.std("top1_last"), cell.n, delta, mark, _published(group, pair, method), dagger)
 
 
-def _marks(cells: Mapping[tuple[statistics.Key, str], SeedGroup]) -> dict[tuple[statistics.Key, str], str]:
+def _marks(cells: Mapping[tuple[RowKey, str], SeedGroup]) -> dict[tuple[RowKey, str], str]:
     """Best and second per pair among runs that may be compared, by the printed mean."""
-    alike: dict[tuple[str, Any], dict[statistics.Key, str]] = {}
+    alike: dict[tuple[str, Any], dict[RowKey, str]] = {}
     for (row, pair), cell in cells.items():
         alike.setdefault((pair, cell.protocol), {})[row] = fixed(cell.mean("top1_last"))
     marks = {}
@@ -235,9 +229,9 @@ def changed(group: ResultGroup) -> list[str]:
     told anyway."""
     values: dict[str, set[str]] = {}
     for cell in (c for row in group.rows for c in row.seed_groups.values()):
-        for key in cell.changed:
+        for key in cell.changed_settings:
             if not key.startswith("method.") and key != "recipe.epochs":
-                values.setdefault(key, set()).add(text_of(cell.config.get(key)))
+                values.setdefault(key, set()).add(format_setting(cell.config.get(key)))
     return [f"{k} {' or '.join(sorted(of))}" for k, of in sorted(values.items())]
 
 
@@ -297,10 +291,10 @@ def table_notes(table: Table) -> list[str]:
         f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
         for row in table.group.rows
         for pair, cell in row.seed_groups.items()
-        if cell.unknown
+        if cell.config_is_missing
     ]
-    if table.group.differing:
-        keys = ", ".join(table.group.differing)
+    if table.group.differing_settings:
+        keys = ", ".join(table.group.differing_settings)
         notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ and marks are of runs alike.")
     epochs = {p: tuple(sorted(set(of))) for p, of in table.group.runs.groupby("pair").epochs}
     if len(set(epochs.values())) > 1:
@@ -341,7 +335,7 @@ def markdown(table: Table) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def missing(unfinished: Sequence[Unfinished]) -> str:
+def missing(unfinished: Sequence[UnfinishedRun]) -> str:
     """Names the runs that are not in a table."""
     lines = [f"- {u.text}" for u in unfinished[:LISTED]]
     lines += [f"- and {len(unfinished) - LISTED} more"] if len(unfinished) > LISTED else []
@@ -376,7 +370,7 @@ def _against_part(table: Table) -> list[str]:
     for pairs in _blocks(compared, MARKDOWN_PAIRS):
         rows = []
         for row in table.group.rows:
-            found = [against.get((statistics.key(row), p)) for p in pairs]
+            found = [against.get((row.key, p)) for p in pairs]
             if any(found):
                 rows.append([row.label, *(_against_cell(c) if c else NOTHING for c in found)])
         parts.append(grid(["Method", *pairs], rows, left=1))
@@ -572,7 +566,7 @@ def long_csv(table: Table) -> str:
     for row in group.rows:
         for pair, cell in row.seed_groups.items():
             entry = _entry(group, pair, row.method, cell)
-            beside = table.against.get((statistics.key(row), pair))
+            beside = table.against.get((row.key, pair))
             rows.append(
                 place
                 | {"pair": pair, "method": row.method, "label": row.label, "identity": cell.identity}

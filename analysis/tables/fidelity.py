@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import fidelity as structure
-from analysis import published
-from analysis.fidelity import MEASURES, Change, Fidelity, Measure
-from analysis.load import Unfinished
+from analysis import fidelity, predictions, published
+from analysis.fidelity import LEVEL_PLURALS, MEASURES, ClassChanges, Fidelity, Measure
+from analysis.groups import file_name
+from analysis.load import UnfinishedRun
 from analysis.tables.accuracy import (
     BEST,
     LATEX_BLOCKS,
@@ -24,7 +24,6 @@ from analysis.tables.accuracy import (
     Table,
     csv_text,
     escape,
-    file_name,
     fixed,
     grid,
     missing,
@@ -34,19 +33,18 @@ from analysis.tables.accuracy import (
 from benchmark.runs.folder import write_text
 
 COLUMNS = 6  # methods side by side; further ones follow in blocks below
-PLURAL = {"class": "classes", "superclass": "superclasses"}
 DEFINITIONS = (
     "Measured on the test set at the last epoch against the student's own teacher; mean ± sample standard deviation "
     "over seeds. Correlation r: Pearson's r between the class correlation matrices of the logits of student and "
     "teacher, above the diagonal; correlation distance: Frobenius norm of their difference over the number of classes. "
     "Agreement: same top-1 prediction; top-5 overlap: mean share of the teacher's five first classes among the "
     "student's. KL: KL(teacher || student) of the softmax at temperature 1. ECE: expected calibration error, "
-    f"{structure.BINS} bins."
+    f"{predictions.CALIBRATION_BINS} bins."
 )
 MARKS = "Per pair and column, the {best} distillation method is {bold}, the {second} {underlined}."
 
 
-def write(made: Fidelity, reports: Path, unfinished: Sequence[Unfinished] = ()) -> list[Path]:
+def write(made: Fidelity, reports: Path, unfinished: Sequence[UnfinishedRun] = ()) -> list[Path]:
     """Write all files of a group to `<reports>/tables`; returns their paths."""
     stem = file_name(made.group.dataset, made.group.profile, "structure")
     texts = {
@@ -110,7 +108,7 @@ def _title(made: Fidelity, pair: str) -> str:
 # ---------------------------------------------------------------- Markdown
 
 
-def markdown(made: Fidelity, unfinished: Sequence[Unfinished] = (), listed: int | None = LISTED) -> str:
+def markdown(made: Fidelity, unfinished: Sequence[UnfinishedRun] = (), listed: int | None = LISTED) -> str:
     """The measures, one block a pair, and what is not in them. listed: how many runs are named, None for all."""
     group = made.group
     parts = [f"## Class structure passed on: {group.dataset}, profile {group.profile}", DEFINITIONS]
@@ -146,9 +144,9 @@ def details(made: Fidelity) -> str:
     parts = []
     for pair in made.pairs:
         for to, whom in (("student", "the student alone"), ("teacher", "the teacher")):
-            for level in structure.levels(made, pair):
-                if change := structure.changes(made, pair, level, to):
-                    parts += [f"### {_title(made, pair)}: accuracy of {PLURAL[level]} against {whom}"]
+            for level in made.levels(pair):
+                if change := made.class_changes(pair, level, to):
+                    parts += [f"### {_title(made, pair)}: accuracy of {LEVEL_PLURALS[level]} against {whom}"]
                     parts += [_change_note(change), *_change_blocks(change)]
         if not made.confused[made.confused.pair == pair].empty:
             parts += [f"### {_title(made, pair)}: classes confused more often than by the teacher", CONFUSED_NOTE]
@@ -157,21 +155,22 @@ def details(made: Fidelity) -> str:
 
 
 CONFUSED_NOTE = (
-    f"The {structure.CONFUSED} largest of each method, true class → predicted class: share of the true class's images "
-    "that the student predicts so minus the share that its teacher does, in points, averaged over seeds."
+    f"The {predictions.CONFUSED_PAIRS} largest of each method, true class → predicted class: share of the true class's "
+    "images that the student predicts so minus the share that its teacher does, in points, averaged over seeds."
 )
 
 
-def _change_note(change: Change) -> str:
+def _change_note(change: ClassChanges) -> str:
     order = "the largest mean gain first"
     if change.partial:
         order = (
-            f"the {structure.EXTREMES} classes with the largest mean gain, then the {structure.EXTREMES} that lose most"
+            f"the {fidelity.EXTREME_CLASSES} classes with the largest mean gain, then the "
+            f"{fidelity.EXTREME_CLASSES} that lose most"
         )
     return f"Points between runs of one seed, mean ± sample standard deviation over seeds (their number); {order}."
 
 
-def _change_blocks(change: Change) -> list[str]:
+def _change_blocks(change: ClassChanges) -> list[str]:
     grids = []
     for labels in _blocks(list(change.mean.index), COLUMNS):
         header = [change.level, *(f"{label} ({change.n[label]})" for label in labels)]

@@ -162,7 +162,7 @@ def ranks_markdown(table: Table, ranking: Ranking) -> str:
     group, order = table.group, _order(ranking)
     labels = [ranking.rows[i].label for i in order]
     seeds = sorted({len(s) for s in ranking.seeds.values()})
-    within = [ranking.within(tau) for tau in TAUS]
+    within = [ranking.share_within(tau) for tau in TAUS]
     profile = [
         [label, fixed(ranking.average[i]), *(f"{100 * w[i]:.0f} %" for w in within)]
         for i, label in zip(order, labels, strict=True)
@@ -186,8 +186,8 @@ def ranks_markdown(table: Table, ranking: Ranking) -> str:
         parts.append(
             f"{ranking.untested} comparisons have no interval, for want of three common seeds or of any spread."
         )
-    if ranking.left_out:
-        parts.append("Left out:\n\n" + "\n".join(f"- {text}" for text in ranking.left_out))
+    if ranking.exclusions:
+        parts.append("Left out:\n\n" + "\n".join(f"- {text}" for text in ranking.exclusions))
     return "\n\n".join(parts) + "\n"
 
 
@@ -199,7 +199,7 @@ def outcome(ranking: Ranking, i: int, j: int) -> tuple[int, int, int]:
 def ranks_csv(table: Table, ranking: Ranking) -> str:
     """One line a row and pair, and one for each row over all pairs, which has the average rank and the profile."""
     place = {"dataset": table.group.dataset, "profile": table.group.profile}
-    within = {f"within_{tau:g}": ranking.within(tau) for tau in TAUS}
+    within = {f"within_{tau:g}": ranking.share_within(tau) for tau in TAUS}
     rows: list[dict[str, Any]] = []
     for i in _order(ranking):
         about = place | {"method": ranking.rows[i].method, "label": ranking.rows[i].label}

@@ -9,10 +9,11 @@ import pytest
 import scipy.stats
 from sklearn.metrics import confusion_matrix, recall_score
 
-from analysis import fidelity as structure
-from analysis import load as runs
-from analysis.fidelity import Predictions
-from analysis.groups import ResultGroup, groups
+from analysis import fidelity, predictions
+from analysis import predictions as measures
+from analysis.groups import ResultGroup, group_runs
+from analysis.load import load_runs
+from analysis.predictions import Predictions
 
 PAIR = "resnet20-resnet8"
 TEACHER = "cifar100/teachers/resnet20/aaaaaaaaaaaa/seed=0"
@@ -35,7 +36,7 @@ COARSE = [
 ]  # fmt: skip
 
 
-def predictions(seed: int, classes: int = 7, samples: int = 60, digits: int | None = None) -> Predictions:
+def outputs(seed: int, classes: int = 7, samples: int = 60, digits: int | None = None) -> Predictions:
     """Random outputs; rounded ones have ties. Every class has a label."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(size=(samples, classes)) * 2
@@ -51,56 +52,56 @@ def softmax(row: np.ndarray) -> np.ndarray:
 
 
 def test_correlation_measures_are_pearsons_and_frobenius():
-    student, teacher = predictions(0), predictions(1)
+    student, teacher = outputs(0), outputs(1)
     r_s, r_t = (np.corrcoef(p.logits, rowvar=False) for p in (student, teacher))
     pairs = [(a, b) for a in range(7) for b in range(a + 1, 7)]
     expected = scipy.stats.pearsonr([r_s[p] for p in pairs], [r_t[p] for p in pairs]).statistic
-    assert structure.correlation_r(student, teacher) == pytest.approx(expected, abs=1e-12)
+    assert measures.correlation_r(student, teacher) == pytest.approx(expected, abs=1e-12)
     squares = sum((r_t[a, b] - r_s[a, b]) ** 2 for a in range(7) for b in range(7))
-    assert structure.correlation_distance(student, teacher) == pytest.approx(math.sqrt(squares) / 7, abs=1e-12)
+    assert measures.correlation_distance(student, teacher) == pytest.approx(math.sqrt(squares) / 7, abs=1e-12)
 
 
 def test_agreement_and_overlap_by_hand():
     """Both rank 0 first on the first image, not on the second; of the five first classes they share 5 and 4."""
     teacher = Predictions(np.array([[9.0, 8, 7, 6, 5, 0], [9, 8, 7, 6, 5, 0]]), np.array([0, 1]))
     student = Predictions(np.array([[9.0, 5, 6, 7, 8, 0], [0, 8, 7, 6, 5, 9]]), np.array([0, 1]))
-    assert structure.agreement(student, teacher) == 50.0
-    assert structure.top5_overlap(student, teacher) == pytest.approx(90.0)
+    assert measures.agreement(student, teacher) == 50.0
+    assert measures.top5_overlap(student, teacher) == pytest.approx(90.0)
 
 
 def test_overlap_with_ties_takes_the_first_classes_as_argmax_does():
-    student, teacher = predictions(0, classes=9, digits=0), predictions(1, classes=9, digits=0)
+    student, teacher = outputs(0, classes=9, digits=0), outputs(1, classes=9, digits=0)
 
     def first_five(row: np.ndarray) -> set[int]:
         return set(sorted(range(9), key=lambda c: (-row[c], c))[:5])
 
     shared = [len(first_five(a) & first_five(b)) for a, b in zip(student.logits, teacher.logits, strict=True)]
-    assert structure.top5_overlap(student, teacher) == pytest.approx(100 * np.mean(shared) / 5)
+    assert measures.top5_overlap(student, teacher) == pytest.approx(100 * np.mean(shared) / 5)
     assert all(student.top5[i, c] for i, c in enumerate(student.top1))
 
 
 def test_kl_is_of_the_teacher_to_the_student_in_nats():
-    student, teacher = predictions(0), predictions(1)
+    student, teacher = outputs(0), outputs(1)
     each = [scipy.stats.entropy(softmax(t), softmax(s)) for s, t in zip(student.logits, teacher.logits, strict=True)]
-    assert structure.kl_divergence(student, teacher) == pytest.approx(np.mean(each), rel=1e-12)
+    assert measures.kl_divergence(student, teacher) == pytest.approx(np.mean(each), rel=1e-12)
     half = Predictions(np.zeros((1, 2)), np.array([0]))
     quarter = Predictions(np.log([[0.25, 0.75]]), np.array([0]))
-    assert structure.kl_divergence(quarter, half) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert measures.kl_divergence(quarter, half) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
 
 
 def test_calibration_error_by_hand():
     """Confidence 0.9 twice, right once: gap 0.4; 0.62 twice, both right: gap 0.38; half of the images each."""
     logits = np.log([[0.9, 0.1], [0.9, 0.1], [0.62, 0.38], [0.62, 0.38]])
-    assert structure.calibration_error(Predictions(logits, np.array([0, 1, 0, 0]))) == pytest.approx(39.0)
+    assert measures.calibration_error(Predictions(logits, np.array([0, 1, 0, 0]))) == pytest.approx(39.0)
     calibrated = Predictions(np.log([[0.75, 0.25]] * 4), np.array([0, 0, 0, 1]))
-    assert structure.calibration_error(calibrated) == pytest.approx(0.0, abs=1e-12)
+    assert measures.calibration_error(calibrated) == pytest.approx(0.0, abs=1e-12)
     sure = Predictions(np.array([[1000.0, 0.0], [0.0, 1000.0]]), np.array([0, 0]))
-    assert structure.calibration_error(sure) == pytest.approx(50.0)  # confidence 1 is in the last bin
+    assert measures.calibration_error(sure) == pytest.approx(50.0)  # confidence 1 is in the last bin
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
 def test_calibration_error_by_a_loop_over_bins(bins):
-    of = predictions(3, samples=500)
+    of = outputs(3, samples=500)
     confidence = [softmax(row).max() for row in of.logits]
     right = of.logits.argmax(axis=1) == of.labels
     total = 0.0
@@ -109,100 +110,102 @@ def test_calibration_error_by_a_loop_over_bins(bins):
         if inside:
             gap = np.mean([right[i] for i in inside]) - np.mean([confidence[i] for i in inside])
             total += len(inside) / 500 * abs(gap)
-    assert structure.calibration_error(of, bins) == pytest.approx(100 * total, rel=1e-9)
+    assert measures.calibration_error(of, bins) == pytest.approx(100 * total, rel=1e-9)
 
 
 def test_class_accuracy_and_confusion_are_sklearns():
-    of = predictions(4, samples=95)
+    of = outputs(4, samples=95)
     predicted = of.logits.argmax(axis=1)
-    assert structure.class_accuracy(of) == pytest.approx(100 * recall_score(of.labels, predicted, average=None))
-    assert structure.confusion(of) == pytest.approx(100 * confusion_matrix(of.labels, predicted, normalize="true"))
-    assert structure.accuracy(of) == pytest.approx(100 * np.mean(predicted == of.labels))
+    assert measures.confusion(of) == pytest.approx(100 * confusion_matrix(of.labels, predicted, normalize="true"))
+    assert measures.accuracy(of) == pytest.approx(100 * np.mean(predicted == of.labels))
 
 
 def test_a_class_without_images_has_no_accuracy():
     of = Predictions(np.eye(3), np.array([0, 1, 1]))
-    assert structure.class_accuracy(of) == pytest.approx([100, 50, math.nan], nan_ok=True)
-    assert np.isnan(structure.confusion(of)[2]).all()
-    assert structure.accuracy(of) == pytest.approx(200 / 3)
+    assert np.isnan(measures.confusion(of)[2]).all()
+    assert measures.accuracy(of) == pytest.approx(200 / 3)
 
 
 def test_confused_by_hand():
     teacher = np.array([[90.0, 10, 0], [0, 100, 0], [20, 0, 80]])
     student = np.array([[70.0, 15, 15], [5, 95, 0], [0, 0, 100]])
-    assert structure.confused(student, teacher, ["a", "b", "c"]) == [("a", "c", 15), ("a", "b", 5), ("b", "a", 5)]
-    assert structure.confused(student, teacher, ["a", "b", "c"], top=1) == [("a", "c", 15)]
-    assert structure.confused(teacher, teacher, ["a", "b", "c"]) == []
+    assert measures.confused_classes(student, teacher, ["a", "b", "c"]) == [
+        ("a", "c", 15),
+        ("a", "b", 5),
+        ("b", "a", 5),
+    ]
+    assert measures.confused_classes(student, teacher, ["a", "b", "c"], limit=1) == [("a", "c", 15)]
+    assert measures.confused_classes(teacher, teacher, ["a", "b", "c"]) == []
     student[1] = np.nan  # a class without images
-    assert structure.confused(student, teacher, ["a", "b", "c"]) == [("a", "c", 15), ("a", "b", 5)]
+    assert measures.confused_classes(student, teacher, ["a", "b", "c"]) == [("a", "c", 15), ("a", "b", 5)]
 
 
 OF_TWO = (
-    structure.correlation_r, structure.correlation_distance, structure.agreement, structure.top5_overlap,
-    structure.kl_divergence,
+    measures.correlation_r, measures.correlation_distance, measures.agreement, measures.top5_overlap,
+    measures.kl_divergence,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("function", OF_TWO)
 def test_order_of_the_images_does_not_matter(function):
-    student, teacher = predictions(0), predictions(1)
+    student, teacher = outputs(0), outputs(1)
     order = np.random.default_rng(2).permutation(60)
     shuffled = [Predictions(p.logits[order], p.labels[order]) for p in (student, teacher)]
     assert function(*shuffled) == pytest.approx(function(student, teacher), rel=1e-9)
 
 
-@pytest.mark.parametrize("function", [structure.agreement, structure.top5_overlap, structure.kl_divergence])
+@pytest.mark.parametrize("function", [measures.agreement, measures.top5_overlap, measures.kl_divergence])
 def test_a_constant_added_to_an_images_logits_does_not_matter(function):
-    student, teacher = predictions(0), predictions(1)
+    student, teacher = outputs(0), outputs(1)
     shift = np.random.default_rng(2).normal(size=(60, 1)) * 50
     shifted = Predictions(student.logits + shift, student.labels)
     assert function(shifted, teacher) == pytest.approx(function(student, teacher), rel=1e-9)
-    assert structure.calibration_error(shifted) == pytest.approx(structure.calibration_error(student), rel=1e-9)
+    assert measures.calibration_error(shifted) == pytest.approx(measures.calibration_error(student), rel=1e-9)
 
 
 @pytest.mark.parametrize(("function", "expected"), list(zip(OF_TWO, (1, 0, 100, 100, 0), strict=True)))
 def test_a_student_that_is_its_teacher(function, expected):
-    teacher = predictions(1)
+    teacher = outputs(1)
     copy = Predictions(teacher.logits.copy(), teacher.labels)
     assert function(copy, teacher) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_constant_class_counts_as_uncorrelated():
-    student, teacher = predictions(0), predictions(1)
+    student, teacher = outputs(0), outputs(1)
     student.logits[:, 2] = 3.0
     r_s, r_t = (np.corrcoef(np.delete(p.logits, 2, axis=1), rowvar=False) for p in (student, teacher))
     r_t = np.corrcoef(teacher.logits, rowvar=False)
     full = np.insert(np.insert(r_s, 2, 0, axis=0), 2, 0, axis=1)
     above = np.triu_indices(7, 1)
     expected = scipy.stats.pearsonr(full[above], r_t[above]).statistic
-    assert structure.correlation_r(student, teacher) == pytest.approx(expected, abs=1e-12)
+    assert measures.correlation_r(student, teacher) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("classes", "r", "overlap"), [(2, False, False), (3, True, False), (5, True, False), (6, True, True)]
 )
 def test_what_few_classes_leave_undefined(classes, r, overlap):
-    student, teacher = predictions(0, classes), predictions(1, classes)
-    assert math.isnan(structure.correlation_r(student, teacher)) != r
-    assert math.isnan(structure.top5_overlap(student, teacher)) != overlap
-    assert math.isfinite(structure.kl_divergence(student, teacher))
+    student, teacher = outputs(0, classes), outputs(1, classes)
+    assert math.isnan(measures.correlation_r(student, teacher)) != r
+    assert math.isnan(measures.top5_overlap(student, teacher)) != overlap
+    assert math.isfinite(measures.kl_divergence(student, teacher))
 
 
 def test_one_image():
-    student, teacher = predictions(0, samples=1), predictions(1, samples=1)
-    assert math.isnan(structure.correlation_r(student, teacher))
-    assert structure.agreement(student, teacher) in (0.0, 100.0)
+    student, teacher = outputs(0, samples=1), outputs(1, samples=1)
+    assert math.isnan(measures.correlation_r(student, teacher))
+    assert measures.agreement(student, teacher) in (0.0, 100.0)
     expected = scipy.stats.entropy(softmax(teacher.logits[0]), softmax(student.logits[0]))
-    assert structure.kl_divergence(student, teacher) == pytest.approx(expected)
+    assert measures.kl_divergence(student, teacher) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- superclasses of CIFAR-100
 
 
 def test_every_cifar100_class_is_in_the_superclass_of_its_coarse_label():
-    found = structure.superclasses()
+    found = fidelity.superclasses()
     assert sorted(found) == CIFAR100
-    assert len(structure.SUPERCLASSES.read_text().splitlines()) == 101  # none is there twice
+    assert len(fidelity.SUPERCLASS_FILE.read_text().splitlines()) == 101  # none is there twice
     assert set(Counter(found.values()).values()) == {5}
     assert len(set(found.values())) == 20
     assert len({(found[name], coarse) for name, coarse in zip(CIFAR100, COARSE, strict=True)}) == 20
@@ -242,14 +245,14 @@ def run(tree, method: str, seed: int) -> Path:
 
 
 def group(tree) -> ResultGroup:
-    return groups(runs.load(tree.root).done)[0]
+    return group_runs(load_runs(tree.root).finished)[0]
 
 
-def measure(tree) -> structure.Fidelity:
-    return structure.measure(group(tree), tree.root)
+def measure(tree) -> fidelity.Fidelity:
+    return fidelity.measure(group(tree), tree.root)
 
 
-def row(made: structure.Fidelity, label: str):
+def row(made: fidelity.Fidelity, label: str):
     (found,) = made.summary[made.summary.label == label].to_dict("records")
     return found
 
@@ -275,9 +278,9 @@ def test_the_teacher_has_accuracy_and_calibration_only(tree):
     teacher = row(measure(tree), "Teacher")
     of = Predictions(logits["teacher", 0], np.arange(70) % 7)
     assert teacher["top1"] == pytest.approx(100 * np.mean(of.logits.argmax(1) == of.labels))
-    assert teacher["ece"] == pytest.approx(structure.calibration_error(of))
+    assert teacher["ece"] == pytest.approx(measures.calibration_error(of))
     assert teacher["n"] == 1
-    assert all(math.isnan(teacher[m.key]) for m in structure.MEASURES if m.key not in ("top1", "ece"))
+    assert all(math.isnan(teacher[m.key]) for m in fidelity.MEASURES if m.key not in ("top1", "ece"))
 
 
 def test_class_changes_are_taken_between_runs_of_one_seed(tree):
@@ -300,12 +303,12 @@ def test_class_changes_are_taken_between_runs_of_one_seed(tree):
     student = made.classes[made.classes.label == "Student"]
     assert student.delta_student.isna().all()
     assert student.delta_teacher.notna().all()
-    change = structure.changes(made, PAIR, "class")
+    change = made.class_changes(PAIR, "class")
     assert list(change.mean.index) == ["KD"]
     assert list(change.mean.loc["KD"]) == pytest.approx(sorted(alone.mean(0), reverse=True))
     assert change.n["KD"] == 3
     assert not change.partial
-    assert list(structure.changes(made, PAIR, "class", "teacher").mean.index) == ["Student", "KD"]
+    assert list(made.class_changes(PAIR, "class", "teacher").mean.index) == ["Student", "KD"]
 
 
 def test_confused_pairs_of_runs_are_averaged_over_seeds(tree):
@@ -341,8 +344,8 @@ def test_superclass_accuracy_is_over_all_images_of_its_classes(tree):
     classes = made.classes[(made.classes.label == "KD") & (made.classes.level == "class")].set_index("name")
     assert len(classes) == 100
     assert classes.superclass["baby"] == "people"
-    assert structure.levels(made, PAIR) == ["superclass", "class"]
-    change = structure.changes(made, PAIR, "class")
+    assert made.levels(PAIR) == ["superclass", "class"]
+    change = made.class_changes(PAIR, "class")
     ordered = classes.delta_student.dropna().sort_values(ascending=False)
     assert change.partial
     assert list(change.mean.loc["KD"]) == pytest.approx([*ordered[:10], *ordered[-10:]])
@@ -352,7 +355,7 @@ def test_classes_without_names_are_numbered(tree):
     fill(tree, names=None)
     made = measure(tree)
     assert list(dict.fromkeys(made.classes.name)) == list("0123456")
-    assert structure.levels(made, PAIR) == ["class"]
+    assert made.levels(PAIR) == ["class"]
 
 
 def break_file(folder: Path) -> None:
@@ -422,8 +425,8 @@ def test_methods_that_have_no_student_alone(tree):
     save(tree.root / TEACHER, 100)
     save(tree.student(PAIR, "kd", "0000000000a1", 0, 60.0), 1)
     made = measure(tree)
-    assert structure.changes(made, PAIR, "class") is None
-    assert structure.changes(made, PAIR, "class", "teacher") is not None
+    assert made.class_changes(PAIR, "class") is None
+    assert made.class_changes(PAIR, "class", "teacher") is not None
     assert made.notes == [f"{PAIR} KD is not compared with the student alone: there is not exactly one like it"]
 
 
@@ -434,14 +437,14 @@ def test_every_file_is_read_once_though_pairs_share_a_teacher(tree, monkeypatch)
     tree.teacher("resnet56", 70.0)
     save(tree.root / "cifar100/teachers/resnet56/aaaaaaaaaaaa/seed=0", 101)
     save(tree.student("resnet56-resnet20", "kd", "0000000000b2", 0, 60.0), 3)
-    found, read, outputs = group(tree), Counter(), runs.outputs
+    found, read, load = group(tree), Counter(), predictions.load_predictions
 
     def counted(folder: Path):
         read[folder] += 1
-        return outputs(folder)
+        return load(folder)
 
-    monkeypatch.setattr(runs, "outputs", counted)
-    made = structure.measure(found, tree.root)
+    monkeypatch.setattr(predictions, "load_predictions", counted)
+    made = fidelity.measure(found, tree.root)
     assert set(read.values()) == {1}
     assert len(read) == 6 + 2 + 1 + 2
     assert made.pairs == found.pairs

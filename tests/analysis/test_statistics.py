@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis import statistics
 from analysis.groups import MethodRow, ResultGroup, SeedGroup
-from analysis.statistics import Comparison, against, compare, holm, key, nemenyi, rank
+from analysis.statistics import Comparison, compare, comparisons_with, holm, nemenyi, rank
 
 pytestmark = pytest.mark.filterwarnings("error")
 LABELS = {"ce": "Student", "kd": "KD", "crd": "CRD", "dkd": "DKD", "clkd": "CLKD"}
@@ -145,7 +145,7 @@ def test_every_two_rows_and_both_directions():
     assert (back.row.label, back.other.label) == ("KD", "CRD")
     assert (back.difference, back.low, back.high, back.d_z) == (-c.difference, -c.high, -c.low, -c.d_z)
     assert back.t_holm == c.t_holm
-    beside = against(found)
+    beside = comparisons_with(found)
     assert set(beside) == {(("ce", 0), "p"), (("crd", 0), "p")}
     assert beside[("ce", 0), "p"].difference == pytest.approx(-4 / 3)
     assert beside[("crd", 0), "p"].difference == pytest.approx(1.0)
@@ -153,8 +153,8 @@ def test_every_two_rows_and_both_directions():
 
 def test_with_several_variants_of_kd_there_is_none_to_stand_beside():
     made = group({"p": {"kd/0": [60, 61, 60], "kd/1": [62, 62, 61], "crd": [61, 63, 64]}})
-    assert against(compare(made)) == {}
-    assert set(against(compare(made), "crd")) == {(("kd", 0), "p"), (("kd", 1), "p")}
+    assert comparisons_with(compare(made)) == {}
+    assert set(comparisons_with(compare(made), "crd")) == {(("kd", 0), "p"), (("kd", 1), "p")}
 
 
 def test_beyond_many_rows_only_the_baselines_are_compared():
@@ -234,7 +234,7 @@ def test_a_planted_null_is_rejected_at_the_nominal_rate():
 def test_a_planted_difference_is_found():
     tables = 200
     found = simulated(tables, 5, 1.5)
-    beside = against(found)
+    beside = comparisons_with(found)
     assert np.mean([c.significant == -1 for c in beside.values()]) > 0.95
     rest = [c for c in found if "kd" not in (c.row.method, c.other.method)]
     assert len(rest) == tables
@@ -274,10 +274,10 @@ def test_ranks_and_friedman():
     assert ranking.seeds["r"] == (0, 1, 2)
     expected = stats.friedmanchisquare(*np.round(ranking.means, 3))
     assert (ranking.friedman, ranking.friedman_p) == pytest.approx((expected.statistic, expected.pvalue))
-    assert list(ranking.within(0)) == pytest.approx([1 / 3, 0, 0, 2 / 3])
-    assert list(ranking.within(1)) == pytest.approx([1 / 3, 2 / 3, 0, 2 / 3])
-    assert list(ranking.within(9)) == [1, 1, 1, 1]
-    assert ranking.left_out == []
+    assert list(ranking.share_within(0)) == pytest.approx([1 / 3, 0, 0, 2 / 3])
+    assert list(ranking.share_within(1)) == pytest.approx([1 / 3, 2 / 3, 0, 2 / 3])
+    assert list(ranking.share_within(9)) == [1, 1, 1, 1]
+    assert ranking.exclusions == []
 
 
 def test_friedman_by_hand():
@@ -330,7 +330,7 @@ def test_rows_and_pairs_that_cannot_be_ranked_are_left_out_and_named():
     assert ranking is not None
     assert [r.label for r in ranking.rows] == ["Student", "KD", "CLKD"]
     assert ranking.pairs == ["p", "q", "r"]
-    assert ranking.left_out == [
+    assert ranking.exclusions == [
         "CRD: no runs on q",
         "DKD: not trained like the others",
         "s: no seed that all of the ranked rows have",
@@ -496,4 +496,4 @@ def test_a_table_needs_no_scipy_where_nothing_is_tested(tree, tmp_path):
 
 def test_keys_tell_variants_apart():
     made = group({"p": {"kd/0": [1.0], "kd/1": [2.0]}})
-    assert [key(r) for r in made.rows] == [("kd", 0), ("kd", 1)]
+    assert [r.key for r in made.rows] == [("kd", 0), ("kd", 1)]

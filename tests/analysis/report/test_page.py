@@ -18,10 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import load as runs
 from analysis.__main__ import main
-from analysis.figures import tsne as projection
-from analysis.groups import groups
+from analysis.figures import tsne
 from benchmark.runs.folder import write_json
 from tests.analysis.conftest import Tree, fill
 
@@ -115,7 +113,7 @@ def page(tmp_path_factory) -> Page:
     rows = [{"method": "kd", "peak_mb": 1357.2}, {"method": "crd", "peak_mb": "much"}, 7]
     write_json(folder / "reports" / "speed" / f"{A}.json", {"rows": rows})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(projection, "POINTS", 100)
+        patch.setattr(tsne, "MAX_POINTS", 100)
         chosen = ["dataset=cifar100", "profile=short", f"runs={tree.root}", f"reports={folder / 'reports'}"]
         assert main(["report", *chosen]) == 0
     return Page(folder / "reports" / "report.html")
@@ -236,48 +234,6 @@ def test_without_outputs_the_page_comes_and_is_the_same_in_another_process(bare,
         env={**os.environ, "PYTHONHASHSEED": "7"},
     )  # fmt: skip
     assert (tmp_path / "other" / "report.html").read_text() == page.source
-
-
-# ---------------------------------------------------------------- the projection
-
-
-def test_equal_networks_have_equal_places(tree):
-    """A student whose logits are its teacher's, shifted by a constant of each image and scaled, lies where it does."""
-    tree.teacher("resnet20", 62.3)
-    same = tree.student(A, "ce", "0000000000a1", 0, 60.0)
-    tree.student(A, "kd", "0000000000a2", 0, 61.0)
-    with np.load(tree.root / "cifar100/teachers/resnet20/aaaaaaaaaaaa/seed=0/test_outputs.npz") as saved:
-        arrays = dict(saved)
-    shift = np.random.default_rng(5).normal(size=(40, 1))
-    np.savez(same / "test_outputs.npz", **arrays | {"logits": (3 * arrays["logits"] + shift).astype(np.float32)})
-    found, problems = projection.project(groups(runs.load(tree.root).done)[0], A, tree.root)
-    assert problems == []
-    teacher, alone, kd = found.panels
-    assert (teacher.label, alone.label, kd.label) == ("Teacher", "Student, seed 0", "KD, seed 0")
-    size = np.ptp(teacher.points, axis=0).max()
-    apart = np.linalg.norm(teacher.points - alone.points, axis=1)
-    assert np.median(apart) < 0.05 * size < np.median(np.linalg.norm(teacher.points - kd.points, axis=1))
-
-
-def test_the_projection_takes_as_many_images_of_each_class(tree, monkeypatch):
-    monkeypatch.setattr(projection, "POINTS", 60)
-    tree.teacher("resnet20", 62.3)
-    tree.student(A, "kd", "0000000000a2", 0, 61.0)
-    found, _ = projection.project(groups(runs.load(tree.root).done)[0], A, tree.root)
-    assert np.bincount(found.labels).tolist() == [10, 10, 10]  # 60 points of two networks and three classes
-    assert found.class_names == ["cat", "dog", "emu"]
-    assert [p.points.shape for p in found.panels] == [(30, 2)] * 2
-
-
-def test_of_very_many_rows_the_first_of_each_method_is_projected(tree, monkeypatch):
-    monkeypatch.setattr(projection, "ROWS", 2)
-    monkeypatch.setattr(projection, "POINTS", 60)
-    tree.teacher("resnet20", 62.3)
-    for i, (method, nu) in enumerate((("kd", 1.0), ("clkd", 0.1), ("clkd", 0.4))):
-        tree.student(A, method, f"0000000000a{i}", 0, 61.0, options={"nu": nu})
-    found, problems = projection.project(groups(runs.load(tree.root).done)[0], A, tree.root)
-    assert [p.label for p in found.panels] == ["Teacher", "KD, seed 0", "CLKD (nu=0.1), seed 0"]
-    assert problems == [f"t-SNE on {A}: of 3 rows only the first variant of each method"]
 
 
 # ---------------------------------------------------------------- in a browser

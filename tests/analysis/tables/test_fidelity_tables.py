@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import fidelity as structure
-from analysis import load as runs
-from analysis.groups import groups
+from analysis import fidelity
+from analysis.groups import group_runs
+from analysis.load import load_runs
 from analysis.tables import fidelity as structure_tables
 
 PAIR, OTHER = "resnet20-resnet8", "resnet56-resnet20"
@@ -48,9 +48,9 @@ def varied(full):
     return full
 
 
-def measure(tree) -> structure.Fidelity:
+def measure(tree) -> fidelity.Fidelity:
     """The first group, which is CIFAR-100's where the tree has several."""
-    return structure.measure(groups(runs.load(tree.root).done)[0], tree.root)
+    return fidelity.measure(group_runs(load_runs(tree.root).finished)[0], tree.root)
 
 
 def test_every_group_has_its_files(full, analyse, tmp_path):

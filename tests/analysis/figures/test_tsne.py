@@ -1,0 +1,64 @@
+"""The joint t-SNE of a pair's networks: which images and networks it shows, and where."""
+
+import numpy as np
+
+from analysis.figures import tsne
+from tests.analysis.figures.conftest import PAIR, result_group
+
+
+def test_equal_networks_have_equal_places(tree):
+    """A student whose logits are its teacher's, shifted by a constant per image and scaled, lies where it does."""
+    relative = tree.teacher("resnet20", 62.3)
+    copy = tree.student(PAIR, "ce", "0000000000a1", 0, 60.0)
+    tree.student(PAIR, "kd", "0000000000a2", 0, 61.0)
+    with np.load(tree.root / relative / "test_outputs.npz") as f:
+        arrays = dict(f)
+    shift = np.random.default_rng(5).normal(size=(40, 1))
+    np.savez(copy / "test_outputs.npz", **arrays | {"logits": (3 * arrays["logits"] + shift).astype(np.float32)})
+    embedding, problems = tsne.embed(result_group(tree.root), PAIR, tree.root)
+    assert problems == []
+    teacher, alone, kd = embedding.panels
+    assert (teacher.label, alone.label, kd.label) == ("Teacher", "Student, seed 0", "KD, seed 0")
+    size = np.ptp(teacher.points, axis=0).max()
+    distances = np.linalg.norm(teacher.points - alone.points, axis=1)
+    assert np.median(distances) < 0.05 * size < np.median(np.linalg.norm(teacher.points - kd.points, axis=1))
+
+
+def test_every_class_has_as_many_images(tree, monkeypatch):
+    monkeypatch.setattr(tsne, "MAX_POINTS", 60)
+    tree.teacher("resnet20", 62.3)
+    tree.student(PAIR, "kd", "0000000000a2", 0, 61.0)
+    group = result_group(tree.root)
+    embedding, _ = tsne.embed(group, PAIR, tree.root)
+    assert np.bincount(embedding.labels).tolist() == [10, 10, 10]  # 60 points of two networks and three classes
+    assert embedding.class_names == ["cat", "dog", "emu"]
+    assert [p.points.shape for p in embedding.panels] == [(30, 2)] * 2
+    assert embedding.description == "Logits of 2 networks on the same 30 test images, chosen with seed 0."
+    figure = tsne.draw_embedding(group, PAIR, embedding)
+    assert [ax.get_title() for ax in figure.axes] == ["Teacher", "KD, seed 0"]
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["cat", "dog", "emu"]
+
+
+def test_of_many_rows_the_first_variant_of_each_method_is_shown(tree, monkeypatch):
+    monkeypatch.setattr(tsne, "MAX_ROWS", 2)
+    monkeypatch.setattr(tsne, "MAX_POINTS", 60)
+    tree.teacher("resnet20", 62.3)
+    for i, (method, nu) in enumerate((("kd", 1.0), ("clkd", 0.1), ("clkd", 0.4))):
+        tree.student(PAIR, method, f"0000000000a{i}", 0, 61.0, options={"nu": nu})
+    embedding, problems = tsne.embed(result_group(tree.root), PAIR, tree.root)
+    assert [p.label for p in embedding.panels] == ["Teacher", "KD, seed 0", "CLKD (nu=0.1), seed 0"]
+    assert problems == [f"t-SNE on {PAIR}: of 3 rows only the first variant of each method"]
+
+
+def test_runs_without_outputs_are_reported(tree, monkeypatch):
+    monkeypatch.setattr(tsne, "MAX_POINTS", 60)
+    tree.teacher("resnet20", 62.3)
+    kd, crd = (tree.student(PAIR, m, f"0000000000a{i}", 0, 61.0) for i, m in enumerate(("kd", "crd")))
+    (kd / "test_outputs.npz").unlink()
+    embedding, (problem,) = tsne.embed(result_group(tree.root), PAIR, tree.root)
+    assert [p.label for p in embedding.panels] == ["Teacher", "CRD, seed 0"]
+    assert problem.startswith(f"no t-SNE of KD on {PAIR}: no run has a usable test_outputs.npz")
+    (crd / "test_outputs.npz").unlink()
+    embedding, (problem,) = tsne.embed(result_group(tree.root), PAIR, tree.root)
+    assert embedding is None
+    assert problem == f"no t-SNE on {PAIR}: no run has a usable test_outputs.npz beside its teacher's"
