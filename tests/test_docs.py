@@ -44,11 +44,19 @@ def test_the_keys_of_result_json_are_documented_with_their_names_on_disk(hooks):
     record = RunRecord.from_json({"top1_last": 50.0})
     assert keys[:3] == ["status", "role", "dataset"] and {"top1_last", *record.to_json()} <= set(keys)
     assert "pre_epochs" in keys and "init_epochs" not in keys and "problem" not in keys
+    assert "|  |" not in table, "a field of RunRecord lacks the comment that says what it means"
 
 
 def test_keys_of_a_yaml_file_are_documented_by_their_dotted_names(hooks):
     table = hooks.yaml_keys("conf/config.yaml")
     assert "| `teacher.cache_gb` | `20.0` |" in table and "| `seeds` | `[0]` |" in table and "defaults" not in table
+
+
+@pytest.mark.parametrize(
+    "path", ["config", "recipe/cifar", "tracker/wandb", "dataset/cifar100", "ablate", "tune", "speed", "analysis"]
+)
+def test_every_key_has_a_comment(hooks, path):
+    assert "|  |" not in hooks.yaml_keys(f"conf/{path}.yaml")
 
 
 def test_every_named_list_of_pairs_is_documented(hooks):

@@ -63,16 +63,16 @@ class RunRecord:
     pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
     """
 
-    status: RunStatus | None = None
+    status: RunStatus | None = None  # state of the run
     role: str | None = None  # student or teacher
-    dataset: str | None = None
+    dataset: str | None = None  # name of the data set
     network: str | None = None  # the trained network
 
     # Students only
     pair: str | None = None  # <teacher>-<student>
     teacher: str | None = None  # network of the teacher
     student: str | None = None  # network of the student
-    method: str | None = None
+    method: str | None = None  # name in conf/method
     title: str | None = None  # of the method, for tables
     year: int | None = None  # of the method's publication
     family: str | None = None  # of the method: baseline, logits, features or relations
@@ -80,15 +80,15 @@ class RunRecord:
     teacher_sha256: str | None = None  # content hash of the teacher's weights
     teacher_run: str | None = None  # the teacher's run folder, relative to the root of all runs
 
-    seed: int | None = None
-    profile: str | None = None
+    seed: int | None = None  # of all random streams
+    profile: str | None = None  # name in conf/profile
     identity: str | None = None  # hash of the config without the seed
     epochs: int | None = None  # training epochs, without those of the initialization stage
     imported_from: str | None = None  # file name of an imported teacher's checkpoint
 
-    top1_last: float | None = None
-    top1_best: float | None = None
-    top5_last: float | None = None  # with more than 5 classes
+    top1_last: float | None = None  # test accuracy after the last epoch: the headline
+    top1_best: float | None = None  # best test accuracy of all epochs; never a headline
+    top5_last: float | None = None  # top-5 accuracy after the last epoch, with more than 5 classes
     val_top1_last: float | None = None  # validation accuracy, where a part of the training set is held out
     agreement: float | None = None  # test images on which student and teacher predict the same class, per cent
     correlation_distance: float | None = None  # between the class correlations of student's and teacher's test logits
@@ -106,7 +106,7 @@ class RunRecord:
     code_version: str | None = None  # hash of the method's source code
     sha256: str | None = None  # content hash of the weights
     versions: Mapping[str, Any] = field(default_factory=dict)  # of Python and libraries
-    hardware: Mapping[str, Any] = field(default_factory=dict)
+    hardware: Mapping[str, Any] = field(default_factory=dict)  # device, its name, threads
 
     problem: str | None = field(default=None, compare=False)  # why the record cannot be used; not persisted
 
