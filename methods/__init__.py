@@ -44,18 +44,21 @@ def load(name: str) -> "type[Method]":
     if len(defined) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(defined)}")
     for imported in _imported_modules(module):
-        _statements(imported)  # keep the code as it is now, whatever happens to the file
+        _statements(imported)  # remember the code that was imported: its file may be edited while runs go on
     return defined[0]
 
 
 def code_version(name: str) -> str:
-    """Return twelve hex digits that identify the code of an implementation, comments aside.
+    """Return twelve hex digits that identify the code of an implementation, without its prose.
 
-    The hash covers the file of the method, or those of its parts, and every module of this package that they import.
+    The hash covers the file of the method, or those of its parts and of their combination, and every module of this
+    package that these import. Comments, docstrings and `PROVENANCE` do not count.
     """
+    parts = name.split("+")
     modules: dict[str, ModuleType] = {}
-    for part in name.split("+"):
-        load(part)
+    for part in [*parts, "combination"] if len(parts) > 1 else parts:
+        if part not in SHARED_MODULES:
+            load(part)
         modules |= {m.__name__: m for m in _imported_modules(importlib.import_module(f"methods.{part}"))}
     sources = [_statements(modules[key]) for key in sorted(modules)]
     return hashlib.sha256("".join(sources).encode()).hexdigest()[:12]
@@ -91,5 +94,17 @@ def _imported_names(module: ModuleType) -> list[str]:
 
 @functools.cache
 def _statements(module: ModuleType) -> str:
-    """Return a module's code without comments, as it was at the first call: later edits of the file do not count."""
-    return ast.unparse(ast.parse(inspect.getsource(module)))
+    """Return a module's code without prose, as it was at the first call: later edits of the file do not count."""
+    return ast.unparse(_Prose().visit(ast.parse(inspect.getsource(module))))
+
+
+class _Prose(ast.NodeTransformer):
+    """Removes docstrings and the text of `PROVENANCE` from a syntax tree."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return ast.Pass() if is_text else node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        target = node.targets[0]
+        return None if isinstance(target, ast.Name) and target.id == "PROVENANCE" else node

@@ -144,8 +144,8 @@ class Context:
 
     classes: number of classes. student, teacher: shapes of the networks' outputs. epochs: length of the training.
     train_labels: [n_train] int64, the label of each training sample, on the device.
-    teacher_batch_norms: stage -> bias [C_k] and scale [C_k], the parameters of the teacher's last batch norm before
-        the activation of the stages that `Requirements.batch_norms` names; read once, as the teacher is frozen.
+    teacher_batch_norms: stage -> bias [C_k] and absolute scale [C_k], the parameters of the teacher's last batch norm
+        before the activation of the stages that `Requirements.batch_norms` names; read once, as the teacher is frozen.
     """
 
     classes: int
