@@ -1,65 +1,97 @@
-"""Fixtures for the tests of the methods: their YAML files as options, small networks' shapes, and batches."""
+"""Fixtures for the tests of the methods: their YAML files as options, shapes of small networks, batches and outputs."""
 
 import copy
-import dataclasses
 import functools
 from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import methods
 from methods.contract import Batch, Context, Outputs, Shapes
+from methods.options import build_options, restrict
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-CLASSES, TRAIN, POOLED = 5, 40, 6
+NAMES = sorted(p.stem for p in (CONF / "method").glob("*.yaml"))
+CLASSES, TRAIN_SIZE, POOLED = 5, 40, 6
 STAGES = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
-FINAL = (POOLED, 2, 2)
+LAST_MAP = (POOLED, 2, 2)
+GRIDS = (2, 4)  # sizes of the class activation maps that some YAML reads
 
 
 @pytest.fixture(scope="session")
 def read_yaml():
-    """read_yaml(name): the resolved content of conf/method/<name>.yaml, for a run of 20 epochs."""
+    """read_yaml(name): the resolved content of conf/method/<name>.yaml for a run of 20 epochs."""
+    OmegaConf.register_new_resolver("scaled", lambda epochs: epochs * 20 / 240, replace=True)
 
     @functools.cache
-    def compose_once(name):
-        OmegaConf.register_new_resolver("scaled", lambda epochs: epochs * 20 / 240, replace=True)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_container(compose(None, [f"+method={name}"]).method, resolve=True)
+    def resolve(name):
+        return OmegaConf.to_container(merge_defaults(name), resolve=True)
 
-    return lambda name: copy.deepcopy(compose_once(name))
+    return lambda name: copy.deepcopy(resolve(name))
+
+
+@functools.cache
+def merge_defaults(name):
+    """Load a method's YAML and those of its defaults list, as Hydra merges them but without its setup time."""
+    tree = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    merged = OmegaConf.create()
+    for entry in tree.pop("defaults", []):
+        if entry != "_self_":
+            base, _, package = entry.partition("@")
+            merged = OmegaConf.merge(merged, {package: merge_defaults(base)} if package else merge_defaults(base))
+    return OmegaConf.merge(merged, tree)
 
 
 @pytest.fixture(scope="session")
-def make(read_yaml):
-    """make(name, context, **changes): the method of a YAML, with some options changed; the context is small if None."""
+def make_options(read_yaml):
+    """make_options(name, **changes): the implementation and options of a YAML, with some values changed."""
 
-    def build(name, context=None, **changes):
+    def build(name, **changes):
         tree = read_yaml(name)
         implementation = methods.load(tree["implementation"])
-        tree = only(implementation.Options, tree)
-        schema = OmegaConf.structured(implementation.Options)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return implementation(OmegaConf.to_object(OmegaConf.merge(schema, tree, changes)), context or small())
+        values = OmegaConf.to_container(OmegaConf.merge(restrict(implementation.Options, tree), changes))
+        return implementation, build_options(implementation.Options, values)
 
     return build
 
 
-def only(schema, tree):
-    """The options in a YAML's content."""
-    return {
-        f.name: only(f.type, tree[f.name]) if dataclasses.is_dataclass(f.type) else tree[f.name]
-        for f in dataclasses.fields(schema)
-    }
+@pytest.fixture(scope="session")
+def make(make_options):
+    """make(name, context, **changes): the method of a YAML with some options changed, by default on small networks."""
+
+    def build(name, context=None, **changes):
+        implementation, options = make_options(name, **changes)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return implementation(options, context or small_context())
+
+    return build
 
 
-def small(labels=None):
-    """A context of 5 classes, 40 training samples and small maps."""
-    shapes = Shapes(STAGES, POOLED, FINAL, norms=True)
-    return Context(CLASSES, shapes, shapes, torch.arange(TRAIN) % CLASSES if labels is None else labels, epochs=20)
+def small_context():
+    """Context of 5 classes, 40 training samples and networks with small maps."""
+    shapes = Shapes(STAGES, POOLED, LAST_MAP, batch_norms=True)
+    return Context(CLASSES, shapes, shapes, torch.arange(TRAIN_SIZE) % CLASSES, 20, batch_norms(STAGES, seed=0))
+
+
+def batch_norms(stages, seed, dtype=torch.float32):
+    """Random parameters of the teacher's batch norms: stage -> bias [C_k] and absolute scale [C_k]."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {k: 2 * torch.randn(2, c, generator=generator, dtype=dtype) for k, (c, *_) in enumerate(stages)}
+    return {k: (bias, scale.abs()) for k, (bias, scale) in parameters.items()}
+
+
+def randn(*shape, seed):
+    """Draw standard normal numbers in float64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def halved(maps):
+    """Average-pool maps [N, C, H, W] to half their height and width, with NumPy or torch."""
+    n, c, h, w = maps.shape
+    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
 @pytest.fixture(scope="session")
@@ -67,34 +99,33 @@ def make_batch():
     """make_batch(n, seed, epoch): n distinct samples of the small context, without images; a fresh generator."""
 
     def build(n, seed=0, epoch=1):
-        own = torch.Generator().manual_seed(seed)
-        indices = torch.randperm(TRAIN, generator=own)[:n]
-        labels = indices % CLASSES
-        views, own = torch.zeros(n).long(), torch.Generator().manual_seed(seed + 1)
-        return Batch(None, labels, indices, views, epoch, own)
+        indices = torch.randperm(TRAIN_SIZE, generator=torch.Generator().manual_seed(seed))[:n]
+        return Batch([], indices % CLASSES, indices, epoch, torch.Generator().manual_seed(seed + 1))
 
     return build
 
 
 @pytest.fixture(scope="session")
 def make_outputs():
-    """make_outputs(n, seed, dtype, grad): random outputs, of leaves, of a network with the small context's shapes."""
+    """make_outputs(n, seed, dtype, grad): random outputs for two views, of a network with the small context's shapes.
+
+    All tensors are leaves; those of the further view come last.
+    """
 
     def build(n, seed=0, dtype=torch.float64, grad=False):
-        own = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed)
 
         def leaf(*shape):
-            return (2 * torch.randn(shape, generator=own, dtype=torch.float64)).to(dtype).requires_grad_(grad)
+            return (2 * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).requires_grad_(grad)
 
-        def one():
+        def one_view():
             logits, pooled = leaf(n, CLASSES), leaf(n, POOLED)
-            maps, preact = ({k: leaf(n, *shape) for k, shape in enumerate(STAGES)} for _ in range(2))
-            cams = {m: leaf(n, CLASSES, m, m) for m in (2, 4)}
-            norms = {k: (leaf(c).detach(), leaf(c).detach().abs()) for k, (c, *_) in enumerate(STAGES)}
-            return Outputs(logits, pooled, maps, preact, leaf(n, *FINAL), cams, norms)
+            maps, pre_activations = ({k: leaf(n, *shape) for k, shape in enumerate(STAGES)} for _ in range(2))
+            class_maps = {m: leaf(n, CLASSES, m, m) for m in GRIDS}
+            return Outputs(logits, pooled, maps, pre_activations, leaf(n, *LAST_MAP), class_maps)
 
-        outputs = one()
-        outputs.second = one()
+        outputs = one_view()
+        outputs.further_views = [one_view()]
         return outputs
 
     return build

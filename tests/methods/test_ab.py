@@ -1,4 +1,4 @@
-"""AB: the distance from the boundaries by loops, the connectors, and the two stages of the training."""
+"""AB: distance to the activation boundaries, connectors, and the two stages of the training."""
 
 import math
 
@@ -9,13 +9,10 @@ from torch import nn
 
 from methods.ab import boundary_distance
 from methods.contract import Context, Needs, Outputs, Shapes, UnsupportedPair
+from tests.methods.conftest import randn
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 4, 4), (1, 2, 2))
 TEACHER = ((2, 8, 8), (5, 8, 8), (6, 4, 4), (4, 4, 4))
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def context(student=STUDENT, teacher=TEACHER):
@@ -23,12 +20,12 @@ def context(student=STUDENT, teacher=TEACHER):
 
 
 def outputs(stages, seed):
-    maps = {k: random(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
-    return Outputs(random(3, 5, seed=seed + 20), preact=maps)
+    maps = {k: randn(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
+    return Outputs(randn(3, 5, seed=seed + 20), pre_activations=maps)
 
 
 def naive_connection(connector, x):
-    """A 1×1 convolution with bias and batch norm, where there is one."""
+    """Apply a 1×1 convolution with bias and batch norm, or the identity."""
     if isinstance(connector, nn.Identity):
         return x.numpy()
     weight, bias = (p.detach().numpy() for p in connector[0].parameters())
@@ -48,12 +45,12 @@ def naive(student, teacher, margin):
 
 def test_terms_equal_naive_loops_stage_by_stage(make, make_batch):
     method = make("ab", context(), margin=0.7).double()
-    assert method.stages == [1, 2, 3]  # the student's fifth stage has no partner
+    assert method.stages == [1, 2, 3]  # the teacher has no counterpart of the student's fifth stage
     assert [isinstance(c, nn.Identity) for c in method.connectors] == [False, False, True]
     student, teacher = outputs(STUDENT, 1), outputs(TEACHER, 51)
     first = method.losses(student, teacher, make_batch(3, epoch=0))
     distances = [
-        naive(naive_connection(c, student.preact[k]), teacher.preact[k].numpy(), 0.7)
+        naive(naive_connection(c, student.pre_activations[k]), teacher.pre_activations[k].numpy(), 0.7)
         for k, c in zip((1, 2, 3), method.connectors, strict=True)
     ]
     expected = 3 / 1000 * (distances[0] / 4 + distances[1] / 2 + distances[2])
@@ -79,45 +76,46 @@ def test_terms_equal_naive_loops_stage_by_stage(make, make_batch):
         (2.0, 0.0, 9.0),  # at 0 the teacher's unit is silent
     ],
 )
-def test_the_cases_by_hand(student, teacher, distance):
+def test_distances_by_hand(student, teacher, distance):
     s, t = (torch.full((1, 1, 1, 1), v) for v in (student, teacher))
     assert boundary_distance(s, t, 1.0).item() == pytest.approx(distance)
 
 
-def test_only_the_boundary_of_the_teacher_counts():
-    s, t = random(2, 3, 4, 4, seed=1), random(2, 3, 4, 4, seed=2)
+def test_the_distance_depends_only_on_the_sign_of_the_teacher():
+    s, t = randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
     assert torch.equal(boundary_distance(s, t, 1.0), boundary_distance(s, 100 * t, 1.0))
 
 
-def test_the_first_stage_leaves_the_classifier_alone(make, make_batch, make_outputs):
+def test_the_initialization_stage_does_not_train_the_classifier(make, make_batch, make_outputs):
     method, student = make("ab"), make_outputs(4, 1, torch.float32, grad=True)
     method.losses(student, make_outputs(4, 2, torch.float32), make_batch(4, epoch=0))["ab"].value.backward()
     assert student.logits.grad is None
-    assert all(student.preact[k].grad is not None for k in (1, 2, 3)) and student.preact[0].grad is None
+    assert (
+        all(student.pre_activations[k].grad is not None for k in (1, 2, 3)) and student.pre_activations[0].grad is None
+    )
 
 
-def test_after_the_first_stage_neither_maps_nor_teacher_are_needed(make):
-    method = make("ab")
-    method.begin(0)
-    assert method.teacher_needs.preact == method.student_needs.preact == {1, 2, 3}
-    method.begin(1)
-    assert method.teacher_needs.nothing and method.student_needs == Needs(logits=True)
+def test_after_the_initialization_stage_only_the_students_logits_are_required(make):
+    requires = make("ab").requires
+    stages = Needs(pre_activations=[1, 2, 3])
+    assert requires.needs(0) == (stages, stages)
+    assert requires.needs(1) == (Needs(logits=True), Needs())
 
 
 @pytest.mark.parametrize(("epochs", "whole"), [(30.0, 30), (2.5, 3), (0.0, 0)])
-def test_the_first_stage_is_rounded_up_to_whole_epochs(make, epochs, whole):
-    assert make("ab", init_epochs=epochs).pre_epochs == whole
+def test_the_initialization_stage_is_rounded_up_to_whole_epochs(make, epochs, whole):
+    assert make("ab", init_epochs=epochs).requires.init_epochs == whole
 
 
-def test_the_published_first_stage_is_30_of_240_epochs(make):
+def test_the_published_initialization_stage_is_30_of_240_epochs(make):
     assert make("ab").options.init_epochs == 30 * 20 / 240
 
 
-def test_sizes_that_no_convolution_aligns_are_impossible(make):
+def test_sizes_that_no_single_convolution_aligns_are_unsupported(make):
     with pytest.raises(UnsupportedPair, match="cannot map"):
         make("ab", context(((1, 8, 8), (2, 2, 2)), ((1, 8, 8), (2, 8, 8))))
 
 
 def test_gradient():
-    student, teacher = random(2, 3, 2, 2, seed=1).requires_grad_(), random(2, 3, 2, 2, seed=2)
+    student, teacher = randn(2, 3, 2, 2, seed=1).requires_grad_(), randn(2, 3, 2, 2, seed=2)
     assert torch.autograd.gradcheck(lambda s: boundary_distance(s, teacher, 1.0), student)

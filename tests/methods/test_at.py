@@ -8,6 +8,7 @@ import torch
 
 from methods.at import attention, attention_distance
 from methods.contract import Context, Outputs, Shapes
+from tests.methods.conftest import halved
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
 TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (6, 4, 4), (6, 2, 2))
@@ -21,11 +22,6 @@ def outputs(stages, seed, n=3):
     own = torch.Generator().manual_seed(seed)
     maps = {k: torch.randn(n, *shape, generator=own, dtype=torch.float64) for k, shape in enumerate(stages)}
     return Outputs(torch.randn(n, 5, generator=own, dtype=torch.float64), maps=maps)
-
-
-def halved(maps):
-    n, c, h, w = maps.shape
-    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
 def naive_attention(sample):
@@ -81,6 +77,6 @@ def test_gradient():
 
 def test_reads_all_stages_that_both_have_but_the_stem(make):
     method = make("at", context())
-    assert method.student_needs.maps == method.teacher_needs.maps == {1, 2, 3}
-    assert not (method.teacher_needs.logits or method.teacher_needs.pooled)
+    assert method.requires.student.maps == method.requires.teacher.maps == {1, 2, 3}
+    assert not (method.requires.teacher.logits or method.requires.teacher.pooled)
     assert not list(method.parameters())

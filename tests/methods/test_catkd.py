@@ -7,10 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from methods.catkd import attention_distance
 from methods.contract import Needs, Outputs
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import randn
 
 
 def naive_attention(cam, resolution, normalise):
@@ -47,10 +44,10 @@ def naive(student, teacher, resolution, normalise):
 )
 def test_terms_equal_naive_loops(make, make_batch, options, sizes):
     method = make("catkd", **options)
-    student, teacher = (random(3, 5, size, size, seed=size) for size in sizes)
+    student, teacher = (randn(3, 5, size, size, seed=size) for size in sizes)
     grid = options.get("resolution", 2)
     of_s, of_t = ({grid: adaptive_avg_pool2d(m, grid)} for m in (student, teacher))  # as networks give them
-    terms = method.losses(Outputs(random(3, 5, seed=0), cams=of_s), Outputs(cams=of_t), make_batch(3))
+    terms = method.losses(Outputs(randn(3, 5, seed=0), class_maps=of_s), Outputs(class_maps=of_t), make_batch(3))
     expected = naive(student, teacher, grid, options.get("normalise", False))
     assert list(terms) == ["ce", "catkd"]
     assert terms["catkd"].value.item() == pytest.approx(expected, rel=1e-10)
@@ -58,15 +55,15 @@ def test_terms_equal_naive_loops(make, make_batch, options, sizes):
 
 
 def test_normalised_maps_do_not_depend_on_the_size_of_the_values():
-    student, teacher = random(2, 3, 4, 4, seed=1), random(2, 3, 4, 4, seed=2)
+    student, teacher = randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
     scaled = student * torch.tensor([0.1, 1.0, 7.0])[:, None, None]
     assert attention_distance(scaled, teacher, True) == pytest.approx(attention_distance(student, teacher, True).item())
 
 
 def test_needs_the_class_activation_maps(make):
     method = make("catkd")
-    assert method.student_needs == Needs.of(logits=True, cams=[2])
-    assert method.teacher_needs == Needs.of(cams=[2])
+    assert method.requires.student == Needs(logits=True, class_maps=[2])
+    assert method.requires.teacher == Needs(class_maps=[2])
     assert not list(method.parameters())
 
 
@@ -93,5 +90,5 @@ def test_has_the_published_options_of_each_pair(read_yaml):
 
 @pytest.mark.parametrize("normalise", [False, True])
 def test_gradient(normalise):
-    student, teacher = random(2, 2, 2, 2, seed=1).requires_grad_(), random(2, 2, 2, 2, seed=2)
+    student, teacher = randn(2, 2, 2, 2, seed=1).requires_grad_(), randn(2, 2, 2, 2, seed=2)
     assert torch.autograd.gradcheck(lambda s: attention_distance(s, teacher, normalise), student)

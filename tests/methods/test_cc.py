@@ -5,10 +5,7 @@ import torch
 
 from methods.cc import congruence
 from methods.contract import Context, Outputs, Shapes
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import randn
 
 
 def naive(student, teacher):
@@ -21,7 +18,10 @@ def naive(student, teacher):
 
 def test_terms_equal_naive_loops(make, make_batch):
     method = make("cc", Context(5, Shapes((), 6), Shapes((), 9), torch.arange(40) % 5, 20), feature_dim=4).double()
-    student, teacher = Outputs(random(7, 5, seed=0), random(7, 6, seed=1)), Outputs(pooled=random(7, 9, seed=2))
+    student, teacher = (
+        Outputs(randn(7, 5, seed=0), randn(7, 6, seed=1)),
+        Outputs(pooled=randn(7, 9, seed=2)),
+    )
     terms = method.losses(student, teacher, make_batch(7))
 
     def embedded(rows, layer):
@@ -52,5 +52,5 @@ def test_the_embeddings_have_the_published_size(make):
 
 
 def test_gradient():
-    student, teacher = random(4, 3, seed=3).requires_grad_(), random(4, 3, seed=4)
+    student, teacher = randn(4, 3, seed=3).requires_grad_(), randn(4, 3, seed=4)
     assert torch.autograd.gradcheck(lambda s: congruence(s, teacher), student)

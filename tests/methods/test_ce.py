@@ -19,5 +19,5 @@ def test_is_the_mean_negative_log_probability_of_the_label(make, make_batch, mak
 
 def test_needs_no_teacher_and_adds_nothing(make):
     method = make("ce")
-    assert method.teacher_needs.nothing
+    assert method.requires.teacher.empty
     assert not method.state_dict()

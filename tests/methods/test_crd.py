@@ -1,21 +1,14 @@
-"""CRD: the loss against gathered rows, the sampler's distribution, the banks and the constants Z."""
+"""CRD: loss and gradients against gathered bank rows, the memory banks, and the constants Z."""
 
-import collections
 import copy
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 
 from methods.contract import Batch, Context, Outputs, Shapes
-from methods.crd import CRD, Sampler
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+from tests.methods.test_contrast import generator, list_draws
 
 
 def context(labels, pooled=6):
@@ -29,14 +22,9 @@ def crd(make):
     return make("crd", negatives=12, feature_dim=4).double()
 
 
-def listed(counts):
-    """The draws behind counts [n, N]: the numbers of the samples, each as often as it was drawn, [N, K]."""
-    return torch.stack([torch.arange(len(column)).repeat_interleave(column) for column in counts.T.int()])
-
-
 def samples_of(method, batch, seed):
-    """The K + 1 samples per anchor that `losses` draws from a generator of this seed."""
-    drawn = listed(method.sampler.other_classes(batch.labels, generator(seed)))
+    """Return the K + 1 samples per anchor that `losses` draws from a generator of this seed, [N, K + 1]."""
+    drawn = list_draws(method.sampler.other_classes(batch.labels, generator(seed)))
     return torch.cat([batch.indices[:, None], drawn], 1)
 
 
@@ -70,7 +58,7 @@ def mean(rows):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_terms_equal_naive_loops_also_with_z_of_an_earlier_batch(crd, make_batch, make_outputs, seed):
+def test_terms_equal_naive_loops_with_z_of_the_first_batch(crd, make_batch, make_outputs, seed):
     z = {}
     for step in range(2):
         student, teacher, batch = make_outputs(7, seed + step), make_outputs(7, seed + step + 50), make_batch(7, seed)
@@ -115,15 +103,15 @@ def test_gradients_equal_those_of_gathered_rows(crd, make_batch, make_outputs):
         assert a.abs().max() > 0
 
 
-def test_step_updates_just_the_batchs_rows_with_the_steps_embeddings(crd, make_batch, make_outputs):
+def test_a_step_updates_only_the_rows_of_the_batch_with_the_embeddings_of_the_step(crd, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     before = copy.deepcopy(crd.state_dict())
     embeddings = {"s": naive_embedding(crd.embed_s, student.pooled), "t": naive_embedding(crd.embed_t, teacher.pooled)}
     crd.losses(student, teacher, batch)
-    assert torch.equal(crd.bank_s, before["bank_s"])  # not while scoring
+    assert torch.equal(crd.bank_s, before["bank_s"])  # unchanged until the step ends
     with torch.no_grad():
-        crd.embed_s.weight += 1  # the optimiser's step
-        crd.after_step()
+        crd.embed_s.weight += 1  # the optimizer's step
+        crd.on_step_end()
     others = sorted(set(range(40)) - set(batch.indices.tolist()))
     for side, bank in (("s", crd.bank_s), ("t", crd.bank_t)):
         old = before[f"bank_{side}"]
@@ -135,18 +123,18 @@ def test_step_updates_just_the_batchs_rows_with_the_steps_embeddings(crd, make_b
     torch.testing.assert_close(crd.bank_s[batch.indices].norm(dim=1), torch.ones(7).double())
 
 
-def test_the_step_is_taken_once(crd, make_batch, make_outputs):
+def test_the_banks_are_updated_once_per_step(crd, make_batch, make_outputs):
     crd.losses(make_outputs(7, 1), make_outputs(7, 2), make_batch(7))
-    crd.after_step()
+    crd.on_step_end()
     once = crd.bank_s.clone()
-    crd.after_step()
+    crd.on_step_end()
     assert torch.equal(crd.bank_s, once)
 
 
-def test_z_is_set_by_the_first_batch_and_goes_on_from_a_checkpoint(make, crd, make_batch, make_outputs):
+def test_z_is_set_by_the_first_batch_and_restored_from_a_checkpoint(make, crd, make_batch, make_outputs):
     assert crd.params[2:4].tolist() == [-1, -1]
     crd.losses(make_outputs(7, 1), make_outputs(7, 2), make_batch(7))
-    crd.after_step()
+    crd.on_step_end()
     z = crd.params.clone()
     assert z[2] > 0
     assert z[3] > 0
@@ -155,7 +143,7 @@ def test_z_is_set_by_the_first_batch_and_goes_on_from_a_checkpoint(make, crd, ma
     values = []
     for method in (crd, resumed):
         terms = method.losses(make_outputs(7, 3), make_outputs(7, 4), make_batch(7, 9))
-        method.after_step()
+        method.on_step_end()
         values.append([t.value.item() for t in terms.values()])
         assert torch.equal(method.params, z)
     assert values[0] == values[1]
@@ -172,96 +160,20 @@ def test_parameter_counts_are_the_published_ones(make):
     assert not torch.equal(method.bank_s, method.bank_t)
 
 
-both_ways = pytest.mark.parametrize("thinning", [True, False], ids=["thinned", "largest keys"])
-
-
-@both_ways
-def test_cifar_sized_negatives_are_distinct_and_of_other_classes(thinning):
-    labels = torch.arange(50_000) % 100
-    anchors = torch.tensor([0, 7, 7, 99])
-    counts = Sampler(labels, 16_384, thinning).other_classes(anchors, generator())
-    assert counts.shape == (50_000, 4)
-    assert counts.max() == 1
-    assert counts.sum(0).tolist() == [16_384] * 4
-    assert not counts[labels[:, None] == anchors].any()
-    assert (counts[:, 1] & counts[:, 2]).sum() < 6_500  # drawn anew for each anchor
-    # as many as chance would have it of each class and of each thousand of samples
-    for groups in (labels, torch.arange(50_000) // 1000):
-        allowed, found = groups[labels != 7].bincount(), groups[counts[:, 1].bool()].bincount()
-        expected = allowed[allowed > 0] * 16_384 / allowed.sum()
-        assert stats.chisquare(found[allowed > 0].numpy(), expected.double().numpy(), sum_check=False).pvalue > 1e-3
-
-
-@both_ways
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_without_replacement_every_subset_is_equally_likely(thinning, k):
-    labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
-    anchors = torch.arange(3).repeat(2000)
-    drawn = listed(Sampler(labels, k, thinning).other_classes(anchors, generator(1)))
-    assert drawn.shape == (6000, k)
-    for own in range(3):
-        others = [i for i, y in enumerate(labels.tolist()) if y != own]
-        seen = collections.Counter(tuple(sorted(row)) for row in drawn[anchors == own].tolist())
-        counts = [seen.pop(subset, 0) for subset in itertools.combinations(others, k)]
-        assert not seen
-        assert stats.chisquare(counts).pvalue > 1e-3
-
-
-def test_two_anchors_draws_are_independent():
-    labels = torch.tensor([0, 0, 1, 1, 1, 1])
-    drawn = listed(Sampler(labels, 2, True).other_classes(torch.zeros(2 * 6000, dtype=torch.long), generator(1)))
-    pairs = collections.Counter((tuple(a), tuple(b)) for a, b in drawn.view(6000, 2, 2).tolist())
-    assert len(pairs) == 36
-    assert stats.chisquare(list(pairs.values())).pvalue > 1e-3
-
-
-def test_with_replacement_every_draw_is_uniform():
-    labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
-    anchors = torch.arange(3).repeat(200)
-    counts = Sampler(labels, 20, True).other_classes(anchors, generator(1))
-    assert counts.sum(0).tolist() == [20] * 600
-    for own in range(3):
-        allowed, drawn = labels != own, counts[:, anchors == own]
-        assert drawn[~allowed].sum() == 0
-        assert stats.chisquare(drawn[allowed].sum(1).numpy()).pvalue > 1e-3
-    # draws of one anchor are independent: how often a sample is among its 20 is binomial
-    often = counts[labels != 2][:, anchors == 2].flatten().bincount(minlength=21)
-    expected = stats.binom(20, 1 / 6).pmf(np.arange(21)) * often.sum().item()
-    merged = [[*row[:7], sum(row[7:])] for row in (often.tolist(), expected.tolist())]
-    assert stats.chisquare(*merged).pvalue > 1e-3
-
-
-@both_ways
-def test_replaces_only_for_classes_with_too_few_negatives(thinning):
-    labels = torch.tensor([0] * 8 + [1] * 2 + [2] * 2)  # 4 negatives for class 0, 10 for the others
-    for k, repeated in ((4, []), (5, [0]), (10, [0]), (11, [0, 1, 2])):
-        counts = Sampler(labels, k, thinning).other_classes(torch.arange(3), generator())
-        assert counts.sum(0).tolist() == [k] * 3
-        assert not counts[labels[:, None] == torch.arange(3)].any()
-        assert [i for i in range(3) if counts[:, i].max() > 1] == repeated
-
-
-def test_relax_takes_any_sample_of_the_class_as_positive(make, make_batch, make_outputs):
-    labels = torch.tensor([2, 0, 1, 2, 0, 1, 2, 0, 1, 2])
-    anchors = torch.arange(3).repeat(500)
-    drawn = Sampler(labels, 3, True).same_class(anchors, generator(1))
-    for own in range(3):
-        counts = drawn[anchors == own].bincount(minlength=10)
-        assert counts[labels != own].sum() == 0
-        assert stats.chisquare(counts[labels == own].numpy()).pvalue > 1e-3
-    # in the loss: the positives are drawn first, then the negatives
+def test_mode_relax_draws_the_positive_from_the_class(make, make_batch, make_outputs):
+    # the positives are drawn first, then the negatives
     method = make("crd", negatives=12, feature_dim=4, mode="relax").double()
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
-    own = generator(3)
-    positives = method.sampler.same_class(batch.labels, own)
-    samples = torch.cat([positives[:, None], listed(method.sampler.other_classes(batch.labels, own))], 1)
+    random = generator(3)
+    positives = method.sampler.same_class(batch.labels, random)
+    samples = torch.cat([positives[:, None], list_draws(method.sampler.other_classes(batch.labels, random))], 1)
     scores = naive_scores(naive_embedding(method.embed_s, student.pooled), method.bank_t.tolist(), samples, 0.07)
     batch.generator = generator(3)
     found = method.losses(student, teacher, batch)["crd_student"].value.item()
     assert found == pytest.approx(naive_contrast(scores, mean(scores) * 40, 40), rel=1e-9)
 
 
-def test_the_generator_alone_decides_the_negatives(crd, make_batch, make_outputs):
+def test_the_negatives_depend_on_the_generator_alone(crd, make_batch, make_outputs):
     def value(seed):
         fresh = copy.deepcopy(crd)
         batch = make_batch(7)
@@ -272,55 +184,29 @@ def test_the_generator_alone_decides_the_negatives(crd, make_batch, make_outputs
     assert value(1) != value(2)
 
 
-def test_learns_to_tell_the_positive(make):
-    """With embeddings trained, each sample's own row of the other bank scores highest."""
+def test_training_makes_the_positive_score_highest(make):
+    """After training, most samples score highest with their own row of the other network's bank."""
     labels = torch.arange(20) % 5
     method = make("crd", context(labels), negatives=12, feature_dim=4)
     features = torch.randn(20, 6, generator=generator(2))
     outputs = Outputs(torch.zeros(20, 5), features)
-    optimiser = torch.optim.SGD(method.parameters(), 0.05, 0.9)
-    own = generator(4)
+    optimizer = torch.optim.SGD(method.parameters(), 0.05, 0.9)
+    random = generator(4)
     values = []
     for _ in range(150):
-        terms = method.losses(outputs, outputs, Batch(None, labels, torch.arange(20), labels, 1, own))
+        terms = method.losses(outputs, outputs, Batch([], labels, torch.arange(20), 1, random))
         value = terms["crd_student"].value + terms["crd_teacher"].value
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
-            method.after_step()
+            method.on_step_end()
         values.append(value.item())
     assert values[-1] < 0.5 * values[0]
     hits = (method.embed_s(features) @ method.bank_t.T).argmax(1) == torch.arange(20)
     assert hits.float().mean() > 0.8
 
 
-def test_refuses_a_training_set_of_one_class_and_a_momentum_above_one(make):
+def test_a_training_set_of_one_class_is_rejected(make):
     with pytest.raises(ValueError, match="at least two classes"):
         make("crd", context(torch.zeros(10).long()))
-    with pytest.raises(ValueError, match=r"momentum is 1\.5"):
-        make("crd", momentum=1.5)
-
-
-def test_the_published_form_gives_the_same_loss_and_gradients(crd):
-    """GatheringCRD is what `make speed` compares with: it must compute the same, but for its draws."""
-    gathering = copy.deepcopy(crd)
-    gathering.__class__ = CRD.published
-    labels = torch.arange(40) % 5
-    indices = torch.tensor([3, 11, 29])
-    batch = Batch(None, labels[indices], indices, None, 1, generator())
-    drawn = gathering.negatives(batch)
-    assert (labels[drawn] != batch.labels[:, None]).all() and drawn.shape == (3, 12)
-    assert all(len(set(row.tolist())) == 12 for row in drawn)
-    random = generator(1)
-    pooled = [torch.randn(3, 6, generator=random, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    logits = torch.randn(3, 5, generator=random, dtype=torch.float64)
-    counts = torch.zeros(40, 3, dtype=torch.float64).scatter_(0, drawn.T, 1.0)
-    found = []
-    for method, negatives in ((crd, counts), (gathering, drawn)):
-        method.negatives = lambda _, negatives=negatives: negatives
-        terms = method.losses(Outputs(logits, pooled[0]), Outputs(None, pooled[1]), batch)
-        loss = sum(t.weight * t.value for t in terms.values())
-        found.append([loss, *torch.autograd.grad(loss, [*pooled, *method.parameters()])])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

@@ -35,13 +35,13 @@ def test_terms_equal_naive_loops(make, make_batch, make_outputs, seed):
     student, teacher, batch = make_outputs(7, seed), make_outputs(7, seed + 100), make_batch(7, seed)
     terms = make("cskd").losses(student, teacher, batch)
     assert list(terms) == ["ce", "cs", "cswt"]
-    strong = student.second.logits.numpy(), teacher.second.logits.numpy()
+    strong = student.view(1).logits.numpy(), teacher.view(1).logits.numpy()
     assert terms["cs"].value.item() == pytest.approx(naive_distance(*strong, np.full(7, 4.0)), rel=1e-9)
     # the temperatures are of the first view, what they are applied to is the second
     own = naive_temperatures(student.logits.numpy(), teacher.logits.numpy(), 2.0, 6.0)
     assert terms["cswt"].value.item() == pytest.approx(naive_distance(*strong, own), rel=1e-9)
     rows = np.arange(7), batch.labels.numpy()
-    ce = [-np.log(softmax(v.numpy(), 1.0)[rows]).mean() for v in (student.logits, student.second.logits)]
+    ce = [-np.log(softmax(v.numpy(), 1.0)[rows]).mean() for v in (student.logits, student.view(1).logits)]
     assert terms["ce"].value.item() == pytest.approx(sum(ce), rel=1e-9)
     assert [t.weight for t in terms.values()] == [1.0, 1.0, 1.0]
 
@@ -72,7 +72,7 @@ def test_where_all_samples_agree_alike_all_have_the_lowest_temperature(make_outp
 def test_the_temperatures_have_no_gradient(make, make_batch, make_outputs):
     student, teacher = make_outputs(6, 1, grad=True), make_outputs(6, 2)
     make("cskd").losses(student, teacher, make_batch(6))["cswt"].value.backward()
-    assert student.logits.grad is None and student.second.logits.grad.abs().max() > 0
+    assert student.logits.grad is None and student.view(1).logits.grad.abs().max() > 0
 
 
 def test_gradients_equal_finite_differences(make_outputs):
@@ -104,5 +104,5 @@ def test_the_highest_temperature_is_not_below_the_lowest(make):
 
 def test_reads_the_logits_of_two_views_alone(make):
     method = make("cskd")
-    assert method.second_view and not list(method.parameters()) and not method.state_dict()
-    assert method.teacher_needs.logits and not (method.teacher_needs.pooled or method.teacher_needs.maps)
+    assert method.requires.views == 2 and not list(method.parameters()) and not method.state_dict()
+    assert method.requires.teacher.logits and not (method.requires.teacher.pooled or method.requires.teacher.maps)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods.ctkd import Reversal, strength
-from methods.kd import kl, standardised
+from methods.losses import kl_divergence, standardize_logits
 
 START = 1 + 20 / (1 + math.exp(-1))  # T where t is 1
 
@@ -45,24 +45,24 @@ def test_the_temperatures_gradient_is_reversed_and_the_students_is_not(make, mak
     method.losses(student, teacher, make_batch(4, epoch=epoch))["kd"].value.backward()
 
     def value(t):
-        return kl(student.logits.detach(), teacher.logits, 1 + 20 / (1 + math.exp(-t))).item()
+        return kl_divergence(student.logits.detach(), teacher.logits, 1 + 20 / (1 + math.exp(-t))).item()
 
     slope = (value(1 + 1e-5) - value(1 - 1e-5)) / 2e-5
     assert method.t.grad.item() == pytest.approx(-strength(epoch, 10.0) * slope, rel=1e-4)
     plain = student.logits.detach().requires_grad_()
-    kl(plain, teacher.logits, START).backward()
+    kl_divergence(plain, teacher.logits, START).backward()
     torch.testing.assert_close(student.logits.grad, plain.grad, rtol=1e-6, atol=1e-9)
 
 
 def test_descent_makes_the_task_harder(make, make_batch, make_outputs):
     method, student, teacher = make("ctkd"), make_outputs(8, 1), make_outputs(8, 2)
-    optimiser = torch.optim.SGD(method.parameters(), 0.05)
+    optimizer = torch.optim.SGD(method.parameters(), 0.05)
     values = []
     for _ in range(20):
         loss = method.losses(student, teacher, make_batch(8, epoch=20))["kd"].value
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(loss.item())
     assert values == sorted(values) and values[-1] > values[0]
 
@@ -89,6 +89,6 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
 def test_with_logit_standardisation(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     terms = make("ctkd_ls").double().losses(student, teacher, batch)
-    expected = kl(standardised(student.logits), standardised(teacher.logits), START)
+    expected = kl_divergence(standardize_logits(student.logits), standardize_logits(teacher.logits), START)
     assert terms["kd"].value.item() == pytest.approx(expected.item(), rel=1e-9)
     assert [t.weight for t in terms.values()] == [0.1, 9.0]

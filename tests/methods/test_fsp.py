@@ -1,4 +1,4 @@
-"""FSP: the flow matrices by loops, the two stages of the training, and where it cannot be."""
+"""FSP: flow matrices, the two stages of the training, and unsupported pairs."""
 
 import math
 
@@ -8,12 +8,9 @@ import torch
 
 from methods.contract import Context, Needs, Outputs, Shapes, UnsupportedPair
 from methods.fsp import flow, flow_distance
+from tests.methods.conftest import randn
 
 STAGES = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def context(student=STAGES, teacher=STAGES):
@@ -21,11 +18,11 @@ def context(student=STAGES, teacher=STAGES):
 
 
 def maps(seed, stages=STAGES):
-    return {k: random(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
+    return {k: randn(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
 
 
 def naive_flow(bottom, top):
-    """Of one sample: sums over the positions of the smaller map."""
+    """Compute one sample's flow matrix by sums over the positions of the smaller map."""
     while bottom.shape[1] > top.shape[1]:
         c, h, w = bottom.shape
         bottom = bottom.reshape(c, h // 2, 2, w // 2, 2).mean((2, 4))
@@ -50,7 +47,7 @@ def naive(student, teacher):
 
 def test_terms_equal_naive_loops_stage_by_stage(make, make_batch):
     method = make("fsp")
-    student, teacher = Outputs(random(3, 5, seed=0), maps=maps(1)), Outputs(maps=maps(11))
+    student, teacher = Outputs(randn(3, 5, seed=0), maps=maps(1)), Outputs(maps=maps(11))
     first = method.losses(student, teacher, make_batch(3, epoch=0))
     assert list(first) == ["fsp"]
     assert first["fsp"].value.item() == pytest.approx(naive(student.maps, teacher.maps), rel=1e-10)
@@ -69,27 +66,28 @@ def test_a_value_by_hand():
 
 
 @pytest.mark.parametrize(("epochs", "whole"), [(30.0, 30), (2.5, 3), (0.0, 0)])
-def test_the_first_stage_is_rounded_up_to_whole_epochs(make, epochs, whole):
-    assert make("fsp", init_epochs=epochs).pre_epochs == whole
+def test_the_initialization_stage_is_rounded_up_to_whole_epochs(make, epochs, whole):
+    assert make("fsp", init_epochs=epochs).requires.init_epochs == whole
 
 
-def test_the_published_first_stage_is_30_of_240_epochs(make):
+def test_the_published_initialization_stage_is_30_of_240_epochs(make):
     assert make("fsp").options.init_epochs == 30 * 20 / 240
 
 
-def test_needs_all_stages_with_the_stem(make):
-    method = make("fsp")
-    assert method.student_needs.maps == method.teacher_needs.maps == {0, 1, 2, 3}
+def test_the_initialization_stage_requires_the_maps_of_all_stages_and_the_stem(make):
+    method, maps = make("fsp"), Needs(maps=[0, 1, 2, 3])
+    assert method.requires.needs(-1) == method.requires.needs(0) == (maps, maps)
+    assert method.requires.needs(1) == (Needs(logits=True), Needs())
     assert not list(method.parameters())
 
 
 @pytest.mark.parametrize("teacher", [((2, 8, 8), (2, 8, 8), (5, 4, 4), (4, 2, 2)), STAGES[:3]])
-def test_unequal_channels_are_impossible(make, teacher):
+def test_unequal_channels_are_unsupported(make, teacher):
     with pytest.raises(UnsupportedPair, match=r"equal channels in all stages: \[2, 2, 3, 4\] \(student\), \["):
         make("fsp", context(teacher=teacher))
 
 
-def test_sizes_may_differ(make, make_batch):
+def test_map_sizes_may_differ(make, make_batch):
     larger = tuple((c, 2 * h, 2 * w) for c, h, w in STAGES)
     method = make("fsp", context(teacher=larger))
     terms = method.losses(Outputs(maps=maps(1)), Outputs(maps=maps(11, larger)), make_batch(3, epoch=0))
@@ -100,12 +98,3 @@ def test_gradient():
     teacher = maps(11)
     student = [m.requires_grad_() for m in maps(1).values()]
     assert torch.autograd.gradcheck(lambda *s: flow_distance(dict(enumerate(s)), teacher), student)
-
-
-def test_after_the_first_stage_neither_maps_nor_teacher_are_needed(make):
-    method = make("fsp")
-    for epoch in (-1, 0):
-        method.begin(epoch)
-        assert method.teacher_needs.maps == method.student_needs.maps == {0, 1, 2, 3}
-    method.begin(1)
-    assert method.teacher_needs.nothing and method.student_needs == Needs(logits=True)

@@ -7,10 +7,7 @@ import torch
 
 from methods.contract import Context, Outputs, Shapes
 from methods.ickd import correlation_distance, row_products
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import randn
 
 
 def naive_correlations(sample):
@@ -45,9 +42,9 @@ def naive_embedding(maps, embed):
 def test_terms_equal_naive_loops(make, make_batch):
     shapes = Shapes(((2, 4, 4), (3, 4, 4)), 3), Shapes(((2, 8, 8), (2, 8, 8), (5, 2, 2)), 5)
     method = make("ickd", Context(5, *shapes, torch.arange(40) % 5, 20)).double()
-    assert method.student_needs.maps == {1} and method.teacher_needs.maps == {2}
-    student = Outputs(random(4, 5, seed=0), maps={1: random(4, 3, 4, 4, seed=1)})
-    teacher = Outputs(maps={2: random(4, 5, 2, 2, seed=2)})
+    assert method.requires.student.maps == {1} and method.requires.teacher.maps == {2}
+    student = Outputs(randn(4, 5, seed=0), maps={1: randn(4, 3, 4, 4, seed=1)})
+    teacher = Outputs(maps={2: randn(4, 5, 2, 2, seed=2)})
     terms = method.losses(student, teacher, make_batch(4))
     with torch.no_grad():
         expected = naive_distance(naive_embedding(student.maps[1], method.embed), teacher.maps[2])
@@ -57,12 +54,12 @@ def test_terms_equal_naive_loops(make, make_batch):
 
 
 def test_row_products_are_those_of_the_matrices():
-    a, b = random(2, 5, 3, seed=3), random(2, 5, 4, seed=4)
+    a, b = randn(2, 5, 3, seed=3), randn(2, 5, 4, seed=4)
     assert torch.allclose(row_products(a, b), ((a @ a.mT) * (b @ b.mT)).sum(2))
 
 
 def test_a_silent_channel_counts_as_in_the_matrices():
-    student, teacher = random(2, 4, 2, 2, seed=5), random(2, 4, 2, 2, seed=6)
+    student, teacher = randn(2, 4, 2, 2, seed=5), randn(2, 4, 2, 2, seed=6)
     teacher[0, 1] = 0
     student[1] = 0
     expected = naive_distance(student, teacher)
@@ -70,8 +67,8 @@ def test_a_silent_channel_counts_as_in_the_matrices():
 
 
 def test_knows_neither_scale_nor_a_rotation_of_the_positions():
-    student, teacher = random(2, 5, 1, 4, seed=7), random(2, 5, 2, 2, seed=8)
-    rotation = torch.linalg.qr(random(4, 4, seed=9)).Q
+    student, teacher = randn(2, 5, 1, 4, seed=7), randn(2, 5, 2, 2, seed=8)
+    rotation = torch.linalg.qr(randn(4, 4, seed=9)).Q
     assert torch.allclose(correlation_distance(student, teacher), correlation_distance(3 * student @ rotation, teacher))
 
 
@@ -82,5 +79,5 @@ def test_the_embedding_has_the_published_size(make):
 
 
 def test_gradient():
-    student, teacher = random(2, 3, 2, 2, seed=10).requires_grad_(), random(2, 3, 2, 1, seed=11)
+    student, teacher = randn(2, 3, 2, 2, seed=10).requires_grad_(), randn(2, 3, 2, 1, seed=11)
     assert torch.autograd.gradcheck(lambda s: correlation_distance(s, teacher), student)

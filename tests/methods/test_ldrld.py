@@ -1,4 +1,4 @@
-"""LDRLD: pairs of the student's largest logits, all of these, and the rest."""
+"""LDRLD: pairs of the student's largest logits, the largest together, and the rest."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ import torch
 
 from methods.contract import Outputs
 from methods.ldrld import rank_weights
-from tests.methods.conftest import small
+from tests.methods.conftest import small_context
 
 CLASSES = 12
 
@@ -38,7 +38,7 @@ def naive(student, teacher, k, temperature):
 @pytest.fixture
 def build(make):
     """build(**changes): LDRLD for 12 classes."""
-    return lambda **changes: make("ldrld", dataclasses.replace(small(), classes=CLASSES), **changes)
+    return lambda **changes: make("ldrld", dataclasses.replace(small_context(), classes=CLASSES), **changes)
 
 
 def logits(n, seed):
@@ -92,7 +92,7 @@ def test_gradients_equal_finite_differences(build, make_batch):
     assert torch.autograd.gradcheck(loss, logits(3, 1).requires_grad_())
 
 
-def test_order_of_classes_and_shifts_do_not_count(build, make_batch):
+def test_invariance_to_the_order_of_classes_and_to_shifts(build, make_batch):
     student, teacher, batch = logits(6, 1), logits(6, 2), make_batch(6)
     order = torch.randperm(CLASSES, generator=torch.Generator().manual_seed(0))
     shift = torch.arange(6.0).double()[:, None]
@@ -104,7 +104,7 @@ def test_order_of_classes_and_shifts_do_not_count(build, make_batch):
     assert values[0] == pytest.approx(values[1], rel=1e-9)
 
 
-def test_with_fewer_classes_all_are_taken(make, make_batch, make_outputs):
+def test_all_classes_are_local_where_there_are_no_more_than_k(make, make_batch, make_outputs):
     student, teacher = make_outputs(6, 1), make_outputs(6, 2)
     terms = make("ldrld").losses(student, teacher, make_batch(6))
     local, _ = naive(student.logits, teacher.logits, 5, 4.0)

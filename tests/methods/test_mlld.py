@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.kd import kl
+from methods.losses import kl_divergence
 from methods.mlld import instance, relations, share_up_to_median
 
 ALL = (4.0, 3.0, 5.0, 2.0, 6.0)
@@ -46,7 +46,7 @@ def naive_class_relation(student, teacher, temperature):
 
 
 def logits(outputs):
-    return outputs.logits.tolist(), outputs.second.logits.tolist()
+    return outputs.logits.tolist(), outputs.view(1).logits.tolist()
 
 
 @pytest.mark.parametrize("n", [7, 8])
@@ -118,9 +118,9 @@ def test_standardisation_is_in_the_kl_alone(make, make_batch, make_outputs, form
     # what the KL sees no more are a sample's mean and scale
     scale = torch.arange(1.0, 8.0)[:, None]
     moved = make_outputs(7, 1)
-    moved.logits, moved.second.logits = scale * moved.logits + 5, scale * moved.second.logits - scale
+    moved.logits, moved.view(1).logits = scale * moved.logits + 5, scale * moved.view(1).logits - scale
     teacher_moved = make_outputs(7, 2)
-    teacher_moved.second.logits = 3 * teacher_moved.second.logits
+    teacher_moved.view(1).logits = 3 * teacher_moved.view(1).logits
     again = make("mlld_ls", form=form).losses(moved, teacher_moved, batch)
     torch.testing.assert_close(again["kd"].value, standardised["kd"].value, rtol=1e-5, atol=0)
 
@@ -143,7 +143,7 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
 
         def total(first, second, method=method):
             outputs = make_outputs(4, 1)
-            outputs.logits, outputs.second.logits = first, second
+            outputs.logits, outputs.view(1).logits = first, second
             return sum(t.weight * t.value for t in method.losses(outputs, taught, batch).values())
 
         assert torch.autograd.gradcheck(total, (student, make_outputs(4, 3, grad=True).logits))
@@ -152,7 +152,7 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
 def test_the_instance_level_is_kd_at_every_temperature(make_outputs):
     student, teacher = make_outputs(5, 1).logits, make_outputs(5, 2).logits
     found = instance(student, teacher, torch.tensor(ALL)).tolist()
-    assert found == pytest.approx([kl(student, teacher, t).item() for t in ALL], rel=1e-12)
+    assert found == pytest.approx([kl_divergence(student, teacher, t).item() for t in ALL], rel=1e-12)
 
 
 def test_the_order_of_samples_and_classes_does_not_count(make, make_batch, make_outputs):
@@ -160,7 +160,7 @@ def test_the_order_of_samples_and_classes_does_not_count(make, make_batch, make_
     method = make("mlld")
     before = method.losses(student, teacher, batch)
     rows, columns = torch.randperm(6, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 0, 4, 1, 2])
-    for view in (student, student.second, teacher, teacher.second):
+    for view in (student, student.view(1), teacher, teacher.view(1)):
         view.logits = view.logits[rows][:, columns]
     after = method.losses(student, teacher, batch)
     for name in ("kd", "batch", "class"):
@@ -169,6 +169,6 @@ def test_the_order_of_samples_and_classes_does_not_count(make, make_batch, make_
 
 def test_reads_the_logits_of_two_views_alone(make):
     method = make("mlld")
-    assert method.second_view and not list(method.parameters()) and not method.state_dict()
-    for needs in (method.student_needs, method.teacher_needs):
-        assert needs.logits and needs.last_stage is None and not (needs.pooled or needs.maps or needs.cams)
+    assert method.requires.views == 2 and not list(method.parameters()) and not method.state_dict()
+    for needs in (method.requires.student, method.requires.teacher):
+        assert needs.logits and needs.last_stage is None and not (needs.pooled or needs.maps or needs.class_maps)

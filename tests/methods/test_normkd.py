@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.kd import kl, standardised
+from methods.losses import kl_divergence, standardize_logits
 from methods.normkd import normalised_kl
 
 
@@ -44,7 +44,7 @@ def test_a_value_by_hand():
 def test_for_one_sample_it_is_kd_of_standardised_logits_times_the_teachers_variance(make_outputs):
     for i in range(5):
         student, teacher = make_outputs(5, 1).logits[[i]], make_outputs(5, 2).logits[[i]]
-        lskd = kl(standardised(student), standardised(teacher), 2.0)
+        lskd = kl_divergence(standardize_logits(student), standardize_logits(teacher), 2.0)
         torch.testing.assert_close(normalised_kl(student, teacher, 2.0), teacher.var() * lskd)
 
 

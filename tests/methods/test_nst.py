@@ -8,18 +8,10 @@ import torch
 
 from methods.contract import Context, Outputs, Shapes
 from methods.nst import by_channels, by_positions, discrepancy
+from tests.methods.conftest import halved, randn
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (9, 2, 2))
 TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (9, 4, 4), (6, 2, 2))
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def halved(maps):
-    n, c, h, w = maps.shape
-    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
 def naive_kernel(a, b):
@@ -47,9 +39,9 @@ def naive(student, teacher):
 
 def test_terms_equal_naive_loops(make, make_batch):
     method = make("nst", Context(5, Shapes(STUDENT, 6), Shapes(TEACHER, 9), torch.arange(40) % 5, 20))
-    assert method.student_needs.maps == method.teacher_needs.maps == {1, 2, 3}
-    student = Outputs(random(2, 5, seed=0), maps={k: random(2, *s, seed=k) for k, s in enumerate(STUDENT)})
-    teacher = Outputs(maps={k: random(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
+    assert method.requires.student.maps == method.requires.teacher.maps == {1, 2, 3}
+    student = Outputs(randn(2, 5, seed=0), maps={k: randn(2, *s, seed=k) for k, s in enumerate(STUDENT)})
+    teacher = Outputs(maps={k: randn(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
     terms = method.losses(student, teacher, make_batch(2))
     expected = sum(naive(student.maps[k], teacher.maps[k]) for k in (1, 2, 3))
     assert list(terms) == ["ce", "nst"]
@@ -60,7 +52,7 @@ def test_terms_equal_naive_loops(make, make_batch):
 @pytest.mark.parametrize("form", [by_channels, by_positions])
 @pytest.mark.parametrize(("c_s", "c_t", "positions"), [(2, 3, 9), (5, 4, 4), (3, 3, 3)], ids=["many", "few", "equal"])
 def test_both_forms_equal_naive_loops(form, c_s, c_t, positions):
-    s, t = random(2, c_s, positions, seed=1), random(2, c_t, positions, seed=2)
+    s, t = randn(2, c_s, positions, seed=1), randn(2, c_t, positions, seed=2)
     expected = 0.0
     for a, b in zip(
         (s / s.norm(dim=2, keepdim=True)).tolist(), (t / t.norm(dim=2, keepdim=True)).tolist(), strict=True
@@ -71,7 +63,7 @@ def test_both_forms_equal_naive_loops(form, c_s, c_t, positions):
 
 @pytest.mark.parametrize("form", [by_channels, by_positions])
 def test_a_channel_of_zeros_has_a_cosine_of_0_with_all(form):
-    s, t = random(2, 3, 4, seed=5), random(2, 3, 4, seed=6)
+    s, t = randn(2, 3, 4, seed=5), randn(2, 3, 4, seed=6)
     s[:, 1] = 0
     lengths = [np.linalg.norm(x, axis=2, keepdims=True) for x in (s, t)]
     a, b = (x.numpy() / np.where(n > 0, n, 1) for x, n in zip((s, t), lengths, strict=True))
@@ -90,7 +82,7 @@ def test_a_value_by_hand():
 
 
 def test_knows_neither_scale_nor_sign_nor_order_of_channels():
-    student, teacher = random(2, 3, 4, 4, seed=3), random(2, 5, 4, 4, seed=4)
+    student, teacher = randn(2, 3, 4, 4, seed=3), randn(2, 5, 4, 4, seed=4)
     changed = teacher[:, [4, 2, 0, 1, 3]] * torch.tensor([-1.0, 2, 3, 4, 5])[:, None, None]
     assert torch.allclose(discrepancy(student, teacher), discrepancy(student, changed))
     assert discrepancy(changed, teacher).abs() < 1e-12
@@ -98,5 +90,5 @@ def test_knows_neither_scale_nor_sign_nor_order_of_channels():
 
 @pytest.mark.parametrize("form", [by_channels, by_positions])
 def test_gradient(form):
-    student, teacher = random(2, 5, 3, seed=6).requires_grad_(), random(2, 5, 2, seed=7)
+    student, teacher = randn(2, 5, 3, seed=6).requires_grad_(), randn(2, 5, 2, seed=7)
     assert torch.autograd.gradcheck(lambda s: form(s, teacher), student)

@@ -6,13 +6,10 @@ import torch
 
 from methods.contract import Context, Outputs, Shapes
 from methods.reviewkd import BatchNorm, Fusion, context_loss, resized
+from tests.methods.conftest import randn
 
 STUDENT = ((2, 16, 16), (3, 16, 16), (2, 8, 8), (4, 4, 4))
 TEACHER = ((2, 16, 16), (2, 16, 16), (5, 16, 16), (3, 8, 8))
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def context(student=STUDENT, teacher=TEACHER):
@@ -20,8 +17,8 @@ def context(student=STUDENT, teacher=TEACHER):
 
 
 def outputs(stages, pooled, seed):
-    maps = {k: random(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
-    return Outputs(random(3, 5, seed=seed + 20), random(3, pooled, seed=seed + 21), maps, maps)
+    maps = {k: randn(3, *shape, seed=seed + k) for k, shape in enumerate(stages)}
+    return Outputs(randn(3, 5, seed=seed + 20), randn(3, pooled, seed=seed + 21), maps, maps)
 
 
 def convolved(x, weight, bias=None):
@@ -60,7 +57,7 @@ def naive_loss(s, t):
 
 def naive(method, student, teacher):
     """The sum over the stages, last to first."""
-    levels = [(student.maps[k].numpy(), teacher.preact[j].numpy()) for k, j in method.stages]
+    levels = [(student.maps[k].numpy(), teacher.pre_activations[j].numpy()) for k, j in method.stages]
     levels.append((student.pooled.numpy()[:, :, None, None], teacher.pooled.numpy()[:, :, None, None]))
     total, handed = 0.0, None
     for fusion, (s, t) in reversed(list(zip(method.fusions, levels, strict=True))):
@@ -88,10 +85,10 @@ def naive(method, student, teacher):
 def test_terms_equal_naive_loops(make, make_batch, student, teacher, stages):
     method = make("reviewkd", context(student, teacher), warmup=0.0).double()
     assert method.stages == stages  # the last stages belong together
-    given, known = outputs(student, 6, 1), outputs(teacher, 7, 41)
-    terms = method.losses(given, known, make_batch(3))
+    student_outputs, teacher_outputs = outputs(student, 6, 1), outputs(teacher, 7, 41)
+    terms = method.losses(student_outputs, teacher_outputs, make_batch(3))
     assert list(terms) == ["ce", "reviewkd"]
-    assert terms["reviewkd"].value.item() == pytest.approx(naive(method, given, known), rel=1e-10)
+    assert terms["reviewkd"].value.item() == pytest.approx(naive(method, student_outputs, teacher_outputs), rel=1e-10)
     assert [t.weight for t in terms.values()] == [1.0, 5.0]
 
 
@@ -122,7 +119,7 @@ def test_the_middle_has_at_most_512_channels(make):
 
 
 def test_the_loss_of_maps_of_one_position_is_the_mean_squared_difference():
-    s, t = random(3, 4, 1, 1, seed=1), random(3, 4, 1, 1, seed=2)
+    s, t = randn(3, 4, 1, 1, seed=1), randn(3, 4, 1, 1, seed=2)
     assert context_loss(s, t).item() == pytest.approx(((s - t) ** 2).mean().item())
 
 
@@ -148,12 +145,11 @@ def test_a_batch_of_one_takes_the_running_statistics_of_the_pooled_features():
 
 
 def test_gradient():
-    fusion = Fusion(2, 3, 2, last=False).double()
-    known = random(2, 2, 4, 4, seed=3)
+    fusion, target = Fusion(2, 3, 2, last=False).double(), randn(2, 2, 4, 4, seed=3)
 
-    def value(own, deeper):
-        out, fused = fusion(own, deeper, (4, 4))
-        return context_loss(out, known) + fused.square().mean()
+    def value(student_map, deeper):
+        output, fused = fusion(student_map, deeper, (4, 4))
+        return context_loss(output, target) + fused.square().mean()
 
-    inputs = random(2, 2, 4, 4, seed=1).requires_grad_(), random(2, 3, 2, 2, seed=2).requires_grad_()
+    inputs = randn(2, 2, 4, 4, seed=1).requires_grad_(), randn(2, 3, 2, 2, seed=2).requires_grad_()
     assert torch.autograd.gradcheck(value, inputs)

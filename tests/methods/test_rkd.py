@@ -7,10 +7,7 @@ import torch
 
 from methods.contract import Context, Outputs, Shapes
 from methods.rkd import relations
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import randn
 
 
 def naive_relations(rows):
@@ -42,7 +39,10 @@ def naive_huber(a, b):
 
 def test_terms_equal_naive_loops(make, make_batch):
     method = make("rkd", Context(5, Shapes((), 6), Shapes((), 9), torch.arange(40) % 5, 20))
-    student, teacher = Outputs(random(7, 5, seed=0), random(7, 6, seed=1) + 3), Outputs(pooled=random(7, 9, seed=2))
+    student, teacher = (
+        Outputs(randn(7, 5, seed=0), randn(7, 6, seed=1) + 3),
+        Outputs(pooled=randn(7, 9, seed=2)),
+    )
     teacher.pooled[0] *= 20  # a gap above 1
     terms = method.losses(student, teacher, make_batch(7))
     (d_s, a_s), (d_t, a_t) = naive_relations(student.pooled), naive_relations(teacher.pooled)
@@ -61,7 +61,7 @@ def test_a_triangle_by_hand():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_single_precision_is_enough_where_features_share_a_large_mean(dtype):
-    rows = 0.05 * random(64, 128, seed=3) + 5
+    rows = 0.05 * randn(64, 128, seed=3) + 5
     given, exact = relations(rows.to(dtype)), naive_relations(rows[:12])
     again = relations(rows[:12].to(dtype))
     assert torch.allclose(again[0].flatten().double(), torch.tensor(exact[0]).double(), atol=1e-4)
@@ -70,14 +70,14 @@ def test_single_precision_is_enough_where_features_share_a_large_mean(dtype):
 
 
 def test_relations_know_neither_place_nor_scale_nor_a_rotation():
-    rows = random(6, 5, seed=4)
-    rotation = torch.linalg.qr(random(5, 5, seed=5)).Q
+    rows = randn(6, 5, seed=4)
+    rotation = torch.linalg.qr(randn(5, 5, seed=5)).Q
     for a, b in zip(relations(rows), relations(3 * rows @ rotation + 7), strict=True):
         assert torch.allclose(a, b)
 
 
 def test_equal_samples_have_no_distance_and_no_angle():
-    rows = random(5, 4, seed=6).float()
+    rows = randn(5, 4, seed=6).float()
     rows[3] = rows[1]
     distances, cosines = relations(rows)
     assert distances[1, 3] == 0 and cosines[1, 3].abs().max() == 0
@@ -85,4 +85,4 @@ def test_equal_samples_have_no_distance_and_no_angle():
 
 
 def test_gradient():
-    assert torch.autograd.gradcheck(relations, random(4, 3, seed=7).requires_grad_())
+    assert torch.autograd.gradcheck(relations, randn(4, 3, seed=7).requires_grad_())

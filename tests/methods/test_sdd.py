@@ -8,7 +8,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from methods.contract import Needs, Outputs
 from methods.dkd import nckd, tckd
-from methods.kd import kl
+from methods.losses import kl_divergence
 from methods.sdd import regional, weights
 
 
@@ -51,7 +51,7 @@ def naive(student, teacher, labels, cells, temperature, complementary):
 
 def outputs(maps):
     """Of a network with these class activation maps [N, C, H, W]."""
-    return Outputs(maps.mean((2, 3)), cams={m: adaptive_avg_pool2d(maps, m) for m in (2, 4)})
+    return Outputs(maps.mean((2, 3)), class_maps={m: adaptive_avg_pool2d(maps, m) for m in (2, 4)})
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
 def test_the_whole_alone_is_kd_and_dkd(make, make_batch):
     student, teacher, batch = outputs(cams(6, 4, 1)), outputs(cams(6, 4, 2)), make_batch(6)
     terms = make("sdd", pool_2=False).losses(student, teacher, batch)
-    torch.testing.assert_close(terms["kd"].value, kl(student.logits, teacher.logits, 4.0))
+    torch.testing.assert_close(terms["kd"].value, kl_divergence(student.logits, teacher.logits, 4.0))
     terms = make("sdd_dkd", pool_2=False).losses(student, teacher, batch)
     torch.testing.assert_close(terms["tckd"].value, tckd(student.logits, teacher.logits, batch.labels, 4.0))
 
@@ -119,7 +119,7 @@ def test_gradients_equal_finite_differences(make, make_batch):
 def test_needs_the_class_activation_maps_of_both(make):
     for grids, pools in (({2}, {}), ({2, 4}, {"pool_4": True}), ((), {"pool_2": False})):
         method = make("sdd", **pools)
-        assert method.student_needs == method.teacher_needs == Needs.of(logits=True, cams=grids)
+        assert method.requires.student == method.requires.teacher == Needs(logits=True, class_maps=grids)
 
 
 def test_warm_up_of_sd_dkd_alone(make, make_batch, make_outputs):

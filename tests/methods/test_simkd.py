@@ -9,20 +9,12 @@ from benchmark import networks
 from benchmark.networks import shapes
 from methods.contract import Context, Needs, Outputs, Shapes
 from methods.simkd import Projector
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import halved, randn
 
 
 def context(student, teacher):
     stages = ((1, 8, 8), student)
     return Context(5, Shapes(stages, 4), Shapes(stages, teacher[0], teacher), torch.arange(40) % 5, 20)
-
-
-def halved(maps):
-    n, c, h, w = maps.shape
-    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
 def naive_projection(projector, x):
@@ -44,10 +36,10 @@ def naive_projection(projector, x):
 )
 def test_the_term_equals_naive_loops(make, make_batch, student, teacher):
     method = make("simkd", context(student, teacher)).double()
-    given = Outputs(random(3, 5, seed=0), maps={1: random(3, *student, seed=1)})
-    known = Outputs(final=random(3, *teacher, seed=2))
-    terms = method.losses(given, known, make_batch(3))
-    s, t = given.maps[1].numpy(), known.final.numpy()
+    student_outputs = Outputs(randn(3, 5, seed=0), maps={1: randn(3, *student, seed=1)})
+    teacher_outputs = Outputs(last_map=randn(3, *teacher, seed=2))
+    terms = method.losses(student_outputs, teacher_outputs, make_batch(3))
+    s, t = student_outputs.maps[1].numpy(), teacher_outputs.last_map.numpy()
     s, t = halved(s) if s.shape[2] > t.shape[2] else s, halved(t) if t.shape[2] > s.shape[2] else t
     assert list(terms) == ["simkd"]
     assert terms["simkd"].value.item() == pytest.approx(((naive_projection(method.projector, s) - t) ** 2).mean())
@@ -56,8 +48,8 @@ def test_the_term_equals_naive_loops(make, make_batch, student, teacher):
 
 def test_needs_the_last_map_and_the_one_that_is_pooled(make):
     method = make("simkd")
-    assert method.student_needs == Needs.of(logits=True, maps=[3])
-    assert method.teacher_needs == Needs.of(final=True)
+    assert method.requires.student == Needs(logits=True, maps=[3])
+    assert method.requires.teacher == Needs(last_map=True)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
@@ -80,12 +72,12 @@ def test_deployed_is_student_projector_average_and_the_teachers_classifier(make,
         teacher, student = (networks.build(name, 5) for name in names)
     teacher.eval().requires_grad_(False)
     method = make("simkd", Context(5, shapes(student, 16), shapes(teacher, 16), torch.arange(40) % 5, 20))
-    deployed = method.deployed(student, teacher).eval()
+    deployed = method.inference_model(student, teacher).eval()
     assert not student.training and not method.projector.training
-    images = random(3, 3, 16, 16, seed=3).float()
+    images = randn(3, 3, 16, 16, seed=3).float()
     with torch.no_grad():
-        maps = student(images, method.student_needs).maps[student.stages - 1]
-        while maps.shape[2] > method.context.teacher.final[1]:
+        maps = student(images, method.requires.student).maps[student.stages - 1]
+        while maps.shape[2] > method.context.teacher.last_map[1]:
             maps = nn.functional.avg_pool2d(maps, 2)
         expected = teacher.head(method.projector.layers(maps).flatten(2).mean(2))
         torch.testing.assert_close(deployed(images).logits, expected)
@@ -103,6 +95,6 @@ def test_a_student_that_is_the_teacher_is_at_rest_where_the_projector_is_the_ide
             with torch.no_grad():
                 layer.weight.copy_(nn.init.dirac_(torch.empty_like(layer.weight)))
     method.eval()  # batch norm with the statistics 0 and 1
-    maps = random(4, 6, 2, 2, seed=1).abs().float()
-    terms = method.losses(Outputs(maps={1: maps}), Outputs(final=maps), batch)
+    maps = randn(4, 6, 2, 2, seed=1).abs().float()
+    terms = method.losses(Outputs(maps={1: maps}), Outputs(last_map=maps), batch)
     assert terms["simkd"].value.item() < 1e-8

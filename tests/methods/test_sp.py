@@ -7,10 +7,7 @@ import torch
 
 from methods.contract import Context, Outputs, Shapes
 from methods.sp import similarity, similarity_distance
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from tests.methods.conftest import randn
 
 
 def naive_similarity(maps):
@@ -26,9 +23,9 @@ def naive_similarity(maps):
 def test_terms_equal_naive_loops(make, make_batch):
     shapes = Shapes(((2, 4, 4), (3, 4, 4)), 3), Shapes(((2, 8, 8), (2, 8, 8), (5, 2, 2)), 5)
     method = make("sp", Context(5, *shapes, torch.arange(40) % 5, 20))
-    assert method.student_needs.maps == {1} and method.teacher_needs.maps == {2}
-    student = Outputs(random(4, 5, seed=0), maps={1: random(4, 3, 4, 4, seed=1)})
-    teacher = Outputs(maps={2: random(4, 5, 2, 2, seed=2)})
+    assert method.requires.student.maps == {1} and method.requires.teacher.maps == {2}
+    student = Outputs(randn(4, 5, seed=0), maps={1: randn(4, 3, 4, 4, seed=1)})
+    teacher = Outputs(maps={2: randn(4, 5, 2, 2, seed=2)})
     terms = method.losses(student, teacher, make_batch(4))
     g_s, g_t = naive_similarity(student.maps[1]), naive_similarity(teacher.maps[2])
     expected = sum((g_s[i][j] - g_t[i][j]) ** 2 for i in range(4) for j in range(4)) / 16
@@ -47,11 +44,11 @@ def test_a_value_by_hand():
 
 
 def test_similarity_knows_neither_scale_nor_a_rotation_of_the_features():
-    maps = random(4, 6, 1, 1, seed=3)
-    rotation = torch.linalg.qr(random(6, 6, seed=4)).Q
+    maps = randn(4, 6, 1, 1, seed=3)
+    rotation = torch.linalg.qr(randn(6, 6, seed=4)).Q
     assert torch.allclose(similarity(maps), similarity(3 * torch.einsum("nchw,cd->ndhw", maps, rotation)))
 
 
 def test_gradient():
-    student, teacher = random(4, 2, 2, 2, seed=5).requires_grad_(), random(4, 3, 2, 2, seed=6)
+    student, teacher = randn(4, 2, 2, 2, seed=5).requires_grad_(), randn(4, 3, 2, 2, seed=6)
     assert torch.autograd.gradcheck(lambda s: similarity_distance(s, teacher), student)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.kd import kl
+from methods.losses import kl_divergence
 from methods.ttm import matching, power_sum
 
 CLASSIC = {  # teacher-student: γ, then β of TTM and of WTTM
@@ -55,7 +55,7 @@ def test_a_value_by_hand():
 def test_at_power_1_both_are_kd_at_temperature_1(make_outputs):
     student, teacher = make_outputs(6, 1).logits, make_outputs(6, 2).logits
     for weighted in (False, True):
-        torch.testing.assert_close(matching(student, teacher, 1.0, weighted), kl(student, teacher, 1.0))
+        torch.testing.assert_close(matching(student, teacher, 1.0, weighted), kl_divergence(student, teacher, 1.0))
 
 
 def test_is_at_rest_where_the_student_is_the_transformed_teacher(make_outputs):

@@ -9,18 +9,10 @@ from scipy.stats import norm
 
 from methods.contract import Context, Outputs, Shapes
 from methods.vid import Likelihood, negative_log_likelihood
+from tests.methods.conftest import halved, randn
 
 STUDENT = ((2, 8, 8), (2, 8, 8), (3, 4, 4), (4, 2, 2))
 TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (6, 4, 4), (6, 2, 2))
-
-
-def random(*shape, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def halved(maps):
-    n, c, h, w = maps.shape
-    return maps.reshape(n, c, h // 2, 2, w // 2, 2).mean((3, 5))
 
 
 def naive(layer, student, teacher):
@@ -42,11 +34,11 @@ def naive(layer, student, teacher):
 def test_terms_equal_naive_loops(make, make_batch):
     shapes = Shapes(STUDENT, 6), Shapes(TEACHER, 9)
     method = make("vid", Context(5, *shapes, torch.arange(40) % 5, 20)).double()
-    assert method.student_needs.maps == method.teacher_needs.maps == {1, 2, 3}
+    assert method.requires.student.maps == method.requires.teacher.maps == {1, 2, 3}
     for k, layer in enumerate(method.likelihoods):
-        layer.log_scale.data += random(len(layer.log_scale), seed=20 + k)
-    student = Outputs(random(2, 5, seed=0), maps={k: random(2, *s, seed=k) for k, s in enumerate(STUDENT)})
-    teacher = Outputs(maps={k: random(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
+        layer.log_scale.data += randn(len(layer.log_scale), seed=20 + k)
+    student = Outputs(randn(2, 5, seed=0), maps={k: randn(2, *s, seed=k) for k, s in enumerate(STUDENT)})
+    teacher = Outputs(maps={k: randn(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
     terms = method.losses(student, teacher, make_batch(2))
     # the teacher's fifth stage has no partner
     expected = sum(naive(method.likelihoods[k - 1], student.maps[k], teacher.maps[k]) for k in (1, 2, 3))
@@ -61,14 +53,14 @@ def test_the_variance_begins_at_5_and_is_trained_to_the_errors():
     assert torch.allclose(variance, torch.full((3,), 5.0))
     # for a fixed mean the best variance of a channel is the mean square of its errors
     spread = torch.tensor([0.1, 1.0, 2.0])
-    x = spread[:, None, None] * random(64, 3, 4, 4, seed=1).float()
-    optimiser = torch.optim.Adam([layer.log_scale], 0.05)
+    x = spread[:, None, None] * randn(64, 3, 4, 4, seed=1).float()
+    optimizer = torch.optim.Adam([layer.log_scale], 0.05)
     for _ in range(500):
         variance = torch.nn.functional.softplus(layer.log_scale) + 1e-5
         value = negative_log_likelihood(torch.zeros_like(x), variance, x)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
     assert torch.allclose(variance, x.square().mean((0, 2, 3)), rtol=0.02)
 
 
@@ -83,6 +75,6 @@ def test_the_layers_have_the_published_size(make):
 
 
 def test_gradient():
-    mean, scale = random(2, 3, 2, 2, seed=2).requires_grad_(), random(3, seed=3).exp().requires_grad_()
-    x = random(2, 3, 2, 2, seed=4)
+    mean, scale = randn(2, 3, 2, 2, seed=2).requires_grad_(), randn(3, seed=3).exp().requires_grad_()
+    x = randn(2, 3, 2, 2, seed=4)
     assert torch.autograd.gradcheck(lambda m, v: negative_log_likelihood(m, v, x), (mean, scale))
