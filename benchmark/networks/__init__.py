@@ -1,10 +1,10 @@
-"""The networks of the field under their usual names.
+"""The registry: the field's networks by their usual names.
 
     resnet<6n+2>, resnet<6n+2>x4     wrn<6n+4>_<width>     vgg8, 11, 13, 16, 19
     MobileNetV2 (half width)         ShuffleV1, ShuffleV2  ResNet18, 34, 50, 101 (ImageNet form, 3×3 stem)
 
-Upper and lower case are alike and underscores may be left out or added (wrn_40_2, mobilenetv2). `resnet50` means
-ResNet50, as in the field, though 50 is also 6n+2.
+Case and underscores are ignored (wrn_40_2, mobilenetv2). `resnet50` is ResNet50, as in the field, though 50 is also
+6n+2.
 """
 
 import functools
@@ -28,8 +28,8 @@ __all__ = [
     "shapes", "split_pair",
 ]  # fmt: skip
 
-_LIGHT = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
-_FIXED: dict[str, Callable[[int], Network]] = {
+_LIGHT_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+_FIXED_NETWORKS: dict[str, Callable[[int], Network]] = {
     "MobileNetV2": MobileNetV2,
     "ShuffleV1": ShuffleV1,
     "ShuffleV2": ShuffleV2,
@@ -39,54 +39,54 @@ _FIXED: dict[str, Callable[[int], Network]] = {
     "ResNet101": lambda classes: ImageNetResNet(Bottleneck, (3, 4, 23, 3), classes),
 }
 _ALIASES = {"mobilehalf": "MobileNetV2", "shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2"}
-_FIXED_BY_KEY = {name.lower(): name for name in _FIXED} | _ALIASES
+_FIXED_BY_SPELLING = {name.lower(): name for name in _FIXED_NETWORKS} | _ALIASES
 _RESNET = re.compile(r"resnet_?([1-9]\d*)(x4)?")
 _WRN = re.compile(r"wrn_?([1-9]\d*)_([1-9]\d*)")
 _VGG = re.compile(r"vgg_?([1-9]\d*)")
 
 
 def names() -> list[str]:
-    """The usual names, to be shown to a user; other depths and widths of resnet and wrn can be built as well."""
+    """Return the usual names, for messages; other depths and widths of resnet and wrn can be built as well."""
     resnets = [f"resnet{d}" for d in (8, 14, 20, 32, 44, 56, 110)] + ["resnet8x4", "resnet32x4"]
     wrns = [f"wrn{d}_{w}" for d in (16, 40) for w in (1, 2)]
-    return [*resnets, *wrns, *(f"vgg{d}" for d in CONVOLUTIONS), *_FIXED]
+    return [*resnets, *wrns, *(f"vgg{d}" for d in CONVOLUTIONS), *_FIXED_NETWORKS]
 
 
 def canonical(name: str) -> str:
-    """The one name under which a network is kept, for any accepted spelling.
+    """Return the canonical name of a network for any accepted spelling.
 
-    Raises UserError for an unknown network, with the nearest names or the depths that are possible.
+    Raises UserError for an unknown network, with the nearest names or depths.
     """
     key = name.lower()
-    if fixed := _FIXED_BY_KEY.get(key.replace("_", "")):
+    if fixed := _FIXED_BY_SPELLING.get(key.replace("_", "")):
         return fixed
     if m := _RESNET.fullmatch(key):
-        return f"resnet{_depth(name, int(m[1]), 2, 'resnet', m[2] or '')}{m[2] or ''}"
+        return f"resnet{_check_depth(name, int(m[1]), 2, 'resnet', m[2] or '')}{m[2] or ''}"
     if m := _WRN.fullmatch(key):
-        return f"wrn{_depth(name, int(m[1]), 4, 'wrn', f'_{m[2]}')}_{m[2]}"
+        return f"wrn{_check_depth(name, int(m[1]), 4, 'wrn', f'_{m[2]}')}_{m[2]}"
     if (m := _VGG.fullmatch(key)) and int(m[1]) in CONVOLUTIONS:
         return f"vgg{m[1]}"
     raise UserError(f"unknown network '{name}'{nearest(name, names())}")
 
 
-def _depth(name: str, depth: int, rest: int, before: str, after: str) -> int:
-    """`depth` where it is 6n + `rest` with n > 0; a UserError with the nearest such depth otherwise."""
-    if depth > rest and (depth - rest) % 6 == 0:
+def _check_depth(name: str, depth: int, remainder: int, prefix: str, suffix: str) -> int:
+    """Return the depth if it is 6n + `remainder` with n > 0, else raise a UserError with the nearest such depth."""
+    if depth > remainder and (depth - remainder) % 6 == 0:
         return depth
-    near = 6 * max(1, round((depth - rest) / 6)) + rest
+    near = 6 * max(1, round((depth - remainder) / 6)) + remainder
     raise UserError(
-        f"network '{name}': the depth must be 6n+{rest} with n of 1 or more; did you mean {before}{near}{after}?"
+        f"network '{name}': the depth must be 6n+{remainder} with n of 1 or more; did you mean {prefix}{near}{suffix}?"
     )
 
 
 def build(name: str, classes: int) -> Network:
-    """A freshly initialised network for `classes` classes; draws from the global generator of the default device.
+    """Build a network with fresh weights, drawn from the global generator of the default device.
 
     Raises UserError for an unknown network.
     """
     name = canonical(name)
-    if name in _FIXED:
-        return _FIXED[name](classes)
+    if name in _FIXED_NETWORKS:
+        return _FIXED_NETWORKS[name](classes)
     if m := _RESNET.fullmatch(name):
         return CifarResNet(int(m[1]), (32, 64, 128, 256) if m[2] else (16, 16, 32, 64), classes)
     if m := _WRN.fullmatch(name):
@@ -96,8 +96,7 @@ def build(name: str, classes: int) -> Network:
 
 @functools.cache
 def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOGITS) -> int:
-    """Multiplications of one image's forward pass through a network, no deeper than `needs` ask, counted on the meta
-    device."""
+    """Count the multiplications of one image's forward pass as deep as `needs` requires, on the meta device."""
     with torch.device("meta"):
         network = build(name, classes).eval()
         with FlopCounterMode(display=False) as counter:
@@ -113,15 +112,16 @@ def output_shapes(name: str, classes: int, image_size: int) -> Shapes:
 
 
 def is_light(name: str) -> bool:
-    """True for the networks that the field trains with the learning rate 0.01: MobileNetV2, ShuffleV1, ShuffleV2."""
-    return canonical(name) in _LIGHT
+    """Return True for MobileNetV2, ShuffleV1 and ShuffleV2, which the field trains with a learning rate of 0.01."""
+    return canonical(name) in _LIGHT_NETWORKS
 
 
 def split_pair(pair: str) -> tuple[str, str]:
-    """Canonical teacher and student of `<teacher>-<student>`, as in wrn40_2-wrn16_2. Raises UserError otherwise."""
-    parts = pair.split("-")
-    if len(parts) != 2 or not all(parts):
+    """Return the canonical teacher and student of a pair such as wrn40_2-wrn16_2. Raises UserError for another form."""
+    names_of_pair = pair.split("-")
+    if len(names_of_pair) != 2 or not all(names_of_pair):
         raise UserError(
             f"pair '{pair}' is not <teacher>-<student> with one hyphen, such as wrn40_2-wrn16_2 or resnet32x4-resnet8x4"
         )
-    return canonical(parts[0]), canonical(parts[1])
+    teacher, student = names_of_pair
+    return canonical(teacher), canonical(student)

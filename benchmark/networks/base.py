@@ -1,11 +1,12 @@
-"""The form all networks share: a stem, block groups, pooling, a linear classifier; and what of it is read.
+"""The common form of all networks: a stem, block groups, pooling and a linear classifier, with outputs at each stage.
 
-Layer names follow the code bases of the field (RepDistiller, mdistiller), so that their checkpoints load as they are.
-Pooling is the global average, which for 32 px equals the fixed windows used there and admits other image sizes.
+Layer names are those of the field's code bases (RepDistiller, mdistiller), so that their checkpoints load unchanged.
+Pooling is the global average, which at 32 px equals the fixed windows used there and also fits other image sizes.
 """
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +16,21 @@ from benchmark.errors import UserError
 from methods.contract import Needs, Outputs, Shapes
 
 LOGITS = Needs(logits=True)
-SMALLEST_IMAGE = 8  # px; below it the three poolings of VGG leave nothing
+MIN_IMAGE_SIZE = 8  # px; below, the three poolings of VGG leave nothing
 
 
 class Network(nn.Module):
-    """An image classifier that hands out what is needed of it, and runs no further than that.
+    """An image classifier that returns the outputs it is asked for and runs no deeper than they need.
 
-    A subclass sets `stages`, the number of stages with the stem, and `head`, its classifier, and defines `stage`; also
-    `features` where something lies between the last stage and the pooling, `batch_norm` where it has one.
+    A subclass sets `stages`, the number of stages including the stem, and defines `stage` and `head`; also `features`
+    where layers lie between the last stage and the pooling, and `batch_norm` where stages end in one.
     """
 
     stages: int
 
     def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
-        """Stage `k`, 0 being the stem, on the map before it: the map after, and, where `pre_activation`, the map
-        before its last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
+        """Run stage `k`, 0 being the stem, on the previous map. Return its map and, if `pre_activation`, the map before
+        its last activation (the map itself where the stage ends without one). [N, C, H, W] each."""
         raise NotImplementedError
 
     @property
@@ -38,71 +39,71 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:
-        """The last stage's map [N, C, H, W] to the map [N, D, H, W] that is pooled."""
+        """Return the map [N, D, H, W] that is pooled, from the last stage's map [N, C, H, W]."""
         return x
 
     def batch_norm(self, k: int) -> nn.BatchNorm2d | None:
-        """The batch norm whose output is (a summand of) stage `k`'s pre-activation; None where there is not one."""
+        """Return the batch norm whose output is (a summand of) stage `k`'s pre-activation; None where there is none."""
         return None
 
     def forward(self, x: Tensor, needs: Needs = LOGITS) -> Outputs:
-        """What `needs` names, for the images `x` [N, 3, H, W]; the other fields stay None or absent.
+        """Return the outputs that `needs` names for images `x` [N, 3, H, W]; other fields stay None or empty.
 
         Raises ValueError where `needs` names a stage that the network does not have.
         """
         unknown = [k for k in sorted({*needs.maps, *needs.pre_activations}) if not 0 <= k < self.stages]
         if unknown:
             raise ValueError(f"{type(self).__name__} has the stages 0 to {self.stages - 1}, not {unknown}")
-        out = Outputs()
+        outputs = Outputs()
         last = self.stages - 1 if needs.last_stage is None else needs.last_stage
         for k in range(last + 1):
             x, before = self.stage(k, x, k in needs.pre_activations)
             if k in needs.maps:
-                out.maps[k] = x
+                outputs.maps[k] = x
             if before is not None:
-                out.pre_activations[k] = before
+                outputs.pre_activations[k] = before
         if needs.last_stage is None:
             x = self.features(x)
             pooled = global_average(x)
             if needs.last_map:
-                out.last_map = x
+                outputs.last_map = x
             if needs.pooled:
-                out.pooled = pooled
+                outputs.pooled = pooled
             if needs.logits:
-                out.logits = self.head(pooled)
+                outputs.logits = self.head(pooled)
             for m in needs.class_maps:
                 cells = functional.adaptive_avg_pool2d(x, m)
-                out.class_maps[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
-        return out
+                outputs.class_maps[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
+        return outputs
 
 
 def global_average(x: Tensor) -> Tensor:
-    """Mean over the positions of a map: [N, C, H, W] to [N, C]."""
+    """Average a map over its positions: [N, C, H, W] -> [N, C]."""
     return x.mean((2, 3))
 
 
 def shapes(network: Network, image_size: int) -> Shapes:
-    """The shapes of the network's outputs for one image of `image_size` × `image_size` px.
+    """Return the shapes of a network's outputs for one image of `image_size` × `image_size` px.
 
-    Computed on a twin without data (device "meta", evaluation mode): the network, its batch-norm statistics, its mode
-    and every random generator stay as they are. Raises UserError for an image below 8 px.
+    They come from a copy on the meta device in evaluation mode, so the network, its batch norm statistics, its mode and
+    all random generators are unchanged. Raises UserError for images below 8 px.
     """
-    if image_size < SMALLEST_IMAGE:
+    if image_size < MIN_IMAGE_SIZE:
         raise UserError(
-            f"images of {image_size} px are too small for the networks; resize them to {SMALLEST_IMAGE} px or more"
+            f"images of {image_size} px are too small for the networks; resize them to {MIN_IMAGE_SIZE} px or more"
         )
-    # deepcopy takes what its memo already holds, so no weight is copied
-    memo: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
+    # deepcopy reuses the entries of its memo, so no weight is copied
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
     memo |= {id(b): b.to("meta") for b in network.buffers()}
-    twin = copy.deepcopy(network, memo).eval()
+    meta_network = copy.deepcopy(network, memo).eval()
     everything = Needs(pooled=True, last_map=True, maps=range(network.stages))
-    out = twin(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
-    stages = tuple(tuple(out.maps[k].shape[1:]) for k in range(network.stages))
-    norms = all(network.batch_norm(k) is not None for k in range(network.stages))
-    return Shapes(stages, out.pooled.shape[1], tuple(out.last_map.shape[1:]), norms)
+    outputs = meta_network(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
+    stages = tuple(tuple(outputs.maps[k].shape[1:]) for k in range(network.stages))
+    batch_norms = all(network.batch_norm(k) is not None for k in range(network.stages))
+    return Shapes(stages, outputs.pooled.shape[1], tuple(outputs.last_map.shape[1:]), batch_norms)
 
 
 def batch_norm_parameters(network: Network, stages: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:
-    """Return bias [C_k] and absolute scale [C_k] of the last batch norm before the activation of some stages."""
-    norms = {k: network.batch_norm(k) for k in stages}
-    return {k: (bn.bias.detach(), bn.weight.detach().abs()) for k, bn in norms.items() if bn is not None}
+    """Return bias [C_k] and absolute scale [C_k] of each stage's `batch_norm`; stages without one are left out."""
+    batch_norms = {k: network.batch_norm(k) for k in stages}
+    return {k: (bn.bias.detach(), bn.weight.detach().abs()) for k, bn in batch_norms.items() if bn is not None}

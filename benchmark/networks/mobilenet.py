@@ -1,7 +1,9 @@
-"""MobileNetV2 (1801.04381) at half width for 32-px images, ReLU in place of ReLU6.
+"""MobileNetV2 (1801.04381) at half width for 32-px images, with ReLU instead of ReLU6.
 
 Names and numerics as in RepDistiller's `models/mobilenetv2.py` (there `mobile_half`, expansion 6, width 0.5).
 """
+
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from benchmark.networks.base import Network
 from benchmark.networks.layers import conv, init_by_width
 
-SETTINGS = (  # expansion, width (at full), blocks, stride; unlike on ImageNet the second group keeps the size
+GROUPS = (  # expansion, width at full scale, blocks, stride; unlike on ImageNet the second group keeps the size
     (1, 16, 1, 1),
     (6, 24, 2, 1),
     (6, 32, 3, 2),
@@ -18,12 +20,12 @@ SETTINGS = (  # expansion, width (at full), blocks, stride; unlike on ImageNet t
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-GROUPS = ((), (0, 1), (2,), (3, 4), (5, 6))  # the settings that make up each stage
+STAGES = ((), (0, 1), (2,), (3, 4), (5, 6))  # groups of each stage
 POOLED = 1280
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expansion, 3×3 depthwise, 1×1 linear projection; the input is added where the shape is kept."""
+    """1×1 expansion, 3×3 depthwise, 1×1 linear projection; the input is added where the shape is unchanged."""
 
     def __init__(self, width_in: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -45,9 +47,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(Network):
-    """The stem halves the image; maps are read after the stem's ReLU and after the groups 1, 2, 4 and 6.
+    """The network with a stem of stride 2; maps are read after the stem's ReLU and after groups 1, 2, 4 and 6.
 
-    Those groups end linearly, so their pre-activation is the map itself.
+    These groups end without activation, so their pre-activation is the map itself.
     """
 
     stages = 5
@@ -57,7 +59,7 @@ class MobileNetV2(Network):
         width_in = 16
         self.conv1 = nn.Sequential(conv(3, width_in, 3, 2), nn.BatchNorm2d(width_in), nn.ReLU())
         self.blocks = nn.ModuleList()
-        for expansion, full_width, n, stride in SETTINGS:
+        for expansion, full_width, n, stride in GROUPS:
             width = full_width // 2
             group = []
             for i in range(n):
@@ -67,13 +69,13 @@ class MobileNetV2(Network):
         self.conv2 = nn.Sequential(conv(width_in, POOLED, 1), nn.BatchNorm2d(POOLED), nn.ReLU())
         self.classifier = nn.Sequential(nn.Linear(POOLED, classes))
         init_by_width(self)
-        nn.init.normal_(self.classifier[0].weight, 0.0, 0.01)
+        nn.init.normal_(self.head.weight, 0.0, 0.01)
 
     def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
             before = self.conv1[1](self.conv1[0](x))
             return F.relu(before), before if pre_activation else None
-        for group in GROUPS[k]:
+        for group in STAGES[k]:
             x = self.blocks[group](x)
         return x, x if pre_activation else None
 
@@ -82,4 +84,4 @@ class MobileNetV2(Network):
 
     @property
     def head(self) -> nn.Linear:
-        return self.classifier[0]
+        return cast(nn.Linear, self.classifier[0])

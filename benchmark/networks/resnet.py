@@ -14,7 +14,7 @@ from benchmark.networks.layers import conv, init_kaiming, projection
 
 
 class CifarBlock(nn.Module):
-    """Basic block of the CIFAR form. `forward` gives the sum before the block's last ReLU."""
+    """Basic block of the CIFAR form. `forward` returns the sum before the block's last ReLU."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class CifarBlock(nn.Module):
         self.downsample = projection(width_in, width, stride)
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
+    def last_batch_norm(self) -> nn.BatchNorm2d:
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class CifarBlock(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Basic block of the ImageNet form. `forward` gives the sum before the block's last ReLU."""
+    """Basic block of the ImageNet form. `forward` returns the sum before the block's last ReLU."""
 
     expansion = 1
 
@@ -47,7 +47,7 @@ class BasicBlock(nn.Module):
         self.shortcut = projection(width_in, planes, stride)
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
+    def last_batch_norm(self) -> nn.BatchNorm2d:
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck block, the stride in the 3×3 convolution. `forward` gives the sum before the block's last ReLU."""
+    """Bottleneck block with the stride in the 3×3 convolution. `forward` returns the sum before its last ReLU."""
 
     expansion = 4
 
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
         self.shortcut = projection(width_in, width, stride)
 
     @property
-    def last_norm(self) -> nn.BatchNorm2d:
+    def last_batch_norm(self) -> nn.BatchNorm2d:
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,7 +82,10 @@ class Bottleneck(nn.Module):
 
 
 class _PostActivation(Network):
-    """Stem conv1, bn1; groups layer1, layer2, … of blocks that end in a sum and a ReLU."""
+    """A stem of conv1 and bn1, and groups layer1, layer2, … of blocks that end in a sum and a ReLU."""
+
+    conv1: nn.Conv2d
+    bn1: nn.BatchNorm2d
 
     def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         if k == 0:
@@ -95,13 +98,13 @@ class _PostActivation(Network):
         return x, before if pre_activation else None
 
     def batch_norm(self, k: int) -> nn.BatchNorm2d:
-        return self.bn1 if k == 0 else getattr(self, f"layer{k}")[-1].last_norm
+        return self.bn1 if k == 0 else getattr(self, f"layer{k}")[-1].last_batch_norm
 
 
 class CifarResNet(_PostActivation):
-    """resnet<6n+2>: three groups of n blocks with widths 16, 32, 64; the x4 nets have a stem of 32 and 64, 128, 256.
+    """resnet<6n+2>: a stem and three groups of n blocks.
 
-    depth: 6n+2. widths: of the stem and the three groups.
+    depth: 6n+2. widths: of the stem and the groups.
     """
 
     stages = 4
@@ -130,7 +133,7 @@ class CifarResNet(_PostActivation):
 class ImageNetResNet(_PostActivation):
     """ResNet18, 34 (basic blocks), 50, 101 (bottlenecks) with a 3×3 stem of stride 1 and no max pooling.
 
-    blocks: the number of blocks in each of the four groups, whose planes are 64, 128, 256, 512.
+    blocks: number of blocks in each of the four groups, whose planes are 64, 128, 256 and 512.
     """
 
     stages = 5

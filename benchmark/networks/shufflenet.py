@@ -14,16 +14,17 @@ STEM = 24
 
 
 class UnitV1(nn.Module):
-    """ShuffleNet unit: grouped 1×1, shuffle, depthwise 3×3, grouped 1×1. `forward` gives the map before the last ReLU.
+    """ShuffleNet unit: grouped 1×1, shuffle, depthwise 3×3, grouped 1×1. `forward` returns the map before its last
+    ReLU.
 
-    With stride 2 the average-pooled input is concatenated behind the result, otherwise the input is added.
+    At stride 2 the average-pooled input is concatenated to the result, otherwise the input is added.
     """
 
     def __init__(self, width_in: int, width: int, stride: int, groups: int) -> None:
         super().__init__()
         inner = width // 4
         self.stride = stride
-        self.groups = 1 if width_in == STEM else groups  # too few channels after the stem to be grouped
+        self.groups = 1 if width_in == STEM else groups  # the stem has too few channels for groups
         self.conv1 = conv(width_in, inner, 1, groups=self.groups)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = conv(inner, inner, 3, stride, groups=inner)
@@ -41,7 +42,7 @@ class UnitV1(nn.Module):
 
 
 class ShuffleV1(Network):
-    """Groups of 4, 8 and 4 units with 240, 480 and 960 channels, 3 convolution groups."""
+    """ShuffleNet V1: groups of 4, 8 and 4 units with 240, 480 and 960 channels, and 3 convolution groups."""
 
     stages = 4
 
@@ -72,7 +73,7 @@ class ShuffleV1(Network):
 
 
 class UnitV2(nn.Module):
-    """V2 unit of stride 1: `forward` gives the kept half, and the worked half before its last ReLU."""
+    """V2 unit of stride 1. `forward` returns the identity half, and the convolved half before its last ReLU."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,13 +86,13 @@ class UnitV2(nn.Module):
         self.bn3 = nn.BatchNorm2d(half)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept, out = x.chunk(2, 1)
+        identity, out = x.chunk(2, 1)
         out = F.relu(self.bn1(self.conv1(out)))
-        return kept, self.bn3(self.conv3(self.bn2(self.conv2(out))))
+        return identity, self.bn3(self.conv3(self.bn2(self.conv2(out))))
 
 
 class DownV2(nn.Module):
-    """V2 unit of stride 2: two branches on the whole input, each making half of the channels."""
+    """V2 unit of stride 2: two branches on the whole input, each producing half of the channels."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -115,10 +116,11 @@ class DownV2(nn.Module):
 
 
 class ShuffleV2(Network):
-    """A stride-2 unit and 3, 7 and 3 further ones with 116, 232 and 464 channels, then a 1×1 convolution to 1024.
+    """ShuffleNet V2: groups of a stride-2 unit and 3, 7 or 3 further ones with 116, 232 and 464 channels, then a 1×1
+    convolution to 1024.
 
-    As in the field, a pre-activation has its channels in the order before the last shuffle: the kept half, then the
-    worked half. So map = shuffle(relu(pre-activation)), the kept half being non-negative already.
+    As in the field, a pre-activation has its channels in the order before the last shuffle: the identity half, then the
+    convolved half. So map = shuffle(relu(pre-activation)), as the identity half is not negative.
     """
 
     stages = 4
@@ -142,9 +144,9 @@ class ShuffleV2(Network):
         down, *units = getattr(self, f"layer{k}")
         x = down(x)
         for unit in units:
-            kept, worked = unit(x)
-            x = shuffle(torch.cat([kept, F.relu(worked)], 1), 2)
-        return x, torch.cat([kept, worked], 1) if pre_activation else None
+            identity, convolved = unit(x)
+            x = shuffle(torch.cat([identity, F.relu(convolved)], 1), 2)
+        return x, torch.cat([identity, convolved], 1) if pre_activation else None
 
     def features(self, x: Tensor) -> Tensor:
         return F.relu(self.bn2(self.conv2(x)))

@@ -9,7 +9,7 @@ from benchmark.networks.base import Network
 from benchmark.networks.layers import init_by_width
 
 WIDTHS = (64, 128, 256, 512, 512)
-CONVOLUTIONS = {  # in each of the five stages, by depth
+CONVOLUTIONS = {  # convolutions in each of the five stages, by depth
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
     13: (2, 2, 2, 2, 2),
@@ -19,9 +19,10 @@ CONVOLUTIONS = {  # in each of the five stages, by depth
 
 
 class VGG(Network):
-    """vgg8, 11, 13, 16, 19. `convolutions`: their number in each stage.
+    """vgg8, 11, 13, 16 and 19.
 
-    Maps are read after a stage's last ReLU, before the max pooling that follows; pre-activations before that ReLU.
+    convolutions: number of convolutions in each stage. Maps are read after a stage's last ReLU, before the max pooling
+    that follows; pre-activations before that ReLU.
     """
 
     stages = 5
@@ -41,7 +42,7 @@ class VGG(Network):
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
 
     def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
-        # The last two stages share a size; only 64-px images, here down to 8, are pooled between them.
+        # the last two stages have the same size, except for 64-px images, whose maps are still 8 × 8 there
         if 0 < k < 4 or (k == 4 and x.shape[2] == 8):
             x = F.max_pool2d(x, 2)
         before = getattr(self, f"block{k}")(x)

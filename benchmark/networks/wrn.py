@@ -8,7 +8,8 @@ from benchmark.networks.layers import conv, init_by_width
 
 
 class Block(nn.Module):
-    """Batch norm, ReLU and convolution, twice; where the width changes, the shortcut starts after the first ReLU."""
+    """Batch norm, ReLU and convolution, twice; where the width changes, a convolutional shortcut starts after the first
+    ReLU."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -25,7 +26,7 @@ class Block(nn.Module):
 
 
 class Group(nn.Module):
-    """`n` blocks, the first with the stride."""
+    """A group of `n` blocks, the first with the stride."""
 
     def __init__(self, n: int, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -39,8 +40,8 @@ class Group(nn.Module):
 class WideResNet(Network):
     """wrn<depth>_<width>: three groups of (depth − 4) / 6 blocks with widths 16, 32, 64 times `width`.
 
-    Maps are the outputs of stem and groups, before the batch norm and ReLU that follow. The pre-activation of a stage
-    is its map after that batch norm, without the ReLU.
+    Maps are the outputs of stem and groups, before the batch norm and ReLU that follow. A stage's pre-activation is its
+    map after that batch norm.
     """
 
     stages = 4
@@ -60,7 +61,7 @@ class WideResNet(Network):
         x = self.conv1(x) if k == 0 else getattr(self, f"block{k}")(x)
         if not pre_activation:
             return x, None
-        return x, _normalised(self.batch_norm(k), x)
+        return x, _apply_batch_norm(self.batch_norm(k), x)
 
     def batch_norm(self, k: int) -> nn.BatchNorm2d:
         return self.bn1 if k == 3 else getattr(self, f"block{k + 1}").layer[0].bn1
@@ -73,8 +74,8 @@ class WideResNet(Network):
         return self.fc
 
 
-def _normalised(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What `bn` gives for `x` in its mode, its running statistics left alone: the network's own pass updates them."""
+def _apply_batch_norm(bn: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Apply `bn` in its mode without updating its running statistics; the forward pass of the next stage does that."""
     if bn.training:
         return F.batch_norm(x, None, None, bn.weight, bn.bias, training=True, eps=bn.eps)
     return F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, training=False, eps=bn.eps)
