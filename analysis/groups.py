@@ -75,7 +75,7 @@ class SeedGroup:
     @functools.cached_property
     def changed_settings(self) -> frozenset[str]:
         """The settings that are neither the method's defaults on the pair nor the profile's."""
-        return frozenset(key for keys in self.runs.changed for key in keys)
+        return frozenset(key for keys in self.runs.changed_settings for key in keys)
 
     @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:

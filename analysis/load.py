@@ -5,31 +5,30 @@ table can list what it does not contain.
 """
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import yaml
 
-from benchmark.runs.folder import RunFolder, read_json, unusable
+from benchmark.runs.folder import RunFolder
+from benchmark.runs.record import LARGEST_NUMBER, TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord
 
-TEACHERS = "teachers"  # the folder of teachers, in the place of a pair
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT_FOLDER = re.compile(r"seed=(\d+)")
 TEACHER_FOLDER = re.compile(r"seed=\d+|imported|sha256=\w+")
-MAX_NUMBER = 1e15  # a larger number in a result is a mistake, and some have no float
 VALIDATION_SUFFIX = "+validation"  # of the profile of runs that held out a part of the training set
+LOCATION = ("dataset", "pair", "method", "identity", "seed")  # given by the folder too
+REQUIRED = ("profile", "teacher", "student", "epochs")
+TEXTS = ("teacher_run", "teacher_sha256", "precision", "code_version", "versions", "hardware", "changed_settings")
 NUMBERS = (
-    "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
-    "extra_parameters", "extra_buffers", "inference_parameters", "pre_epochs", "views", "year",
+    "top1_last", "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
+    "extra_parameters", "extra_buffers", "inference_parameters", "init_epochs", "views", "year",
 )  # fmt: skip
-TEXTS = ("teacher_run", "teacher_sha256", "precision", "code")
-YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class UnfinishedRun:
 class Runs:
     """All runs below one folder.
 
-    finished: one row per finished student, with the fields of its result.json (missing ones are None or NaN) and its
+    finished: one row per finished student, with the fields of its `RunRecord` (missing ones are None or NaN) and its
         `folder`; sorted by folder.
     unfinished: students and teachers that are running, failed, diverged, or have no usable result.
     """
@@ -69,26 +68,22 @@ def load_runs(root: Path) -> Runs:
     finished, unfinished = [], []
     for folder in _run_folders(root):
         dataset, pair, method, _, leaf = folder.parts[-5:]
-        status = read_json(folder / "status.json")
-        result = read_json(folder / "result.json")
-        if status is None and not (folder / "result.json").exists():
+        run = RunFolder(folder)
+        status, record = run.status_record, run.record
+        if status.status is None and not (folder / "result.json").exists():
             continue  # never started
-        reason = _unfinished_reason(status) or _rejection_reason(result, folder, student=pair != TEACHERS)
+        reason = _unfinished_reason(status) or _rejection_reason(record, folder, student=pair != TEACHERS)
         if reason:
-            skipped = (status or {}).get("status") == "skipped"
-            unfinished.append(UnfinishedRun(dataset, pair, method, leaf, _profile(folder), reason, skipped))
-        elif result is not None and pair != TEACHERS:
-            finished.append(_row(result, folder))
+            skipped = status.status is RunStatus.SKIPPED
+            unfinished.append(UnfinishedRun(dataset, pair, method, leaf, _profile(run.config), reason, skipped))
+        elif pair != TEACHERS:
+            finished.append(_row(record, folder))
     return Runs(pd.DataFrame(finished), unfinished)
 
 
 def load_config(folder: Path) -> dict[str, Any]:
     """Return the resolved config of a run, flat: dotted keys, lists as tuples; empty where it cannot be read."""
-    try:
-        config = yaml.load((folder / "config.yaml").read_bytes(), YamlLoader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return dict(_flatten(config)) if isinstance(config, Mapping) else {}
+    return RunFolder(folder).config.flat()
 
 
 def load_metrics(folder: Path) -> pd.DataFrame:
@@ -122,73 +117,45 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _profile(folder: Path) -> str | None:
-    """The profile of a run by its config."""
-    config = load_config(folder)
-    profile = config.get("profile")
-    return f"{profile}{VALIDATION_SUFFIX}" if profile and (config.get("dataset.validation") or 0) > 0 else profile
+def _profile(config: RunConfig) -> str | None:
+    """The profile of a run by its config, with the suffix that a finished run has."""
+    return f"{config.profile}{VALIDATION_SUFFIX}" if config.profile and config.validation > 0 else config.profile
 
 
-def _unfinished_reason(status: Mapping[str, Any] | None) -> str | None:
+def _unfinished_reason(record: StatusRecord) -> str | None:
     """Why a run of this status is not finished; None where it is, or where the status cannot be read."""
-    name = None if status is None else status.get("status")
-    if status is None or name == "done":
+    if record.status in (None, RunStatus.DONE):
         return None
-    reason = " ".join(str(status.get("reason") or "").split())
-    if name == "running":
+    if record.status is RunStatus.RUNNING:
         return "running or interrupted"
-    return reason if reason.startswith(str(name)) else f"{name}: {reason}" if reason else str(name)
+    reason = " ".join(record.reason.split())
+    return reason if reason.startswith(record.status) else f"{record.status}: {reason}" if reason else record.status
 
 
-def _rejection_reason(result: Mapping[str, Any] | None, folder: Path, *, student: bool) -> str | None:
-    """What is wrong with the result of a finished run; None where nothing is."""
-    reason = unusable(result)
-    if result is None:
-        return reason
-    if result.get("status", "done") != "done":
-        return f"its result.json says {result['status']}"
-    if not student:
-        return None
-    dataset, pair, method, identity, leaf = folder.parts[-5:]
-    expected = {"dataset": dataset, "pair": pair, "method": method, "identity": identity, "seed": int(leaf[5:])}
-    for key, value in expected.items():
-        if result.get(key) != value:
-            return f"its result.json says {key} {json.dumps(result.get(key))}: it belongs to another folder"
-    for key, kind in {"profile": str, "teacher": str, "student": str, "epochs": int}.items():
-        if not isinstance(result.get(key), kind):
-            return f"its result.json has no {key}"
-    return reason
+def _rejection_reason(record: RunRecord, folder: Path, *, student: bool) -> str | None:
+    """Why the record of a finished run is not used; None where it is."""
+    if record.status not in (None, RunStatus.DONE):
+        return f"its result.json says {record.status}"
+    if student and record.problem != UNREADABLE:
+        location = (*folder.parts[-5:-1], int(folder.name.removeprefix("seed=")))
+        for key, expected in zip(LOCATION, location, strict=True):
+            if (value := getattr(record, key)) != expected:
+                return f"its result.json says {key} {json.dumps(value)}: it belongs to another folder"
+        for key in REQUIRED:
+            if getattr(record, key) is None:
+                return f"its result.json has no {key}"
+    return record.problem
 
 
-def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    keys = ("dataset", "profile", "pair", "teacher", "student", "method", "identity", "seed", "epochs")
-    row: dict[str, Any] = {k: result[k] for k in keys}
-    row |= {k: _number(result.get(k)) for k in ("top1_last", *NUMBERS)}
-    row |= {k: result[k] if isinstance(result.get(k), str) else None for k in TEXTS}
-    row |= {k: result[k] if isinstance(result.get(k), dict) else {} for k in ("versions", "hardware")}
-    if np.isfinite(_number(result.get("val_top1_last"))):  # trained on fewer images: a separate table
+def _row(record: RunRecord, folder: Path) -> dict[str, Any]:
+    row = {key: getattr(record, key) for key in (*LOCATION, *REQUIRED, *TEXTS)}
+    row |= {key: math.nan if (value := getattr(record, key)) is None else float(value) for key in NUMBERS}
+    if record.val_top1_last is not None:  # trained on fewer images: a separate table
         row["profile"] += VALIDATION_SUFFIX
-    changed = result.get("changed")
-    row["changed"] = tuple(map(str, changed)) if isinstance(changed, list) else ()
-    title = result.get("title")
-    return row | {"title": title if isinstance(title, str) and title else result["method"], "folder": folder}
+    return row | {"title": record.title or record.method, "folder": folder}
 
 
 def _number(value: Any) -> float:
-    """A number; NaN where it is none, or so large that it can only be a mistake."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
-    return float(value) if usable else float("nan")
-
-
-def _flatten(config: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _hashable(value)
-
-
-def _hashable(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_hashable(v) for v in value)
-    return json.dumps(value, sort_keys=True) if isinstance(value, Mapping) else value
+    """A number in a line of metrics; NaN where there is none."""
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+    return float(value) if usable else math.nan

@@ -122,7 +122,7 @@ def build(group: ResultGroup, unfinished: Iterable[UnfinishedRun]) -> Table:
 def flags(row: MethodRow) -> list[str]:
     """What makes a row's numbers not comparable with the others' at equal cost."""
     cells = row.seed_groups.values()
-    before = sorted({int(c.runs.pre_epochs.max()) for c in cells if c.runs.pre_epochs.max() > 0})
+    before = sorted({int(c.runs.init_epochs.max()) for c in cells if c.runs.init_epochs.max() > 0})
     kept = any((c.runs.inference_parameters > c.runs.parameters).any() for c in cells)
     found = [f"{' or '.join(map(str, before))} epoch{'' if before == [1] else 's'} before"] if before else []
     found += ["two views"] if any((c.runs.views > 1).any() for c in cells) else []
@@ -282,10 +282,10 @@ def table_notes(table: Table) -> list[str]:
         notes.append(f"n/a: not possible on the pair: {'; '.join(sorted(reasons)[:LISTED])}.")
     notes += [
         f"{row.label} on {pair}: its runs were made by different versions of its code "
-        f"({'; '.join(f'seed {_few(of.seed)} by {code}' for code, of in cell.runs.groupby('code'))})."
+        f"({'; '.join(f'seed {_few(of.seed)} by {code}' for code, of in cell.runs.groupby('code_version'))})."
         for row in table.group.rows
         for pair, cell in row.seed_groups.items()
-        if cell.runs.code.nunique() > 1
+        if cell.runs.code_version.nunique() > 1
     ]
     notes += [
         f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
