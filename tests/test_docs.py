@@ -13,14 +13,19 @@ from benchmark.runs.record import RunRecord
 from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="module")
-def hooks() -> ModuleType:
-    """The hooks of the documentation, imported from their file."""
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+def load(name: str) -> ModuleType:
+    """Import a module of docs/, which is no package, from its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def hooks() -> ModuleType:
+    """The hooks that write generated parts of the pages."""
+    return load("hooks")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
@@ -61,3 +66,10 @@ def test_every_key_has_a_comment(hooks, path):
 
 def test_every_named_list_of_pairs_is_documented(hooks):
     assert all(f"- `{name}` (" in hooks.pair_lists() for name in group_names("pairs"))
+
+
+def test_parameters_in_docstrings_become_a_list():
+    pytest.importorskip("griffe")
+    docstring = "Train.\n\nlogits, labels: [N, C] and\n    [N].\nepoch: from 1.\n\nRaises: nothing."
+    expected = "Train.\n\n- `logits, labels`: [N, C] and\n    [N].\n- `epoch`: from 1.\n\nRaises: nothing."
+    assert load("griffe_lists").as_markdown(docstring) == expected
