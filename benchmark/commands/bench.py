@@ -43,7 +43,7 @@ def report_unfinished(outcomes: Iterable[Outcome]) -> int:
     """Name the runs that did not finish on standard error; return the exit status."""
     unfinished = [o for o in outcomes if o.status != "done"]
     for o in unfinished:
-        print(f"not finished: {o.name}: {o.status}{': ' + o.reason if o.reason else ''}", file=sys.stderr)
+        print(f"not finished: {o}", file=sys.stderr)
     return 1 if unfinished else 0
 
 

@@ -1,6 +1,5 @@
 """The options of a command that are in a file of their own, `conf/<command>.yaml`. No torch here."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.config import checks, files, overrides
 from benchmark.config.schema import AnalysisOptions, ScaleOptions
 from benchmark.errors import UserError, nearest
+from methods.options import dotted_names
 
 Schema = TypeVar("Schema")
 
@@ -53,7 +53,7 @@ def load_scale(words: Sequence[str]) -> ScaleOptions:
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:
     """Return the options of a command that takes no words but those about its options."""
-    known = keys or [f.name for f in dataclasses.fields(schema)]
+    known = keys or dotted_names(schema)
     for key in map(overrides.key_of, words):
         if key not in known:
             raise UserError(f"unknown key {key!r}{nearest(key, known)}")

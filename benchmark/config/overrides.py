@@ -10,7 +10,6 @@ No torch here: the analysis commands use it too.
 """
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from benchmark.config import files
 from benchmark.errors import UserError, nearest
+from methods.options import leaf_fields
 
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
 PATHS = ("runs", "reports", "data", "teacher.checkpoint", "dataset.file", "dataset.root")
@@ -87,6 +87,7 @@ def parse_all(words: Iterable[str]) -> list[Override]:
 def parse_sweep(word: str) -> Sweep | None:
     """Return the values that a word sweeps over; None for a word with one value, or with a list of names."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
     from hydra.errors import HydraException
 
     key, _, text = word.partition("=")
@@ -99,9 +100,9 @@ def parse_sweep(word: str) -> Sweep | None:
     if key in LISTS:
         return None
     with contextlib.suppress(HydraException):
-        parsed = OverridesParser.create().parse_override(word)
-        if parsed.is_choice_sweep():
-            return [getattr(value, "text", value) for value in parsed.value().list]
+        choice = OverridesParser.create().parse_override(word).value()
+        if isinstance(choice, ChoiceSweep):
+            return [getattr(value, "text", value) for value in choice.list]
     return None
 
 
@@ -116,7 +117,7 @@ def parse_names(word: str) -> list[str]:
 
 def split_by_schema(words: Sequence[str], schema: type) -> tuple[dict[str, Any], list[str]]:
     """Separate the words about the options of a flat schema, parsed, from the others. The last word of a key counts."""
-    fields = {f.name: f for f in dataclasses.fields(schema)}
+    fields = leaf_fields(schema)
     values: dict[str, Any] = {}
     others = []
     for word in words:
