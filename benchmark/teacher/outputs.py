@@ -96,7 +96,7 @@ class TeacherOutputs:
     def live(self, images: Tensor, needs: Needs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
         """Run the teacher on images [B, 3, H, W]."""
         with autocast(self.device, self.precision):
-            return (teacher or self.network)(images, needs)
+            return (self.network if teacher is None else teacher)(images, needs)
 
     @property
     def live_passes(self) -> int:

@@ -16,14 +16,23 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
-from benchmark.runs import folder as store
+from benchmark.runs import folder as files
 from benchmark.runs.folder import RunFolder
-from benchmark.teacher.cache import FEWEST, GIGA, Header, TeacherCache, cheaper_ahead, opened, visited, wanted
+from benchmark.teacher.cache import (
+    GIGABYTE,
+    MIN_TEACHER_BATCH,
+    CacheHeader,
+    TeacherCache,
+    cacheable_kinds,
+    expected_distinct_views,
+    open_cache,
+    should_prefill,
+)
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
 
-HEADER = Header("a" * 64, "b" * 64, "cpu", "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
-NEEDS = Needs.of(logits=True, pooled=True, cams=[2])
+HEADER = CacheHeader("a" * 64, "b" * 64, "cpu", "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
+NEEDS = Needs(logits=True, pooled=True, class_maps=[2])
 
 
 def batch(samples, columns):
@@ -36,11 +45,15 @@ def truth(samples, columns, images) -> Outputs:
     base = images[:, :, 0, 0]
     logits, pooled, cams = torch.arange(5), torch.arange(7), torch.arange(20)
     cams = {2: torch.sin(base * 5 + cams).view(-1, 5, 2, 2)}
-    return Outputs(torch.sin(base + logits), torch.cos(base * 3 + pooled), cams=cams)
+    return Outputs(torch.sin(base + logits), torch.cos(base * 3 + pooled), class_maps=cams)
 
 
 def equal(a: Outputs, b: Outputs) -> bool:
-    return torch.equal(a.logits, b.logits) and torch.equal(a.pooled, b.pooled) and torch.equal(a.cams[2], b.cams[2])
+    return (
+        torch.equal(a.logits, b.logits)
+        and torch.equal(a.pooled, b.pooled)
+        and torch.equal(a.class_maps[2], b.class_maps[2])
+    )
 
 
 class Counting:
@@ -51,7 +64,7 @@ class Counting:
 
     def __call__(self, images, needs):
         time.sleep(self.pause)
-        assert len(images) >= FEWEST  # a smaller batch is padded with its first row
+        assert len(images) >= MIN_TEACHER_BATCH  # a smaller batch is padded with its first row
         assert needs == NEEDS
         self.rows += len(images.unique())
         return truth(None, None, images)
@@ -83,14 +96,16 @@ def test_rows_are_exact_and_computed_once(tmp_path):
     assert teacher.rows == 4
     again, teacher = make(tmp_path)  # as another process would
     assert equal(again(*asked), truth(*asked)) and teacher.rows == 0
-    again(*batch(torch.tensor([3, 4]), 0))
+    again(*batch(torch.tensor([3, 4]), torch.tensor([0, 0])))
     assert teacher.rows == 1
     assert again.share_filled() == 5 / (20 * 18)
 
 
 def test_bf16_rows_lose_nothing(tmp_path):
     def halves(outputs):
-        return Outputs(outputs.logits.bfloat16(), outputs.pooled.bfloat16(), cams={2: outputs.cams[2].bfloat16()})
+        return Outputs(
+            outputs.logits.bfloat16(), outputs.pooled.bfloat16(), class_maps={2: outputs.class_maps[2].bfloat16()}
+        )
 
     cache, _ = make(
         tmp_path, lambda images, _: halves(truth(None, None, images)), dataclasses.replace(HEADER, precision="bf16")
@@ -134,12 +149,12 @@ def test_rows_under_another_header_are_computed_again(tmp_path):
     """As where folders were mixed up by a copy."""
     cache, _ = make(tmp_path)
     cache.fill(50, view)
-    store.write_json(cache.folder / "header.json", {**dataclasses.asdict(HEADER), "teacher": "another"})
-    again, line = opened(tmp_path, HEADER, NEEDS, 1.0, teacher := Counting())
-    assert "made anew as its header was another" in line
+    files.write_json(cache.folder / "header.json", {**dataclasses.asdict(HEADER), "teacher": "another"})
+    again, line = open_cache(tmp_path, HEADER, NEEDS, 1.0, teacher := Counting())
+    assert "created again because its header did not match" in line
     assert again.share_filled() == 0 and right(again) and teacher.rows == 20 * 18
-    assert "made anew" not in opened(tmp_path, HEADER, NEEDS, 1.0, truth)[1]
-    assert store.read_json(cache.folder / "header.json") == dataclasses.asdict(HEADER)
+    assert "created again" not in open_cache(tmp_path, HEADER, NEEDS, 1.0, truth)[1]
+    assert files.read_json(cache.folder / "header.json") == dataclasses.asdict(HEADER)
 
 
 def test_a_folder_that_cannot_be_written_is_filled_on_first_use(tmp_path):
@@ -154,7 +169,7 @@ def test_a_folder_that_cannot_be_read_leaves_the_teacher_live(tmp_path, monkeypa
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "exists", refused)
-    cache, line = opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
+    cache, line = open_cache(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
     assert cache is None and "Permission denied; the teacher runs live" in line
 
 
@@ -205,17 +220,17 @@ def test_a_second_filler_leaves_it_to_the_first(tmp_path):
 
 
 def test_feature_maps_are_not_kept():
-    assert wanted(Needs.of(maps=[2])) is None and wanted(Needs.of(logits=True, preact=[1])) is None
-    assert wanted(Needs()) is None
-    assert wanted(Needs(pooled=True)) == ["pooled"]
-    assert wanted(Needs.of(logits=True, cams=[4, 2])) == ["logits", "cams2", "cams4"]
+    assert cacheable_kinds(Needs(maps=[2])) is None and cacheable_kinds(Needs(logits=True, pre_activations=[1])) is None
+    assert cacheable_kinds(Needs()) is None
+    assert cacheable_kinds(Needs(pooled=True)) == ["pooled"]
+    assert cacheable_kinds(Needs(logits=True, class_maps=[4, 2])) == ["logits", "cams2", "cams4"]
 
 
 def test_size_by_hand_and_the_limit(tmp_path):
-    header = Header("a", "b", "cpu", "fp32", "crops", "", samples=50000, columns=162, classes=100, pooled=128)
-    assert header.gigabytes(["logits"]) * GIGA == 50000 * 162 * (400 + 8)
-    assert header.gigabytes(["pooled", "cams4"]) * GIGA == 50000 * 162 * (512 + 8 + 16 * 400 + 8)
-    cache, line = opened(tmp_path, header, Needs(logits=True), 3.0, truth)
+    header = CacheHeader("a", "b", "cpu", "fp32", "crops", "", samples=50000, columns=162, classes=100, pooled=128)
+    assert header.gigabytes(["logits"]) * GIGABYTE == 50000 * 162 * (400 + 8)
+    assert header.gigabytes(["pooled", "cams4"]) * GIGABYTE == 50000 * 162 * (512 + 8 + 16 * 400 + 8)
+    cache, line = open_cache(tmp_path, header, Needs(logits=True), 3.0, truth)
     assert cache is None and "3.3 GB: more than teacher.cache_gb=3; the teacher runs live" in line
     assert not any(tmp_path.iterdir())
 
@@ -224,7 +239,7 @@ def test_a_full_disk_leaves_the_teacher_live(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # no file larger than that can be made
     try:
-        cache, line = opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
+        cache, line = open_cache(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert cache is None and "the teacher runs live" in line and "too large" in line
@@ -233,14 +248,14 @@ def test_a_full_disk_leaves_the_teacher_live(tmp_path):
 
 def test_a_new_cache_leaves_room_for_what_else_is_written(tmp_path, monkeypatch):
     size = HEADER.gigabytes(["logits"])
-    free = (1.0 + size / 2) * GIGA
+    free = (1.0 + size / 2) * GIGABYTE
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-    cache, line = opened(tmp_path / "not there yet", HEADER, Needs(logits=True), 1.0, truth)
-    assert cache is None and "1 GB of the disk are free, and 1 have to stay; the teacher runs live" in line
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + size * GIGA))
-    assert opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None
+    cache, line = open_cache(tmp_path / "not there yet", HEADER, Needs(logits=True), 1.0, truth)
+    assert cache is None and "1 GB of the disk are free, and 1 GB must stay free; the teacher runs live" in line
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free + size * GIGABYTE))
+    assert open_cache(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    assert opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None  # it has its room already
+    assert open_cache(tmp_path, HEADER, Needs(logits=True), 1.0, truth)[0] is not None  # it has its room already
 
 
 def test_too_little_memory_to_map_it_leaves_the_teacher_live(tmp_path, monkeypatch):
@@ -248,7 +263,7 @@ def test_too_little_memory_to_map_it_leaves_the_teacher_live(tmp_path, monkeypat
         raise RuntimeError("unable to mmap 6480 bytes from file: Cannot allocate memory (12)")
 
     monkeypatch.setattr("torch.from_file", no_room)
-    cache, line = opened(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
+    cache, line = open_cache(tmp_path, HEADER, Needs(logits=True), 1.0, truth)
     assert cache is None and "cannot be mapped into memory; the teacher runs live" in line
 
 
@@ -283,11 +298,11 @@ def test_processes_that_open_it_at_once_fill_the_same_files(tmp_path):
 
 
 def test_filling_ahead_pays_when_most_views_will_be_seen():
-    assert visited(162, 1) == pytest.approx(1)
-    assert visited(162, 2) == pytest.approx(2 - 1 / 162)
-    assert visited(162, 240) == pytest.approx(125.3, abs=0.1)
-    assert cheaper_ahead(162, 240, 1.0, 1.5) and not cheaper_ahead(162, 240, 1.0, 1.0)
-    assert not cheaper_ahead(162, 1, 1.0, 8.0)
+    assert expected_distinct_views(162, 1) == pytest.approx(1)
+    assert expected_distinct_views(162, 2) == pytest.approx(2 - 1 / 162)
+    assert expected_distinct_views(162, 240) == pytest.approx(125.3, abs=0.1)
+    assert should_prefill(162, 240, 1.0, 1.5) and not should_prefill(162, 240, 1.0, 1.0)
+    assert not should_prefill(162, 1, 1.0, 8.0)
 
 
 @pytest.mark.parametrize("method", ["kd", "crd", "sdd", "mlld", "fitnet"])
@@ -306,4 +321,4 @@ def test_a_run_with_a_cache_equals_one_with_a_live_teacher(tiny, tmp_path, capsy
             assert ("the teacher runs live" in said) == (name == "live")
     cached, again, live = lines
     assert cached == again
-    assert cached == live  # bit for bit here: every batch has FEWEST rows or more
+    assert cached == live  # bit for bit here: every batch has MIN_TEACHER_BATCH rows or more

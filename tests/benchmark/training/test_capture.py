@@ -1,7 +1,7 @@
-"""Recorded training steps do what the steps themselves do.
+"""Captured and replayed training steps equal eager ones.
 
-Where there is no GPU, a stand-in for a CUDA graph records the operations of a step and replays them in the same places
-in memory; it refuses what a GPU would have to wait for.
+Without a GPU, a stand-in for a CUDA graph records the operations of a step and replays them in the same places in
+memory; it rejects operations for which a GPU would have to be waited for.
 """
 
 import copy
@@ -14,16 +14,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark.config import compose as configs
-from benchmark.data import datasets as data
-from benchmark.teacher import cache
-from benchmark.training.capture import WARM, Unrecordable, cuda_graph
+from benchmark.training.capture import WARMUP_STEPS, CaptureError, cuda_graph
 from benchmark.training.trainer import Schedule
 from methods.crd import CRD
-from tests.benchmark.training.test_trainer import PAIRS, SCHEDULE, build
-from tests.conftest import write_tiny
+from tests.benchmark.training.trainers import METHODS, SCHEDULE, all_epochs, build_trainer, no_progress, tiny_dataset
 
-METHODS = configs.group("method")
 aten = torch.ops.aten
 # What brings numbers to the CPU, or takes them from there, or gives tensors whose size depends on numbers.
 WAITS = {
@@ -40,7 +35,7 @@ class Unchanged(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-class Recording(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """The operations between entering and leaving, but views; `again` does them in the same places."""
 
     def __init__(self) -> None:
@@ -66,36 +61,27 @@ class Recording(TorchDispatchMode):
 
 def stand_in(function: Callable, generator: torch.Generator) -> tuple[Callable[[], None], object]:
     """A `Recorder` for the CPU. It does the function while it records, and so nothing in the first replay."""
-    with Recording() as recording:
+    with Recorder() as recorder:
         given = function()
     calls = itertools.count()
-    return lambda: recording.again() if next(calls) else None, given
+    return lambda: recorder.again() if next(calls) else None, given
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_tiny(folder / "tiny.npz", train=54)
-    config = configs.load(["dataset=npz", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2"]).dataset
-    return data.load(config, folder)
+    return tiny_dataset(tmp_path_factory.mktemp("data"), train=54)
 
 
-def trained(dataset, name: str, record, *, root=None, schedule=SCHEDULE) -> tuple[list, dict]:
-    """Measures and weights of two epochs of 6 batches of 8 and one of 6, and of the end of a first stage before it."""
-    trainer = build(dataset, name, PAIRS[0], schedule=schedule, record=record)
+def train(dataset, name: str, capture, *, cache_root=None, schedule=SCHEDULE) -> tuple[list, dict]:
+    """Measures and state after two epochs of each stage: 6 batches of 8 and one of 6 each."""
+    trainer = build_trainer(dataset, name, schedule=schedule, capture=capture)
     for module in trainer.method.modules():
         if isinstance(module, CRD):
-            module.sampler.thinning = False  # the way that it draws on a GPU
-    if root is not None:
-        header = trainer.cache_header("teacher", "data")
-        needs = trainer.method.teacher_needs
-        trainer.cache = cache.opened(root, header, needs, 1.0, trainer.taught)[0]
-        if trainer.method.second_view:
-            header = trainer.second_cache_header("teacher", "data")
-            trainer.second_cache = cache.opened(root, header, needs, 1.0, trainer.taught)[0]
-    epochs = [-1, 0, 1, 2] if trainer.method.pre_epochs else [1, 2]
+            module.sampler.thinning = False  # draw as on a GPU
+    if cache_root is not None:
+        trainer.teacher_outputs.open_caches(cache_root, trainer.method.context, "teacher", "data", 1.0)
     with Unchanged():
-        measures = [trainer.epoch(epoch, lambda *_: None) for epoch in epochs]
+        measures = [trainer.epoch(epoch, no_progress) for epoch in all_epochs(trainer)]
     return measures, copy.deepcopy(trainer.state())
 
 
@@ -108,38 +94,38 @@ def assert_same(a, b) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_replayed_steps_train_as_the_steps_themselves(dataset, name):
+def test_replayed_steps_train_like_eager_ones(dataset, name):
     # a rate that falls between the epochs, and warm-ups that go on in both
     schedule = Schedule(0.05, 0.9, False, 5e-4, [1.0], 0.1)
-    assert_same(trained(dataset, name, stand_in, schedule=schedule), trained(dataset, name, None, schedule=schedule))
+    assert_same(train(dataset, name, stand_in, schedule=schedule), train(dataset, name, None, schedule=schedule))
 
 
 @pytest.mark.parametrize("name", ["kd", "crd", "catkd", "mlld", "cskd", "ce"])
-def test_what_the_caches_give_is_read_anew_in_each_step(dataset, tmp_path, name):
-    expected = trained(dataset, name, None, root=tmp_path / "a")
+def test_cached_outputs_are_read_again_in_every_step(dataset, tmp_path, name):
+    expected = train(dataset, name, None, cache_root=tmp_path / "a")
     for _ in range(2):  # filling them, and filled
-        assert_same(trained(dataset, name, stand_in, root=tmp_path / "b"), expected)
+        assert_same(train(dataset, name, stand_in, cache_root=tmp_path / "b"), expected)
 
 
-def test_a_recording_is_made_once_an_epoch_of_batches_of_full_size(dataset):
+def test_full_batches_are_captured_once_per_epoch(dataset):
     made = []
 
-    def record(function, generator):
+    def capture(function, generator):
         made.append(generator)
         return stand_in(function, generator)
 
     steps = []
-    trainer = build(dataset, "kd", PAIRS[0], record=record)
-    inner = trainer._replayed._step
-    trainer._replayed._step = lambda batch, known: steps.append(len(batch.labels)) or inner(batch, known)
-    trainer.epoch(1, lambda *_: None)
-    assert len(made) == 1 and steps == [8] * (WARM + 1) + [6]
-    trainer.epoch(2, lambda *_: None)
-    assert len(made) == 2 and steps[WARM + 2 :] == [8, 8, 6]  # the first is run as it is
+    trainer = build_trainer(dataset, "kd", capture=capture)
+    inner = trainer._graphed._step
+    trainer._graphed._step = lambda batch, cached: steps.append(len(batch.labels)) or inner(batch, cached)
+    trainer.epoch(1, no_progress)
+    assert len(made) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
+    trainer.epoch(2, no_progress)
+    assert len(made) == 2 and steps[WARMUP_STEPS + 2 :] == [8, 8, 6]  # the first is run as it is
     assert made[0] is not made[1]  # each epoch has a stream of random numbers of its own
 
 
-def test_a_step_that_reads_the_device_cannot_be_recorded():
+def test_the_stand_in_rejects_a_step_that_reads_the_device():
     def reads():
         x = torch.ones(3)
         return x / x.sum().item()
@@ -149,7 +135,7 @@ def test_a_step_that_reads_the_device_cannot_be_recorded():
 
 
 class Ill:
-    """In place of `torch.cuda.graph`: ending the recording of what must not be recorded fails as well."""
+    """In place of `torch.cuda.graph`: ending the recorder of what must not be recorded fails as well."""
 
     def __init__(self, graph, stream) -> None:
         pass
@@ -161,35 +147,35 @@ class Ill:
         raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
 
-def test_a_step_that_cannot_be_recorded_is_told_with_its_cause_and_the_remedy(monkeypatch):
+def test_a_failed_capture_reports_its_cause_and_the_remedy(monkeypatch):
     def reads():
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with …")
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", MagicMock())
     monkeypatch.setattr("torch.cuda.graph", Ill)
-    monkeypatch.setattr("benchmark.training.capture.recording_stream", lambda: None)
-    with pytest.raises(Unrecordable, match=r"stream is capturing\): it must not .* with cuda_graph=false"):
+    monkeypatch.setattr("benchmark.training.capture.capture_stream", lambda: None)
+    with pytest.raises(CaptureError, match=r"stream is capturing\): it must not .* with cuda_graph=false"):
         cuda_graph(reads, torch.Generator())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_goes_on_after_a_step_that_cannot_be_recorded(dataset, monkeypatch):
-    trainer = build(dataset, "kd", PAIRS[0], record=cuda_graph, device="cuda")
+def test_a_gpu_works_after_a_failed_capture(dataset):
+    trainer = build_trainer(dataset, "kd", capture=cuda_graph, device="cuda")
     losses = trainer.method.losses
 
     def reads(student, teacher, batch):
         student.logits.sum().item()
         return losses(student, teacher, batch)
 
-    monkeypatch.setattr(trainer.method, "losses", reads)
-    with pytest.raises(Unrecordable, match="train it with cuda_graph=false"):
-        trainer.epoch(1, lambda *_: None)
-    other = build(dataset, "crd", PAIRS[0], record=cuda_graph, device="cuda")
-    assert other.epoch(1, lambda *_: None)["loss"] > 0
+    trainer._eager = trainer._eager._replace(losses=reads)
+    with pytest.raises(CaptureError, match="train it with cuda_graph=false"):
+        trainer.epoch(1, no_progress)
+    other = build_trainer(dataset, "crd", capture=cuda_graph, device="cuda")
+    assert other.epoch(1, no_progress)["loss"] > 0
 
 
 @pytest.fixture
-def alike(monkeypatch):
+def deterministic(monkeypatch):
     """Sums in the same order each time, where torch can, and full precision: else two runs of the same steps differ."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -200,26 +186,25 @@ def alike(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", METHODS)
-def test_a_cuda_graph_trains_as_the_steps_themselves(dataset, name, alike):
-    found = []
-    for record in (None, cuda_graph):
-        trainer = build(dataset, name, PAIRS[0], record=record, device="cuda")
-        epochs = [-1, 0, 1, 2] if trainer.method.pre_epochs else [1, 2]
-        found.append([trainer.epoch(epoch, lambda *_: None) for epoch in epochs])
-    assert_alike(*found)
+def test_a_cuda_graph_trains_like_eager_steps(dataset, name, deterministic):
+    results = []
+    for capture in (None, cuda_graph):
+        trainer = build_trainer(dataset, name, capture=capture, device="cuda")
+        results.append([trainer.epoch(epoch, no_progress) for epoch in all_epochs(trainer)])
+    assert_close(*results)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", ["dkd", "fitnet", "mlld"])  # a warm-up, a live teacher, and two views
-def test_a_cuda_graph_of_compiled_parts_trains_as_the_steps_themselves(dataset, name, alike):
-    found = []
-    for more in ({}, {"record": cuda_graph, "compiled": True}):
-        trainer = build(dataset, name, PAIRS[0], device="cuda", **more)
-        found.append([trainer.epoch(epoch, lambda *_: None) for epoch in (1, 2, 3)])
-    assert_alike(*found)
+def test_a_cuda_graph_of_compiled_functions_trains_like_eager_steps(dataset, name, deterministic):
+    results = []
+    for more in ({}, {"capture": cuda_graph, "compiled": True}):
+        trainer = build_trainer(dataset, name, device="cuda", **more)
+        results.append([trainer.epoch(epoch, no_progress) for epoch in (1, 2, 3)])
+    assert_close(*results)
 
 
-def assert_alike(eager: list, replayed: list) -> None:
+def assert_close(eager: list, replayed: list) -> None:
     """To rounding; one image of the epoch's 54 may be classed otherwise for it."""
     for expected, measured in zip(eager, replayed, strict=True):
         hits, expected_hits = measured.pop("train_top1"), expected.pop("train_top1")
