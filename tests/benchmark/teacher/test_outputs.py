@@ -319,8 +319,8 @@ def test_a_two_view_run_resumes_bit_for_bit(tiny, tmp_path, monkeypatch, cache_g
     (run,) = plan.students("resnet14")
 
     class KilledInSecondEpoch(Progress):
-        def tick(self, step, steps):
-            super().tick(step, steps)
+        def step(self, step, steps):
+            super().step(step, steps)
             if run.folder.checkpoint.exists():
                 raise Killed
 
