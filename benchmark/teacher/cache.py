@@ -198,10 +198,13 @@ class TeacherCache:
         return None
 
 
-def _rows_from_outputs(outputs: Outputs) -> dict[str, Tensor | None]:
+def _rows_from_outputs(outputs: Outputs) -> dict[str, Tensor]:
     """Return outputs as rows [B, D] of each kind."""
-    class_maps = {f"{CLASS_MAPS}{m}": maps.flatten(1) for m, maps in outputs.class_maps.items()}
-    return {"logits": outputs.logits, "pooled": outputs.pooled, **class_maps}
+    rows = {f"{CLASS_MAPS}{m}": maps.flatten(1) for m, maps in outputs.class_maps.items()}
+    for kind, value in (("logits", outputs.logits), ("pooled", outputs.pooled)):
+        if value is not None:
+            rows[kind] = value
+    return rows
 
 
 def _outputs_from_rows(rows: dict[str, Tensor], classes: int) -> Outputs:

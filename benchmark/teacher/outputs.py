@@ -67,12 +67,7 @@ class TeacherOutputs:
         if self.requires.needs(batch.epoch)[1] != self.requires.teacher:
             return CachedOutputs([None] * len(batch.images))  # the caches serve the stage after the initialization
         views = zip(self.caches, batch.augmentation_ids, batch.images, strict=False)
-        return CachedOutputs(
-            [
-                None if cache is None or ids is None else cache(batch.indices_cpu, ids, images)
-                for cache, ids, images in views
-            ]
-        )
+        return CachedOutputs([_read(cache, batch.indices_cpu, ids, images) for cache, ids, images in views])
 
     def complete(self, batch: Batch, cached: CachedOutputs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
         """Return the outputs for all views of a batch: cached ones, and the others computed by the teacher.
@@ -95,8 +90,10 @@ class TeacherOutputs:
     @torch.no_grad()
     def live(self, images: Tensor, needs: Needs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
         """Run the teacher on images [B, 3, H, W]."""
+        forward = self.network if teacher is None else teacher
+        assert forward is not None, "a method without a teacher needs no outputs"
         with autocast(self.device, self.precision):
-            return (self.network if teacher is None else teacher)(images, needs)
+            return forward(images, needs)
 
     @property
     def live_passes(self) -> int:
@@ -230,13 +227,22 @@ def cast_frozen_weights(network: Network, precision: str) -> Network:
     return network
 
 
+def _read(cache: TeacherCache | None, indices_cpu: Tensor | None, ids: Tensor | None, images: Tensor) -> Outputs | None:
+    """Read a view's outputs from its cache; None where the view has no cache or cannot be looked up."""
+    return None if cache is None or indices_cpu is None or ids is None else cache(indices_cpu, ids, images)
+
+
 def _concatenate(group: Sequence[Batch]) -> Batch:
-    """Join several batches into one, as far as the caches read them."""
+    """Join several batches of an epoch into one, as far as the caches read them."""
     views = range(len(group[0].images))
-    ids = [[batch.augmentation_ids[view] for batch in group] for view in views]
     return replace(
         group[0],
         images=[torch.cat([batch.images[view] for batch in group]) for view in views],
-        augmentation_ids=[None if parts[0] is None else torch.cat(parts) for parts in ids],
-        indices_cpu=torch.cat([batch.indices_cpu for batch in group]),
+        augmentation_ids=[_joined([batch.augmentation_ids[view] for batch in group]) for view in views],
+        indices_cpu=_joined([batch.indices_cpu for batch in group]),
     )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None
