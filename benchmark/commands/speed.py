@@ -3,7 +3,8 @@
 Three loops are timed for every method: ours with a filled teacher cache, ours with a live teacher, and the field's
 usual loop (`reference_loop`). They and the student alone take turns, a few steps each, so that a drift of the machine
 falls on all alike. The usual loop has a process of its own, which is as it is where it is used: our allocator's
-setting (`machine.keep_memory`) and the memory that other loops have freed would spare it a fifth of its time on a CPU.
+setting (`hardware.keep_freed_memory`) and the memory that other loops have freed would spare it a fifth of its time on
+a CPU.
 Images are random, in CIFAR-100's number and shape: no speed depends on what they show.
 """
 
@@ -166,8 +167,8 @@ class Bench:
     def __init__(self, config: Config, overrides: list[str], teacher: str, student: str) -> None:
         self.config, self.overrides = config, overrides
         self.teacher, self.student = teacher, student
-        self.machine = Hardware.find(config.device, config.threads, 1, config.compile, config.cuda_graph)
-        self.precision = self.machine.precision(config.precision)
+        self.machine = Hardware.resolve(config.device, config.threads, 1, config.compile, config.cuda_graph)
+        self.precision = self.machine.resolve_precision(config.precision)
         self.dataset = stand_in(config.dataset)
         recipe = grid.network_recipe(config, student)
         self.batch = recipe["batch_size"]

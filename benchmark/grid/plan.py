@@ -27,7 +27,7 @@ from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from benchmark.teacher import importing
 from benchmark.teacher.cache import cacheable_kinds
-from benchmark.training.hardware import Hardware, mps
+from benchmark.training.hardware import Hardware, nvidia_mps_is_running
 from methods.contract import UnsupportedPair
 
 MethodKey = tuple[str, str, str]  # teacher, student, method
@@ -125,16 +125,16 @@ class Plan:
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
             f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}",
             f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), "
-            f"precision {hardware.precision(config.precision)}{jobs}",
+            f"precision {hardware.resolve_precision(config.precision)}{jobs}",
         ]
-        if hardware.device == "cuda" and config.jobs > 1 and not mps():
+        if hardware.device == "cuda" and config.jobs > 1 and not nvidia_mps_is_running():
             lines.append("without MPS the runs take turns on the GPU, which saves little: nvidia-cuda-mps-control -d")
         return lines
 
 
 def make_plan(config: Config, overrides: Sequence[str]) -> Plan:
     """Check everything and plan the runs, without training. Raises UserError for anything that cannot work."""
-    hardware = Hardware.find(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
+    hardware = Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = datasets.load(config.dataset, Path(config.data))
     seeds = len(config.seeds)
@@ -182,7 +182,7 @@ def _add_teachers(plan: Plan, overrides: Sequence[str]) -> None:
             "network": network,
             "method": method.resolved(),
             "recipe": network_recipe(config, network),
-            "precision": settings.hardware.precision(config.precision),
+            "precision": settings.hardware.resolve_precision(config.precision),
             "profile": config.profile,
             "seed": config.teacher.seed,
         }

@@ -25,7 +25,7 @@ from benchmark.teacher.cache import (
     open_cache,
     should_prefill,
 )
-from benchmark.training.evaluation import autocast, evaluation_batch
+from benchmark.training.evaluation import autocast, evaluation_batch_size
 from benchmark.training.stopwatch import Stopwatch
 from methods.contract import Batch, Context, Needs, Outputs, Requirements
 
@@ -56,7 +56,7 @@ class TeacherOutputs:
         self.device, self.precision = device, precision
         self.network = None if teacher is None else cast_frozen_weights(teacher, precision)
         self.caches: list[TeacherCache | None] = [None] * requires.views
-        self.fill_batch = evaluation_batch(device, loader.image_size)
+        self.fill_batch = evaluation_batch_size(device, loader.image_size)
         self._batches_at_once = max(1, self.fill_batch // loader.batch_size)
         self._rows_missing = True  # until an epoch has computed none
 

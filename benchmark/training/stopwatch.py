@@ -1,4 +1,4 @@
-"""Time by purpose, without stopping a GPU."""
+"""Time by purpose, measured without synchronizing a GPU."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Adds up seconds under names. On a GPU it records events and reads them only in `read`, so nothing waits."""
+    """Sums up seconds by name. On a GPU it records events and reads them in `read`, so that nothing waits for it."""
 
     def __init__(self, device: str) -> None:
         self._cuda = device == "cuda"
@@ -18,26 +18,27 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        start = self._now()
-        yield
-        end = self._now()
+        """Add the time of the block to `name`, unless it raises."""
         if self._cuda:
-            self._events.append((name, start, end))
+            start = _record_event()
+            yield
+            self._events.append((name, start, _record_event()))
         else:
-            self._seconds[name] += end - start
-
-    def _now(self):
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+            started = time.perf_counter()
+            yield
+            self._seconds[name] += time.perf_counter() - started
 
     def read(self) -> dict[str, float]:
-        """Seconds per name since the last read."""
+        """Return the seconds by name since the last read."""
         if self._events:
             torch.cuda.synchronize()
             for name, start, end in self._events:
                 self._seconds[name] += start.elapsed_time(end) / 1000
         seconds, self._seconds, self._events = dict(self._seconds), defaultdict(float), []
         return seconds
+
+
+def _record_event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event

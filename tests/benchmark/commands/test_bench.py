@@ -99,7 +99,7 @@ def test_a_cache_is_filled_ahead_where_that_is_cheaper(tiny, tmp_path, capsys, m
     plan, _ = bench([*tiny, "methods=kd"])
     expected = trained(cells(plan)["kd"].folder)
     (checks,) = (tmp_path / "runs").rglob("logits.check")
-    monkeypatch.setattr("benchmark.grid.run.evaluation_batch", lambda *_: 16)
+    monkeypatch.setattr("benchmark.grid.run.evaluation_batch_size", lambda *_: 16)
     monkeypatch.setattr("benchmark.grid.run.cheaper_ahead", lambda *_: True)
     checks = tmp_path / "others" / checks.relative_to(tmp_path / "runs")
     capsys.readouterr()

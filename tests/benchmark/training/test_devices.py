@@ -1,6 +1,6 @@
-"""That a step's forward pass and the evaluation keep to one device, told by tensors that have one and no content.
+"""Steps and evaluations keep to one device, checked with tensors that have a device and no content.
 
-A tensor left on the CPU beside those on a GPU is an error there, and so is a number that is read from it.
+An operation on tensors of two devices is an error, and so is reading a number from a tensor.
 """
 
 from pathlib import Path
@@ -10,69 +10,91 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from benchmark import networks
-from benchmark.config import compose as configs
-from benchmark.data import datasets as data
+from benchmark.config.compose import load_config, load_method
+from benchmark.config.files import group_names
+from benchmark.data import datasets
 from benchmark.training.evaluation import Evaluator, autocast
-from methods import load, options
-from methods.contract import Batch, Context, Needs, UnsupportedPair, total
+from methods import load
+from methods.contract import Batch, Context, Needs, Outputs, Shapes, UnsupportedPair, weighted_sum
 
-CLASSES, IMAGES, SIZE = 100, 2_000, 32
-COUNTS = ("crd", "crd_kd")  # count the labels while they are built, which needs their content
+CLASSES, SAMPLES, SIZE = 100, 2_000, 16
+COUNTS_LABELS = ("crd", "crd_kd")  # they read the labels' content when they are built
+# pairs and precisions; the second is for methods that need maps of equal shapes
+PAIRS = {"wrn16_2-ShuffleV1": "bf16", "resnet14-resnet8": "fp32"}
 
 
-@pytest.mark.parametrize(("pair", "precision"), [("resnet32x4-resnet8x4", "fp32"), ("wrn40_2-ShuffleV1", "bf16")])
-@pytest.mark.parametrize("name", [n for n in configs.group("method") if n not in COUNTS])
-def test_a_step_keeps_to_its_device(name, pair, precision):
-    chosen = configs.method(name, pair, ["profile=paper"])
-    kind, student_and_teacher = load(chosen.implementation), networks.split_pair(pair)[::-1]
-    with torch.device("meta"):
-        shapes = [networks.shapes(networks.build(n, CLASSES), SIZE) for n in student_and_teacher]
-    values = {k: v for k, v in chosen.resolved().items() if k not in ("name", "implementation")}
+def pair_shapes(pair: str) -> list[Shapes]:
+    """Return the shapes of student and teacher."""
+    return [networks.output_shapes(name, CLASSES, SIZE) for name in reversed(networks.split_pair(pair))]
+
+
+def supports(name: str, pair: str) -> bool:
+    config = load_method(name, pair, ["profile=paper"])
+    try:
+        load(config.implementation).requirements(config.options, *pair_shapes(pair))
+    except UnsupportedPair:
+        return False
+    return True
+
+
+def make_batch(epoch: int, views: int) -> Batch:
+    images = [torch.rand(16, 3, SIZE, SIZE) for _ in range(views)]
+    indices_cpu = torch.randint(SAMPLES, (16,), device="cpu")
+    labels, indices = torch.randint(CLASSES, (16,)), torch.randint(SAMPLES, (16,))
+    return Batch(images, labels, indices, epoch, torch.Generator(), indices_cpu, [indices_cpu] * views)
+
+
+def run_views(network: networks.Network, images: list[torch.Tensor], needs: Needs, precision: str) -> Outputs:
+    with autocast("cuda", precision):
+        weak, *others = (network(x, needs) for x in images)
+    weak.further_views = others
+    return weak
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize("name", [name for name in group_names("method") if name not in COUNTS_LABELS])
+def test_a_step_keeps_to_its_device(name):
+    pair, precision = next((pair, precision) for pair, precision in PAIRS.items() if supports(name, pair))
+    config = load_method(name, pair, ["profile=paper"])
+    teacher_name, student_name = networks.split_pair(pair)
+    shapes = pair_shapes(pair)
     with FakeTensorMode(), torch.device("cuda"):
-        context = Context(CLASSES, *shapes, torch.randint(CLASSES, (IMAGES,)), 240)
-        try:
-            method = kind(options(kind.Options, values), context)
-        except UnsupportedPair as reason:
-            pytest.skip(str(reason))
-        student, teacher = (networks.build(n, CLASSES) for n in student_and_teacher)
-        for epoch in (1 - method.pre_epochs, 1):
-            method.begin(epoch)
-            needs = method.student_needs | Needs(logits=True), method.teacher_needs
-            places = torch.randint(IMAGES, (16,), device="cpu")
-            second = torch.rand(16, 3, SIZE, SIZE) if method.second_view else None
-            batch = Batch(
-                torch.rand(16, 3, SIZE, SIZE), torch.randint(CLASSES, (16,)), torch.randint(IMAGES, (16,)),
-                places, epoch, None, second, places,
-            )  # fmt: skip
-            given = []
-            for network, wanted in zip((student, teacher), needs, strict=True):
-                with autocast("cuda", precision):
-                    outputs = network(batch.images, wanted)
-                    if second is not None:
-                        outputs.second = network(second, wanted)
-                given.append(outputs.only(wanted))
-            loss = total(method.losses(*given, batch))
-            method.after_step()
+        student, teacher = (networks.build(n, CLASSES) for n in (student_name, teacher_name))
+        method_class = load(config.implementation)
+        requires = method_class.requirements(config.options, *shapes)
+        batch_norms = networks.batch_norm_parameters(teacher, requires.batch_norms)
+        context = Context(CLASSES, *shapes, torch.randint(CLASSES, (SAMPLES,)), 240, batch_norms)
+        method = method_class(config.options, context)
+        for epoch in {1 - requires.init_epochs, 1}:
+            student_needs, teacher_needs = requires.needs(epoch)
+            batch = make_batch(epoch, requires.views)
+            outputs = run_views(student, batch.images, student_needs | Needs(logits=True), precision)
+            with torch.no_grad():
+                teacher_outputs = run_views(teacher, batch.images, teacher_needs, precision)
+            terms = method.losses(outputs.select(student_needs), teacher_outputs.select(teacher_needs), batch)
+            loss = weighted_sum(terms)
+            method.on_step_end()
             assert loss.device.type == "cuda" and loss.shape == () and loss.dtype == torch.float32
 
 
-def test_the_evaluation_keeps_to_its_device(monkeypatch):
-    dataset = data.load(configs.load(["dataset=digits", "dataset.validation=0.1"]).dataset, Path())
-    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.5)  # a measure is read, of tensors without content
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_an_evaluation_keeps_to_its_device(monkeypatch):
+    dataset = datasets.load(load_config(["dataset=digits", "dataset.validation=0.1"]).dataset, Path())
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: 0.5)  # metrics are read from tensors without content
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: True)  # all logits are finite
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             network = networks.build("resnet8", dataset.classes)
         teacher_logits = torch.rand(len(dataset.test.labels), dataset.classes)
-        found, logits = Evaluator(dataset, teacher_logits, "cuda", "bf16")(network, 1)
-    assert found.keys() == {"test_top1", "test_top5", "val_top1", "agreement", "correlation_distance"}
+        measures, logits = Evaluator(dataset, teacher_logits, "cuda", "bf16")(network, 1)
+    assert measures.keys() == {"test_top1", "test_top5", "val_top1", "agreement", "correlation_distance"}
     assert logits.device.type == "cuda" and logits.dtype == torch.float32
 
 
-def test_a_tensor_on_the_cpu_is_noticed():
+def test_a_tensor_on_the_cpu_and_a_read_number_are_errors():
     with FakeTensorMode():
-        given = torch.rand(3, device="cuda")
+        tensor = torch.rand(3, device="cuda")
         with pytest.raises(RuntimeError, match=r"same device|different devices"):
-            given + torch.rand(3)
+            tensor + torch.rand(3)
         with pytest.raises(DataDependentOutputException):
-            given.sum().item()
+            tensor.sum().item()

@@ -1,4 +1,4 @@
-"""The machine: memory that is kept between steps."""
+"""Hardware of a run: its resolution, its setup, and its record."""
 
 import platform
 import subprocess
@@ -8,54 +8,88 @@ import pytest
 import torch
 
 from benchmark.errors import UserError
+from benchmark.training import hardware
 from benchmark.training.hardware import Hardware
 
-FAULTS = """
+COUNT_PAGE_FAULTS = """
 import resource, torch
-from benchmark.training.hardware import keep_memory
-{call}
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for size in (2**20, 2**24, 2**25):  # 4, 64 and 128 MB
-    for _ in range(10):
+from benchmark.training.hardware import keep_freed_memory
+
+def page_faults(size):
+    for _ in range(3):
         torch.ones(size)
-    before = faults()
-    for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
         torch.ones(size)
-    print(faults() - before)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+sizes = 2**20, 2**24  # 4 and 64 MB
+print(max(map(page_faults, sizes)))
+keep_freed_memory()
+print(max(map(page_faults, sizes)))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keeps memory with glibc alone")
-def test_memory_that_is_kept_is_not_faulted_in_anew():
-    def measured(call):
-        script = FAULTS.format(call=call)
-        found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        return [int(line) for line in found.stdout.split()]
-
-    assert max(measured("keep_memory()")) <= 5
-    assert max(measured("")) > 100
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_kept_memory_causes_no_page_faults():
+    process = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True)
+    returned, kept = map(int, process.stdout.split())
+    assert returned > 100 and kept <= 5
 
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert Hardware.find("cpu", 0, 1, False, False).threads == torch.get_num_threads()
-    assert Hardware.find("cpu", 0, 1000, False, False).threads == 1
-    assert Hardware.find("cpu", 3, 1000, False, False).threads == 3
+    assert Hardware.resolve("cpu", 0, 1, False, False).threads == torch.get_num_threads()
+    assert Hardware.resolve("cpu", 0, 1000, False, False).threads == 1
+    assert Hardware.resolve("cpu", 3, 1000, False, False).threads == 3
     with pytest.raises(UserError, match="threads is 5: this machine has 4 cores"):
-        Hardware.find("cpu", 5, 1, False, False)
+        Hardware.resolve("cpu", 5, 1, False, False)
 
 
-def test_steps_are_recorded_on_a_gpu_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert Hardware.find("auto", 1, 1, False, None).graphs and not Hardware.find("cuda", 1, 1, False, False).graphs
-    assert not Hardware.find("cpu", 1, 1, False, None).graphs
-    with pytest.raises(UserError, match="cuda_graph=true: the cells run on the CPU here"):
-        Hardware.find("cpu", 1, 1, False, True)
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_gpu_is_used_if_there_is_one_and_captures_steps_by_default(monkeypatch, gpu):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    resolved = Hardware.resolve("auto", 1, 1, False, None)
+    assert (resolved.device, resolved.graphs) == (("cuda", True) if gpu else ("cpu", False))
+    assert not Hardware.resolve("cpu", 1, 1, False, None).graphs
+    with pytest.raises(UserError, match="cuda_graph=true: training runs on the CPU here"):
+        Hardware.resolve("cpu", 1, 1, False, True)
+    if gpu:
+        assert not Hardware.resolve("cuda", 1, 1, False, False).graphs
+    else:
+        with pytest.raises(UserError, match="device=cuda: no GPU is usable here"):
+            Hardware.resolve("cuda", 1, 1, False, None)
 
 
-def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch):
+def test_compiling_without_a_compiler_is_an_error(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and there is no no-such-compiler"):
-        Hardware.find("cpu", 1, 1, True, False)
-    assert not Hardware.find("cpu", 1, 1, False, False).compiled
+    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler, and no-such-compiler is not installed"):
+        Hardware.resolve("cpu", 1, 1, True, False)
+    assert not Hardware.resolve("cpu", 1, 1, False, False).compiled
+
+
+@pytest.mark.parametrize("avx512_bf16", [True, False])
+@pytest.mark.parametrize("amx", [True, False])
+def test_auto_precision_is_bf16_where_the_cpu_has_instructions_for_it(monkeypatch, avx512_bf16, amx):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    cpu = Hardware("cpu", 1, False, False)
+    assert cpu.resolve_precision("auto") == ("bf16" if avx512_bf16 or amx else "fp32")
+    assert (cpu.resolve_precision("fp32"), cpu.resolve_precision("bf16")) == ("fp32", "bf16")
+
+
+def test_a_result_records_the_hardware(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    assert Hardware("cuda", 2, True, True).describe() == {
+        "device": "cuda", "name": "a GPU", "threads": 2, "compiled": True, "cuda_graph": True
+    }  # fmt: skip
+    cpu = Hardware("cpu", 2, False, False).describe()
+    assert cpu.pop("name") and cpu == {"device": "cpu", "threads": 2, "compiled": False}
+    assert hardware.versions().keys() == {"python", "torch", "numpy"}
+
+
+def test_mps_is_found_by_its_control_pipe(monkeypatch, tmp_path):
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not hardware.nvidia_mps_is_running()
+    (tmp_path / "control").touch()
+    assert hardware.nvidia_mps_is_running()
