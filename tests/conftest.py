@@ -1,6 +1,7 @@
-"""What several test modules share: a tiny data set, and the command line in this and in another process."""
+"""Fixtures of several test modules: a tiny data set, finished runs, and the command line in another process."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,11 +17,12 @@ settings.register_profile("suite", derandomize=True, deadline=None, suppress_hea
 settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
+FINISHED = ["methods=ce,kd", "recipe.epochs=1"]
 
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Sums over more threads than cores are slow, and the tests' networks are tiny."""
+    """Use one thread of torch: the tests' networks are tiny, and the tests may run in several processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +30,7 @@ def one_thread():
 
 
 def write_tiny(path: Path, classes: int = 6, train: int = 48, test: int = 30, size: int = 16) -> None:
-    """Images of `classes` kinds that a network can tell apart: a bright square in a place of its class's own."""
+    """Write images of `classes` kinds that a network can tell apart: each class has a bright square at its place."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, n in (("train", train), ("test", test)):
@@ -40,21 +42,43 @@ def write_tiny(path: Path, classes: int = 6, train: int = 48, test: int = 30, si
     np.savez(path, **arrays)
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> list[str]:
-    """Overrides for cells that train in a second: six classes of 16-px images, resnet14 teaches resnet8."""
-    write_tiny(tmp_path / "tiny.npz")
+def tiny_overrides(folder: Path) -> list[str]:
+    """Write a tiny data set; return overrides for runs of a second: resnet14 teaches resnet8 on 16-px images."""
+    write_tiny(folder / "tiny.npz")
     return [
-        "dataset=npz", f"data={tmp_path}", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2",
-        f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}", "pair=resnet14-resnet8", "seeds=0",
+        "dataset=npz", f"data={folder}", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2",
+        f"runs={folder / 'runs'}", f"reports={folder / 'reports'}", "pair=resnet14-resnet8", "seeds=0",
         "recipe.epochs=2", "recipe.batch_size=16", "tracker.mode=off", "teacher.min_top1=0", "device=cpu", "threads=1",
         "precision=fp32",
     ]  # fmt: skip
 
 
 @pytest.fixture
+def tiny(tmp_path: Path) -> list[str]:
+    """Overrides for runs of a second in a fresh folder."""
+    return tiny_overrides(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs after one epoch of ce and kd; read it through `finished`."""
+    from tests.helpers import bench
+
+    folder = tmp_path_factory.mktemp("trained")
+    bench([*tiny_overrides(folder), *FINISHED])
+    return folder / "runs"
+
+
+@pytest.fixture
+def finished(tiny: list[str], tmp_path: Path, trained_runs: Path) -> list[str]:
+    """Overrides of a command whose runs (one epoch of ce and kd) are finished; the test may change their folders."""
+    shutil.copytree(trained_runs, tmp_path / "runs")
+    return [*tiny, *FINISHED]
+
+
+@pytest.fixture
 def command() -> Callable[..., subprocess.CompletedProcess]:
-    """`python -m <module> …` in a process of its own."""
+    """Run `python -m <module> …` in another process."""
 
     def call(module: str, *arguments: str, **more) -> subprocess.CompletedProcess:
         return subprocess.run(

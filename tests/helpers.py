@@ -1,12 +1,14 @@
 """Helpers that several test modules share: plan and run a grid in this process, interrupt and compare runs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.config.compose import load_config
+from benchmark.config.schema import TrackerConfig
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
@@ -42,6 +44,11 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 def tracking_of(plan: Plan) -> Tracking:
     """Return the tracking that a plan configures."""
     return Tracking(plan.config.tracker, plan.settings.runs)
+
+
+def untracked(folder: Path) -> Tracking:
+    """Return tracking that is off."""
+    return Tracking(TrackerConfig(mode="off", project="", entity=None, init_timeout=1.0), folder)
 
 
 def bench(overrides: Sequence[str]) -> tuple[Plan, list[Outcome]]:

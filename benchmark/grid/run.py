@@ -260,7 +260,7 @@ def _load_checkpoint(run: TrainingRun, first_epoch: int) -> dict[str, Any]:
     if saved.keys() - {"code"} != CHECKPOINT_KEYS:
         raise DamagedFile(f"{folder.checkpoint} is not the checkpoint of a run")
     if saved.get("code", run.code_version) != run.code_version:
-        raise DamagedFile(f"its checkpoint was written by another version of {run.method}'s code")
+        raise DamagedFile(f"its checkpoint was written by another version of {run.config['method']['name']}'s code")
     recorded = [line["epoch"] for line in folder.metrics() if line["epoch"] <= saved["epoch"]]
     if recorded != list(range(first_epoch, saved["epoch"] + 1)):
         raise DamagedFile(f"{folder.path / 'metrics.jsonl'} lacks epochs")

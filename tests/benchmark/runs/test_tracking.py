@@ -1,4 +1,4 @@
-"""What W&B's own offline files hold, read without wandb's reader."""
+"""Tests of tracking by what wandb's offline files hold, read without wandb's reader."""
 
 import json
 from pathlib import Path
@@ -9,20 +9,21 @@ import wandb
 from PIL import Image
 
 from benchmark.__main__ import main
-from benchmark.config import compose as configs
+from benchmark.config.compose import load_config
+from benchmark.config.schema import TrackerConfig
 from benchmark.errors import UserError
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.tracking import Tracking
 from tests.benchmark.runs.wandb_file import contents
 
 
-def settings(*overrides: str):
-    return configs.load(list(overrides)).tracker
+def settings(*overrides: str) -> TrackerConfig:
+    return load_config(list(overrides)).tracker
 
 
 def offline(folder: Path) -> list[dict]:
-    """The contents of all offline runs under a root, in the order of their folders' names: by the time."""
-    wandb.teardown()  # waits until its service has written everything
+    """Return the contents of all offline runs below a folder, ordered by time, as their names are."""
+    wandb.teardown()  # waits until wandb's service has written everything
     return [contents(p) for p in sorted((folder / "wandb").glob("offline-run-*"))]
 
 
@@ -33,14 +34,14 @@ ARGUMENTS = {
 
 
 @pytest.fixture
-def alone(monkeypatch, tmp_path):
-    """No login, no W&B variables of the user's."""
+def logged_out(monkeypatch, tmp_path):
+    """No login to W&B, and no variables that configure it."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
 
 
-def test_auto_is_offline_without_a_login_and_online_with_one(alone, monkeypatch, tmp_path):
+def test_auto_is_offline_without_a_login_and_online_with_one(logged_out, monkeypatch, tmp_path):
     assert Tracking(settings(), tmp_path).mode == "offline"
     monkeypatch.setenv("WANDB_MODE", "online")
     assert Tracking(settings(), tmp_path).mode == "online"
@@ -50,18 +51,18 @@ def test_auto_is_offline_without_a_login_and_online_with_one(alone, monkeypatch,
     assert Tracking(settings(), tmp_path).mode == "online"
 
 
-def test_online_without_a_login_is_refused(alone, tmp_path):
+def test_online_mode_needs_a_login(logged_out, tmp_path):
     with pytest.raises(UserError, match="wandb login"):
         Tracking(settings("tracker.mode=online"), tmp_path)
 
 
-def test_off_writes_nothing(tmp_path):
+def test_tracking_that_is_off_writes_nothing(tmp_path):
     with Tracking(settings("tracker.mode=off"), tmp_path / "w").run(**ARGUMENTS, id_file=tmp_path / "ids.json") as run:
         run.log({"epoch": 1})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_resumed_run_goes_on_in_the_same_wandb_run(alone, tmp_path):
+def test_a_resumed_run_continues_its_wandb_run(logged_out, tmp_path):
     tracking = Tracking(settings("tracker.mode=offline", "tracker.project=proj"), tmp_path)
     for epoch in (1, 2):
         with tracking.run(**ARGUMENTS, id_file=tmp_path / "wandb.json") as run:
@@ -80,22 +81,22 @@ def test_a_resumed_run_goes_on_in_the_same_wandb_run(alone, tmp_path):
     assert first["exit"] == 0
 
 
-def test_no_epoch_of_a_first_stage_is_lost(alone, tmp_path):
+def test_epochs_of_an_initialization_stage_are_logged(logged_out, tmp_path):
     with Tracking(settings("tracker.mode=offline"), tmp_path).run(**ARGUMENTS, first_epoch=-2) as run:
         for epoch in range(-2, 3):
             run.log({"epoch": epoch, "loss": 1.0})
-    (found,) = offline(tmp_path)
-    assert [r["epoch"] for r in found["history"]] == [-2, -1, 0, 1, 2]
-    assert [r["_step"] for r in found["history"]] == [0, 1, 2, 3, 4]
+    (run,) = offline(tmp_path)
+    assert [r["epoch"] for r in run["history"]] == [-2, -1, 0, 1, 2]
+    assert [r["_step"] for r in run["history"]] == [0, 1, 2, 3, 4]
 
 
-def test_an_unknown_wandb_mode_is_refused(alone, monkeypatch, tmp_path):
+def test_an_unknown_wandb_mode_is_rejected(logged_out, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match="WANDB_MODE is 'ofline': it must be one of online, offline, disabled"):
         Tracking(settings(), tmp_path)
 
 
-def test_a_failing_run_is_finished_as_failed(alone, tmp_path):
+def test_a_failing_run_is_finished_as_failed(logged_out, tmp_path):
     tracking = Tracking(settings("tracker.mode=offline"), tmp_path)
     with pytest.raises(KeyboardInterrupt), tracking.run(**ARGUMENTS, id_file=tmp_path / "wandb.json"):
         raise KeyboardInterrupt
@@ -103,10 +104,10 @@ def test_a_failing_run_is_finished_as_failed(alone, tmp_path):
     assert run["exit"] == 1
 
 
-def test_an_unreachable_server_is_said_once_and_costs_no_run(alone, monkeypatch, tmp_path, capsys):
+def test_an_unreachable_server_is_reported_once_and_loses_no_run(logged_out, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    wandb.teardown()  # its service would keep the settings of the tests before
+    wandb.teardown()  # otherwise its service keeps the settings of earlier tests
     tracking = Tracking(settings("tracker.mode=auto", "tracker.init_timeout=2"), tmp_path)
     assert tracking.mode == "online"
     for k in range(2):
@@ -116,19 +117,19 @@ def test_an_unreachable_server_is_said_once_and_costs_no_run(alone, monkeypatch,
     assert [[r["loss"] for r in run["history"]] for run in offline(tmp_path)] == [[2.0], [2.0]]
 
 
-def test_a_whole_command_logs_teacher_students_and_report(alone, tiny, tmp_path):
-    overrides = [*tiny, "methods=ce,kd", "tracker.mode=offline"]
+def test_a_command_logs_teacher_students_and_report(logged_out, tiny, tmp_path):
+    overrides = [*tiny, "methods=kd", "tracker.mode=offline"]
     assert main(overrides) == 0
     runs = offline(tmp_path / "runs")
     by_type: dict[str, list[dict]] = {}
     for run in runs:
         by_type.setdefault(run["run"].job_type, []).append(run)
-    assert {k: len(v) for k, v in by_type.items()} == {"teacher": 1, "student": 2, "report": 1}
+    assert {k: len(v) for k, v in by_type.items()} == {"teacher": 1, "student": 1, "report": 1}
     assert all(run["exit"] == 0 for run in runs)
     kd = next(r for r in by_type["student"] if "kd" in r["run"].tags)
     (folder,) = (tmp_path / "runs").glob("npz/resnet14-resnet8/kd/*/seed=0")
     lines = RunFolder(folder).metrics()
-    # one log call an epoch, the epoch as the axis, and just what metrics.jsonl says
+    # one log call per epoch, with the content of metrics.jsonl
     logged = [{k: v for k, v in row.items() if not k.startswith("_")} for row in kd["history"]]
     assert logged == lines
     assert kd["run"].run_group == f"resnet14-resnet8/kd/{folder.parent.name}"
@@ -140,7 +141,7 @@ def test_a_whole_command_logs_teacher_students_and_report(alone, tiny, tmp_path)
     assert row["plots/npz-quick-resnet14-resnet8-curves._type"] == "image-file"
 
 
-def test_publish_takes_tables_and_pictures(alone, tmp_path):
+def test_tables_and_plots_are_published(logged_out, tmp_path):
     (tmp_path / "t.csv").write_text("method,mean\nkd,50.0\n")
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "p.png")
     tracking = Tracking(settings("tracker.mode=offline"), tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Reads the records of an offline W&B run, independently of wandb's own reader (LevelDB log framing)."""
+"""Reader of the records of an offline W&B run, independent of wandb's reader (LevelDB log framing)."""
 
 import json
 import struct
@@ -10,7 +10,7 @@ BLOCK = 32768
 
 
 def records(folder: Path) -> Iterator[Any]:
-    """The protobuf records of the one .wandb file under `folder`."""
+    """Yield the protobuf records of the one .wandb file in `folder`."""
     from wandb.proto import wandb_internal_pb2
 
     (path,) = folder.glob("*.wandb")
@@ -25,7 +25,7 @@ def records(folder: Path) -> Iterator[Any]:
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # a whole record, or the last part of one
+        if kind in (1, 4):  # a complete record, or its last part
             record = wandb_internal_pb2.Record()
             record.ParseFromString(parts)
             yield record
@@ -37,16 +37,16 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """What an offline run holds: its run record, the history rows, the summary and the exit code."""
-    found: dict[str, Any] = {"history": [], "summary": {}, "exit": None, "run": None}
+    """Return an offline run's record, history rows, summary and exit code."""
+    content: dict[str, Any] = {"history": [], "summary": {}, "exit": None, "run": None}
     for record in records(folder):
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            found["run"] = record.run
+            content["run"] = record.run
         elif kind == "history":
-            found["history"].append(_values(record.history.item))
+            content["history"].append(_values(record.history.item))
         elif kind == "summary":
-            found["summary"] |= _values(record.summary.update)
+            content["summary"] |= _values(record.summary.update)
         elif kind == "exit":
-            found["exit"] = record.exit.exit_code
-    return found
+            content["exit"] = record.exit.exit_code
+    return content

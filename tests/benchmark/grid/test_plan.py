@@ -1,0 +1,189 @@
+"""Tests of the plan of a command: identities, teachers, what is left to run, the order of runs, and what is printed."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+import torch
+
+import methods
+from benchmark.errors import UserError
+from benchmark.grid.plan import Plan, cost, run_plan
+from benchmark.grid.run import Outcome, TrainingRun
+from benchmark.runs.folder import RunFolder
+from benchmark.runs.record import RunStatus
+from tests.benchmark.grid.test_run import flip_weight, truncate
+from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
+
+# ------------------------------------------------------------ runs
+
+
+def test_a_second_command_trains_nothing_and_a_new_seed_only_itself(finished):
+    runs = student_runs(plan_of(finished))
+    written = {name: run.folder.weights.stat().st_mtime_ns for name, run in runs.items()}
+    assert bench(finished)[1] == []
+    plan, outcomes = bench([*finished, "seeds=0,1"])
+    assert [o.name for o in outcomes] == ["resnet14-resnet8 ce seed 1", "resnet14-resnet8 kd seed 1"]
+    assert all(run.folder.weights.stat().st_mtime_ns == written[name] for name, run in runs.items())
+    assert all(run.folder.done for run in student_runs(plan).values())
+
+
+def test_options_are_part_of_the_identity_and_hardware_seeds_and_tracking_are_not(finished):
+    def identity(*more: str) -> str:
+        return next(r.identity for r in student_runs(plan_of([*finished, *more])).values() if r.method == "kd")
+
+    identities = [identity("kd.temperature=2"), identity("kd.kd_weight=0.5"), identity()]
+    assert len(set(identities)) == 3
+    assert identity("threads=2", "tracker.project=other", "seeds=7") == identities[-1]
+
+
+def test_a_student_needs_a_finished_teacher(tiny):
+    plan = plan_of([*tiny, "methods=ce"])
+    assert plan.run_count("resnet14") == 1
+    with pytest.raises(ValueError, match="resnet14 is not finished"):
+        plan.students("resnet14")
+
+
+def test_a_diverged_run_is_reported_and_not_repeated(finished):
+    folder = student_runs(plan_of(finished))["kd"].folder
+    folder.set_status(RunStatus.DIVERGED, "term kd is nan at step 3")
+    assert "runs: 0 to train, 1 done, 1 diverged earlier" in plan_of(finished).text()
+    _, (outcome,) = bench(finished)
+    assert str(outcome) == "resnet14-resnet8 kd seed 0: diverged: in an earlier run"
+
+
+# ------------------------------------------------------------ teachers
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip_weight(folder.weights, torch.load(folder.weights, weights_only=True)),
+        lambda folder: truncate(folder.weights),
+        lambda folder: truncate(folder.test_outputs),
+    ],
+)
+def test_a_damaged_teacher_is_rejected(finished, damage: Callable[[RunFolder], None]):
+    folder = plan_of(finished).teachers["resnet14"].folder
+    damage(folder)
+    with pytest.raises(UserError) as e:
+        plan_of(finished)
+    assert str(e.value) == f"the teacher in {folder.path} is damaged: remove its result.json to train it again"
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_teacher_without_a_usable_result_is_trained_again(finished, content):
+    folder = plan_of(finished).teachers["resnet14"].folder
+    before = trained(folder)
+    path = folder.path / "result.json"
+    path.unlink() if content is None else path.write_text(content)
+    assert "teacher resnet14: to be trained\nruns: 2 to train, 0 done" in plan_of(finished).text()
+    _, outcomes = bench(finished)
+    assert outcomes == [] or {o.status for o in outcomes} == {"done"}
+    assert same(trained(folder), before)
+
+
+def test_a_teacher_below_the_bound_is_rejected_and_its_students_are_not_trained(tiny):
+    plan, outcomes = bench([*tiny, "methods=ce,kd", "recipe.epochs=1", "teacher.min_top1=100"])
+    assert [o.name for o in outcomes] == ["teacher resnet14", "2 runs of resnet14"]
+    assert {o.status for o in outcomes} == {"failed"}
+    assert all("less than the 100.00 % of teacher.min_top1" in o.reason for o in outcomes)
+    assert not any(run.folder.path.exists() for run in student_runs(plan).values())
+
+
+def test_a_checkpoint_is_imported_once_and_its_content_is_the_identity(finished, tmp_path):
+    teacher = plan_of(finished).teachers["resnet14"].folder
+    checkpoint = tmp_path / "ckpt_epoch_240.pth"
+    torch.save({"epoch": 240, "model": torch.load(teacher.weights, weights_only=True)}, checkpoint)
+    plan, outcomes = bench([*finished, f"teacher.checkpoint={checkpoint}"])
+    assert outcomes == []  # the students of the trained teacher, whose weights are the same, are those of this one
+    record = plan.teachers["resnet14"].folder.record
+    assert (record.sha256, record.top1_last) == (teacher.record.sha256, teacher.record.top1_last)
+    assert record.imported_from == "ckpt_epoch_240.pth" and record.epochs is None and record.seed is None
+    assert "teacher resnet14: imported, " in plan.text()
+    with pytest.raises(UserError, match="resnet14"):  # names the network that fits
+        plan_of([*finished, f"teacher.checkpoint={checkpoint}", "pair=resnet20-resnet8"])
+    with pytest.raises(UserError, match=r"teacher\.checkpoint is one file, but the pairs have teachers"):
+        plan_of([*finished, f"teacher.checkpoint={checkpoint}", "pair=resnet14-resnet8,resnet20-resnet8"])
+
+
+# ------------------------------------------------------------ text
+
+
+def test_runs_of_another_version_of_a_method_are_counted(finished, monkeypatch):
+    text = plan_of(finished).text()
+    assert "runs: 0 to train, 2 done" in text and "another version" not in text
+    current = methods.code_version
+    monkeypatch.setattr(methods, "code_version", lambda name: "0" * 12 if name == "kd" else current(name))
+    message = "1 runs of kd have another version of its code: remove their folders to repeat them"
+    assert message in plan_of(finished).text()
+
+
+def test_jobs_that_share_a_gpu_without_mps_are_reported(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    plan = plan_of([*finished, "jobs=2"])
+    assert "MPS" not in plan.text() and "2 runs at a time" in plan.text()
+    hardware = dataclasses.replace(plan.settings.hardware, device="cuda")
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, hardware=hardware))
+    assert "without MPS the runs take turns on the GPU" in plan.text()
+    (tmp_path / "control").touch()
+    assert "MPS" not in plan.text()
+
+
+# ------------------------------------------------------------ order
+
+
+class RecordingExecutor:
+    """Records the order of submission. Trains teachers here, nothing else; loses runs of the method `lost`."""
+
+    def __init__(self, lost: str = "") -> None:
+        self.order: list[str] = []
+        self.lost = lost
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        run: TrainingRun = args[0]
+        self.order.append(run.name)
+        future: Future[Any] = Future()
+        if run.method == self.lost:
+            future.set_exception(RuntimeError("its process ended with status -9"))
+        elif run.config["role"] == "teacher":
+            future.set_result(function(*args))
+        else:
+            future.set_result(Outcome(run.name, RunStatus.DONE))
+        return future
+
+
+def submit_all(plan: Plan, executor: RecordingExecutor) -> Sequence[Outcome]:
+    return run_plan(plan, tracking_of(plan), executor)
+
+
+def test_expensive_runs_start_first_and_outcomes_keep_their_order(tiny):
+    pairs = ["resnet8-resnet8", "wrn16_2-resnet8", "resnet14-resnet20"]
+    executor = RecordingExecutor()
+    plan = plan_of([*tiny, f"pair={','.join(pairs)}", "methods=at", "recipe.epochs=1"])
+    outcomes = submit_all(plan, executor)
+    assert executor.order[:3] == ["teacher wrn16_2", "teacher resnet14", "teacher resnet8"]
+    assert executor.order[3:] == [f"{p} at seed 0" for p in ("resnet14-resnet20", "wrn16_2-resnet8", "resnet8-resnet8")]
+    assert [o.name for o in outcomes] == [f"{p} at seed 0" for p in pairs]
+
+
+def test_the_cost_counts_initialization_views_and_the_depth_of_a_live_teacher(finished):
+    """MLLD has a second view; no cache holds the maps of AT and FitNet; AB has one initialization epoch for eight."""
+    names = ["mlld", "at", "fitnet", "ab", "ce", "kd", "crd_kd"]
+    teachers = plan_of(finished).teachers
+    plan = plan_of([*finished, f"methods={','.join(names)}", "recipe.epochs=8"])
+    runs = student_runs(dataclasses.replace(plan, teachers=teachers))
+    costs = {name: cost(runs[name], plan.dataset) for name in names}
+    assert sorted(names, key=lambda name: -costs[name]) == names  # stable: equal costs keep their order
+    assert costs["ce"] == costs["kd"] == costs["crd_kd"] and costs["mlld"] == 2 * costs["ce"]
+    assert costs["ab"] > 9 / 8 * costs["ce"]  # plus the live teacher of that epoch
+    assert cost(dataclasses.replace(runs["at"], unsupported_reason="unequal stages"), plan.dataset) == 0
+
+
+def test_a_run_whose_process_died_does_not_stop_the_others(finished):
+    outcomes = submit_all(plan_of([*finished, "methods=fitnet,sp,clkd"]), RecordingExecutor(lost="sp"))
+    assert [o.status for o in outcomes] == ["done", "failed", "done"]
+    assert "ended with status -9" in outcomes[1].reason

@@ -1,0 +1,303 @@
+"""Tests of one training run: what its folder holds, resuming, damaged files, failures."""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmark.config.files import group_names
+from benchmark.grid.build import load_teacher
+from benchmark.grid.progress import Progress
+from benchmark.grid.run import Outcome, TrainingRun, execute
+from benchmark.runs.folder import RunFolder, lock
+from benchmark.runs.tracking import Tracking
+from benchmark.runs.weights import load_weights, save
+from methods.kd import KD
+from tests.conftest import tiny_overrides
+from tests.helpers import (
+    Killed,
+    KilledAt,
+    TrainedRun,
+    bench,
+    plan_of,
+    same,
+    student_runs,
+    tracking_of,
+    trained,
+    untracked,
+)
+
+METHODS = group_names("method")
+CHECKPOINT_SHARE = "benchmark.grid.run.CHECKPOINT_SHARE"  # infinite: a checkpoint after every epoch
+
+
+def run_again(overrides: list[str], method: str, progress: Progress | None = None) -> tuple[TrainingRun, Outcome]:
+    """Execute the run of a method again, whose result is removed first."""
+    plan = plan_of(overrides)
+    run = student_runs(plan)[method]
+    (run.folder.path / "result.json").unlink(missing_ok=True)
+    return run, execute(run, tracking_of(plan), progress or Progress(1))
+
+
+@pytest.fixture
+def tracking(tmp_path) -> Tracking:
+    return untracked(tmp_path)
+
+
+# ------------------------------------------------------------ results
+
+
+def test_a_run_folder_holds_config_metrics_result_outputs_and_weights(tiny):
+    plan, outcomes = bench([*tiny, "methods=ce,kd,crd", "crd.negatives=8"])
+    assert [o.status for o in outcomes] == ["done"] * 3
+    folder, teacher = student_runs(plan)["kd"].folder, plan.teachers["resnet14"].folder
+    result = json.loads((folder.path / "result.json").read_text())
+    expected = {
+        "dataset": "npz", "teacher": "resnet14", "student": "resnet8", "pair": "resnet14-resnet8", "method": "kd",
+        "seed": 0, "profile": "quick", "epochs": 2, "status": "done", "extra_parameters": 0, "role": "student",
+        "teacher_top1": teacher.record.top1_last, "teacher_sha256": teacher.record.sha256, "pre_epochs": 0,
+        "changed": ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding"], "val_top1_last": None,
+    }  # fmt: skip
+    assert {k: result[k] for k in expected} == expected
+    assert all(result[key] >= 0 for key in ("top1_last", "top1_best", "teacher_top1", "wall_s", "step_ms"))
+    assert {"python", "torch"} <= set(result["versions"]) and result["hardware"]["device"] == "cpu"
+    assert teacher.record.changed_settings == folder.record.changed_settings
+    assert not {"pair", "method", "teacher"} & set(json.loads((teacher.path / "result.json").read_text()))
+
+    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    assert config["method"] == {
+        "name": "kd", "implementation": "kd", "temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9,
+        "standardise": False,
+    }  # fmt: skip
+    assert config["recipe"]["lr"] == 0.02 and config["teacher"]["sha256"] == result["teacher_sha256"]
+
+    lines = folder.metrics()
+    assert [m["epoch"] for m in lines] == [1, 2]
+    assert set(lines[0]) == {
+        "epoch", "lr", "loss", "loss/ce", "weighted/ce", "loss/kd", "weighted/kd", "train_top1", "test_top1",
+        "test_top5", "agreement", "correlation_distance", "data_s", "step_s", "eval_s", "fill_s",
+    }  # fmt: skip
+    assert lines[0]["weighted/kd"] == pytest.approx(0.9 * lines[0]["loss/kd"])
+    assert result["top1_last"] == lines[-1]["test_top1"]
+
+    with np.load(folder.test_outputs) as saved:
+        assert saved["logits"].shape == (30, 6)
+        assert 100 * (saved["logits"].argmax(1) == saved["labels"]).mean() == pytest.approx(result["top1_last"])
+    assert not folder.checkpoint.exists() and folder.status == "done"
+    assert (student_runs(plan)["crd"].folder.record.extra_buffers or 0) > 2 * 48 * 128
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_prefilled_cache_changes_nothing(finished, tmp_path, capsys, monkeypatch, busy):
+    expected = trained(student_runs(plan_of(finished))["kd"].folder)
+    (checks,) = (tmp_path / "runs").rglob("logits.check")
+    shutil.rmtree(next((tmp_path / "runs").rglob("cache")))
+    monkeypatch.setattr("benchmark.teacher.outputs.evaluation_batch_size", lambda *_: 16)
+    monkeypatch.setattr("benchmark.teacher.outputs.should_prefill", lambda *_: True)
+    with lock(checks.with_name("fill.lock")) if busy else contextlib.nullcontext():
+        run, _ = run_again(finished, "kd")
+    out = capsys.readouterr().out
+    assert ", 0 % filled, the rest ahead: 1 visits of an image see 1 of its 50 views" in out
+    assert ("another process is filling it" in out) == busy
+    assert np.fromfile(checks, dtype=np.int64).all() != busy
+    assert same(trained(run.folder), expected)
+
+
+def test_a_changed_result_is_made_again(finished, capsys):
+    plan = plan_of(finished)
+    run = student_runs(plan)["ce"]
+    path = run.folder.path / "result.json"
+    written = path.read_text()
+    path.write_text(written.replace('"agreement": ', '"agreement": 9'))
+    assert not run.folder.done
+    assert execute(run, tracking_of(plan), Progress(1)).status == "done"
+    assert "result.json was changed after it was written; the run restarts" in capsys.readouterr().err
+    times = re.compile(r'"(wall_s|step_ms|checksum)": .*')
+    assert times.sub("", path.read_text()) == times.sub("", written)
+
+
+# ------------------------------------------------------------ resuming
+
+
+@pytest.fixture(scope="module")
+def runs_by_method(tmp_path_factory) -> Iterator[Callable[[str], TrainingRun]]:
+    """Returns the run of two epochs of any method, with a trained teacher; every epoch has a checkpoint."""
+    overrides = [*tiny_overrides(tmp_path_factory.mktemp("methods")), "methods=all", "recipe.batch_size=20"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CHECKPOINT_SHARE, math.inf)
+        plan = plan_of([*overrides, "crd.negatives=8", "crd_kd.crd.negatives=8"])
+        execute(plan.teachers["resnet14"], tracking_of(plan), Progress(1))
+        runs = student_runs(plan)
+        yield runs.__getitem__
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_killed_in_its_second_epoch_resumes_bit_for_bit(runs_by_method, tracking, name):
+    run = runs_by_method(name)
+    assert execute(run, tracking, Progress(1)).status == "done"
+    uninterrupted = trained(run.folder)
+    shutil.rmtree(run.folder.path)
+    shutil.rmtree(run.settings.runs / (run.teacher_run or "") / "cache", ignore_errors=True)
+    with pytest.raises(Killed):
+        execute(run, tracking, KilledAt(2))
+    assert run.folder.status == "running" and not run.folder.done
+    assert torch.load(run.folder.checkpoint, weights_only=True)["epoch"] == 1
+    assert execute(run, tracking, Progress(1)).status == "done"
+    assert same(trained(run.folder), uninterrupted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interrupted:
+    """A teacher's run of three epochs, killed in the last one, and what it gives without an interruption."""
+
+    run: TrainingRun
+    uninterrupted: TrainedRun
+
+
+@pytest.fixture(scope="module")
+def interrupted_once(tmp_path_factory) -> Interrupted:
+    plan = plan_of([*tiny_overrides(tmp_path_factory.mktemp("interrupted")), "methods=ce", "recipe.epochs=3"])
+    (run,) = plan.teachers.values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CHECKPOINT_SHARE, math.inf)
+        execute(run, tracking_of(plan), Progress(1))
+        uninterrupted = trained(run.folder)
+        shutil.rmtree(run.folder.path)
+        with pytest.raises(Killed):
+            execute(run, tracking_of(plan), KilledAt(3))
+    return Interrupted(run, uninterrupted)
+
+
+@pytest.fixture
+def interrupted(interrupted_once, tmp_path) -> Interrupted:
+    """A copy that the test may change."""
+    run = interrupted_once.run
+    shutil.copytree(run.settings.runs, tmp_path / "runs")
+    run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, runs=tmp_path / "runs"))
+    return dataclasses.replace(interrupted_once, run=run)
+
+
+def flip_weight(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Change a byte of a weight in a file."""
+    content = bytearray(path.read_bytes())
+    content[content.index(weights["fc.weight"].numpy().tobytes()) + 100] ^= 0x55
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-99])
+
+
+def flip_checkpoint(folder: RunFolder) -> None:
+    flip_weight(folder.checkpoint, torch.load(folder.checkpoint, weights_only=True)["trainer"]["network"])
+
+
+def set_epochs(*epochs: int) -> Callable[[RunFolder], None]:
+    """Return a function that leaves only these epochs in metrics.jsonl, as a power loss may."""
+
+    def damage(folder: RunFolder) -> None:
+        lines = [json.dumps(m) + "\n" for m in folder.metrics() if m["epoch"] in epochs]
+        (folder.path / "metrics.jsonl").write_text("".join(lines))
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: truncate(folder.checkpoint), "checkpoint.pt is damaged"),
+        (lambda folder: folder.checkpoint.write_bytes(b"PK\x03\x04 half a file"), "checkpoint.pt is damaged"),
+        (flip_checkpoint, "checkpoint.pt is damaged"),
+        (lambda folder: torch.save({"model": {}}, folder.checkpoint), "checkpoint.pt is not the checkpoint of a run"),
+        (set_epochs(1), "metrics.jsonl lacks epochs"),
+        (set_epochs(2), "metrics.jsonl lacks epochs"),
+        (set_epochs(), "metrics.jsonl lacks epochs"),
+        (
+            lambda folder: save(folder.checkpoint, load_weights(folder.checkpoint) | {"code": "0" * 12}),
+            "its checkpoint was written by another version of ce's code",
+        ),
+    ],
+)
+def test_a_run_whose_checkpoint_cannot_be_used_restarts(interrupted, tracking, capsys, damage, message):
+    folder = interrupted.run.folder
+    (folder.path / "weights.pt.77.part").write_bytes(b"left by a killed process")
+    damage(folder)
+    assert execute(interrupted.run, tracking, Progress(1)).status == "done"
+    assert f"{message}; the run restarts" in capsys.readouterr().err
+    assert [m["epoch"] for m in folder.metrics()] == [1, 2, 3]
+    assert same(trained(folder), interrupted.uninterrupted) and not list(folder.path.glob("*.part"))
+
+
+def test_a_checkpoint_without_a_code_version_is_used(interrupted, tracking, capsys):
+    folder = interrupted.run.folder
+    save(folder.checkpoint, {k: v for k, v in load_weights(folder.checkpoint).items() if k != "code"})
+    assert execute(interrupted.run, tracking, Progress(1)).status == "done"
+    captured = capsys.readouterr()
+    assert "resumed after epoch 2" in captured.out and captured.err == ""
+    assert same(trained(folder), interrupted.uninterrupted)
+
+
+# ------------------------------------------------------------ failures
+
+
+def test_a_full_disk_fails_its_run_alone(finished, tracking, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        run, outcome = run_again(finished, "ce")
+    assert outcome.status == "failed" and outcome.reason.startswith("OSError: [Errno 28] No space left on device")
+    assert run_again(finished, "kd")[1].status == "done"
+    assert execute(run, tracking, Progress(1)).status == "done"  # the same command, once there is room
+
+
+def test_a_failed_run_is_recorded_and_tried_again(finished, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("out of luck\nsecond line")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KD, "losses", broken)
+        run, outcome = run_again(finished, "kd")
+    path = run.folder.path / "error.txt"
+    assert outcome.reason == f"RuntimeError: out of luck (traceback in {path})"
+    assert run.folder.status == "failed" and "second line" in path.read_text()
+    _, outcomes = bench(finished)
+    assert [o.status for o in outcomes] == ["done"] and run.folder.done
+
+
+def test_a_teacher_that_changed_after_planning_is_noticed(finished, tracking):
+    plan = plan_of(finished)
+    run, weights = student_runs(plan)["ce"], plan.teachers["resnet14"].folder.weights
+    (run.folder.path / "result.json").unlink()
+    state = torch.load(weights, weights_only=True)
+    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, weights)
+    outcome = execute(run, tracking, Progress(1))
+    assert outcome.status == "failed" and "has changed since the run was planned" in outcome.reason
+
+
+def test_a_method_that_changes_its_teacher_fails(finished, monkeypatch):
+    teachers, losses = [], KD.losses
+
+    def load(*arguments):
+        teachers.append(load_teacher(*arguments)[0])
+        return teachers[0], load_teacher(*arguments)[1]
+
+    def change_teacher(self, *arguments):
+        next(teachers[0].parameters()).add_(1.0)
+        return losses(self, *arguments)
+
+    monkeypatch.setattr("benchmark.grid.run.load_teacher", load)
+    monkeypatch.setattr(KD, "losses", change_teacher)
+    _, outcome = run_again(finished, "kd")
+    assert outcome.status == "failed" and "kd changed its teacher" in outcome.reason
