@@ -14,7 +14,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis import predictions, published
-from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup
+from analysis.frames import rows_where
+from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup, SeedRun
 from analysis.predictions import PredictionReader, Predictions, percentage
 
 SUPERCLASS_FILE = Path(__file__).with_name("cifar100_superclasses.csv")
@@ -84,14 +85,14 @@ class Fidelity:
 
     def levels(self, pair: str) -> list[str]:
         """Return the levels at which a pair's classes are known, superclasses first."""
-        levels = set(self.classes.level[self.classes.pair == pair])
+        levels = set(rows_where(self.classes, pair=pair).level)
         return [level for level in (SUPERCLASS, CLASS) if level in levels]
 
     def class_changes(self, pair: str, level: str, reference: str = "student") -> "ClassChanges | None":
         """Return the accuracy changes of a pair's rows against the student alone (`reference="student"`) or their
         teacher (`reference="teacher"`); None where there are none."""
         column = f"delta_{reference}"
-        frame = self.classes[(self.classes.pair == pair) & (self.classes.level == level)].dropna(subset=column)
+        frame = rows_where(self.classes, pair=pair, level=level).dropna(subset=column)
         if frame.empty:
             return None
         labels = list(dict.fromkeys(frame.label))
@@ -127,18 +128,18 @@ def measure(group: ResultGroup, root: Path) -> Fidelity:
     """
     reader = PredictionReader(root)
     measured = [_MeasuredRuns(p, row, row.seed_groups[p]) for p in group.pairs for row in group.rows_on(p)]
-    teachers: dict[tuple[str, str], dict[str, Any]] = {}  # by pair and folder
+    teachers: dict[tuple[str, str | None], dict[str, Any]] = {}  # by pair and folder
     total = sum(m.seed_group.n for m in measured)
     with tqdm(total=total, desc="test outputs", unit="run", leave=False, disable=None) as progress:
         for runs in sorted(measured, key=lambda m: str(m.seed_group.runs.teacher_run.iloc[0])):
-            for run in runs.seed_group.runs.itertuples():
+            for run in runs.seed_group.seed_runs:
                 outputs = reader.read(run.folder, run.teacher_run)
                 if isinstance(outputs, str):
                     runs.notes.append(f"{_relative(run.folder)} is left out: {outputs}")
                 else:
                     runs.add(run, *outputs)
-                    if (runs.pair, run.teacher_run) not in teachers:
-                        teachers[runs.pair, run.teacher_run] = _teacher_record(group, runs, outputs[1])
+                    if (teacher_key := (runs.pair, run.teacher_run)) not in teachers:
+                        teachers[teacher_key] = _teacher_record(group, runs, outputs[1])
                 progress.update()
             runs.close()
     notes = [note for runs in measured for note in runs.notes]
@@ -179,9 +180,9 @@ class _MeasuredRuns:
         self.class_names: list[str] = []
         self.notes: list[str] = []
         self.confused: list[dict[str, Any]] = []
-        self._confusion: np.ndarray | float = 0.0  # [2, C, C], of student and teacher, summed over the runs
+        self._confusion = np.zeros(())  # [2, C, C], of student and teacher, summed over the runs
 
-    def add(self, run: Any, student: Predictions, teacher: Predictions) -> None:
+    def add(self, run: SeedRun, student: Predictions, teacher: Predictions) -> None:
         """Measure one run."""
         measures = {
             "top1": predictions.accuracy(student),
@@ -207,7 +208,7 @@ class _MeasuredRuns:
                 entry = index[true], index[predicted]
                 shares = {"student": float(student[entry]), "teacher": float(teacher[entry]), "excess": excess}
                 self.confused.append(self.row_fields | {"true": true, "predicted": predicted} | shares)
-        self._confusion = 0.0
+        self._confusion = np.zeros(())
 
 
 def _relative(folder: Path) -> str:

@@ -11,18 +11,29 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import published
+from analysis.frames import grouped
 from analysis.load import load_config
 
 Config = Mapping[str, Any]  # flat, by dotted key
 RowKey = tuple[str, int]  # method and variant
 TEACHER_KEY = "teacher.sha256"
 IGNORED_KEYS = ("role", "seed", "profile", "student", "teacher.network")  # equal in a seed group, or given by the pair
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One finished run. teacher_run: folder of its teacher, relative to that of all runs; None in old results."""
+
+    seed: int
+    folder: Path
+    teacher_run: str | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,12 @@ class SeedGroup:
     def n(self) -> int:
         """Number of runs."""
         return len(self.runs)
+
+    @property
+    def seed_runs(self) -> list[SeedRun]:
+        """The runs, sorted by seed."""
+        columns = (self.runs[c].tolist() for c in ("seed", "folder", "teacher_run"))
+        return [SeedRun(*values) for values in zip(*columns, strict=True)]
 
     def mean(self, column: str) -> float:
         """Return the mean over the seeds that have a value; NaN where none has."""
@@ -153,17 +170,17 @@ def group_runs(finished: pd.DataFrame, pairs: Sequence[str] = ()) -> list[Result
     """Return all groups of the finished runs, with the pairs in the order of `pairs`, else in that of published tables,
     then by name."""
     groups = []
-    for (dataset, profile), frame in finished.groupby(["dataset", "profile"], sort=True):
+    for (dataset, profile), frame in grouped(finished, ["dataset", "profile"]):
         rank = published.pair_order(dataset)
         available = sorted(set(frame.pair), key=lambda p: (rank.get(p, len(rank)), p.lower(), p))
         chosen = [p for p in dict.fromkeys(pairs) if p in available] if pairs else available
-        groups.append(_result_group(dataset, profile, chosen, frame[frame.pair.isin(chosen)]))
+        groups.append(_result_group(dataset, profile, chosen, frame.loc[frame.pair.isin(chosen)]))
     return groups
 
 
 def _result_group(dataset: str, profile: str, pairs: list[str], frame: pd.DataFrame) -> ResultGroup:
     seed_groups: dict[str, dict[str, list[SeedGroup]]] = {}  # method -> pair -> one per identity
-    for (method, pair, _), runs in frame.sort_values(["identity", "seed"]).groupby(["method", "pair", "identity"]):
+    for (method, pair, _), runs in grouped(frame.sort_values(["identity", "seed"]), ["method", "pair", "identity"]):
         seed_groups.setdefault(method, {}).setdefault(pair, []).append(SeedGroup(runs, _config(runs)))
     differing = _settings_differing_on(pairs, seed_groups)
     titles = _titles(frame)
@@ -225,7 +242,7 @@ def _rows(
 def _teachers(frame: pd.DataFrame, differing_settings: list[str]) -> list[TeacherRow]:
     """One row, or one per teacher where a pair has several."""
     top1: dict[str | None, dict[str, float]] = {}
-    for (pair, sha256), runs in frame.groupby(["pair", "teacher_sha256"], dropna=False):
+    for (pair, sha256), runs in grouped(frame, ["pair", "teacher_sha256"], dropna=False):
         row = (None if pd.isna(sha256) else sha256) if TEACHER_KEY in differing_settings else None
         top1.setdefault(row, {})[pair] = runs.teacher_top1.iloc[0]
     hashes = dict(frame.groupby("pair").teacher_sha256.first())

@@ -1,13 +1,13 @@
-"""Published accuracies (`published_results.csv`) and which of several values for the same thing is shown.
+"""Published accuracies (`published_results.csv`), and which of several values for the same thing is shown.
 
 Columns of the file: dataset, teacher, student and method under this project's names; `label`, the method as its source
-calls it; metric, value and std in per cent; rule, the epoch that the value is of (`last`, `best` on the test set, or
-`unknown` where the source does not say); source.
+calls it; metric, value and std in per cent; rule, the epoch that the value belongs to (`last`, `best` on the test set,
+or `unknown` where the source does not say); source.
 
-Whether a value is from the source's own runs or copied by it (`Published.origin`) follows from the source.
+Whether a value comes from the source's own runs or was copied by it (`Published.origin`) follows from the source.
 
-Rows of third-party re-implementations and of ablations have methods of their own (`clkd-3rd-party-…`), so they never
-stand as a method's published value.
+Rows of third-party re-implementations and of ablations have their own methods (`clkd-3rd-party-…`), so they never stand
+as a method's published value.
 """
 
 import functools
@@ -17,11 +17,15 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.frames import rows_where
+
 FILE = Path(__file__).with_name("published_results.csv")
-EPOCHS = 240  # of the field's recipe, which these values are from
-OWN = ("HobbitLong/RepDistiller", "DefangChen/SimKD")  # sources that ran every method themselves
-PROTOCOLS = ("HobbitLong/RepDistiller", "megvii-research/mdistiller")  # the order in which sources are preferred
+EPOCHS = 240  # of the field's recipe, by which these values were obtained
+OWN_RUNS = ("HobbitLong/RepDistiller", "DefangChen/SimKD")  # sources that ran every method themselves
+PREFERRED_SOURCES = ("HobbitLong/RepDistiller", "megvii-research/mdistiller")
 TEACHER, STUDENT = "teacher", "ce"  # methods of the baselines
+ORIGINS = {"own": "own runs", "copied": "copied", "unknown": "own runs or copied: not stated"}
+RULES = {"last": "last epoch", "best": "best epoch on the test set", "unknown": "epoch not stated"}
 
 
 @dataclass(frozen=True)
@@ -38,25 +42,23 @@ class Published:
         """`own` for the source's own runs, `copied` from another one, `unknown` where the source does not say."""
         if "secondary source" in self.source:
             return "copied"
-        return "own" if self.source.startswith(OWN) else "unknown"
+        return "own" if self.source.startswith(OWN_RUNS) else "unknown"
 
     @property
     def reference(self) -> str:
         """The source of the value with its origin and rule, as it stands in a list of sources."""
-        origin = {"own": "own runs", "copied": "copied"}.get(self.origin, "own runs or copied: not stated")
-        rule = {"last": "last epoch", "best": "best epoch on the test set"}.get(self.rule, "epoch not stated")
-        return f"{self.source.split('; std:')[0]}; {origin} ({rule})"
+        return f"{self.source.split('; std:')[0]}; {ORIGINS[self.origin]} ({RULES.get(self.rule, RULES['unknown'])})"
 
 
 @functools.cache
 def load() -> pd.DataFrame:
-    """The whole file, in its order."""
+    """Return the whole file, in its order."""
     return pd.read_csv(FILE, dtype={"value": float, "std": float})
 
 
 @functools.cache
 def find(dataset: str, teacher: str, student: str, method: str) -> Published | None:
-    """The published top-1 accuracy to show; None where there is none.
+    """Return the published top-1 accuracy to show; None where there is none.
 
     Of several, RepDistiller's value is taken (its rule is ours, the last epoch), then mdistiller's, then the first in
     the file. A baseline depends on one network only, so the teacher's value may come from any pair with this teacher,
@@ -64,29 +66,33 @@ def find(dataset: str, teacher: str, student: str, method: str) -> Published | N
     """
     rows = [
         row
-        for row in _top1().get((dataset, method), ())
+        for row in _top1_rows().get((dataset, method), ())
         if (method == STUDENT or row["teacher"] == teacher) and (method == TEACHER or row["student"] == student)
     ]
     if not rows:
         return None
-    rank = [next((i for i, p in enumerate(PROTOCOLS) if r["source"].startswith(p)), len(PROTOCOLS)) for r in rows]
-    row = rows[rank.index(min(rank))]
+    row = min(rows, key=lambda r: _preference(r["source"]))
     return Published(row["value"], None if pd.isna(row["std"]) else row["std"], row["rule"], row["source"])
 
 
+def _preference(source: str) -> int:
+    """Rank of a source, 0 the most preferred."""
+    ranks = [i for i, prefix in enumerate(PREFERRED_SOURCES) if source.startswith(prefix)]
+    return ranks[0] if ranks else len(PREFERRED_SOURCES)
+
+
 @functools.cache
-def _top1() -> dict[tuple[str, str], list[dict[str, Any]]]:
+def _top1_rows() -> dict[tuple[str, str], list[dict[str, Any]]]:
     """The file's rows of top-1 accuracies by data set and method."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in load().to_dict("records"):
-        if row["metric"] == "top1":
-            found.setdefault((row["dataset"], row["method"]), []).append(row)
-    return found
+    frame = load()
+    rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows_where(frame, metric="top1").to_dict("records"):
+        rows.setdefault((row["dataset"], row["method"]), []).append(row)
+    return rows
 
 
 @functools.cache
 def pair_order(dataset: str) -> dict[str, int]:
-    """Rank of each published pair, as the field's tables have them: like architectures first."""
-    rows = load()
-    rows = rows[rows.dataset == dataset]
+    """Return the rank of each published pair, as the field's tables order them: similar architectures first."""
+    rows = rows_where(load(), dataset=dataset)
     return {p: i for i, p in enumerate(dict.fromkeys(rows.teacher + "-" + rows.student))}

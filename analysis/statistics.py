@@ -142,7 +142,7 @@ def _paired_tests(d: np.ndarray) -> list[dict[str, Any]]:
     p, d_z = (np.where(zero, value, math.nan) for value in (1.0, 0.0))
     if not equal.all():
         varied = d[~equal]
-        p[~equal] = stats.ttest_1samp(varied, 0, axis=1).pvalue
+        _, p[~equal] = stats.ttest_1samp(varied, 0, axis=1)
         d_z[~equal] = varied.mean(axis=1) / varied.std(axis=1, ddof=1)
     difference[zero] = low[zero] = high[zero] = 0
     notes = np.select([zero, equal], ["all differences are zero", "all differences are equal: no t"], "")
@@ -263,8 +263,8 @@ def friedman(ranks: np.ndarray) -> tuple[float, float]:
         return math.nan, math.nan
     if not np.ptp(ranks, axis=0).any():
         return 0.0, 1.0
-    test = stats.friedmanchisquare(*ranks)
-    return float(test.statistic), float(test.pvalue)
+    statistic, p = stats.friedmanchisquare(*ranks)
+    return float(statistic), float(p)
 
 
 def nemenyi(rows: int, pairs: int) -> float:

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from analysis.fidelity import NAMED_CLASSES
@@ -54,7 +55,7 @@ def correlation_differences(group: ResultGroup, pair: str, root: Path) -> tuple[
     unusable: dict[str, list[Path]] = {}  # folders by reason
     for row in group.rows_on(pair):
         matrices, names = [], None
-        for run in row.seed_groups[pair].runs.itertuples():
+        for run in row.seed_groups[pair].seed_runs:
             outputs = reader.read(run.folder, run.teacher_run)
             if isinstance(outputs, str):
                 unusable.setdefault(outputs, []).append(run.folder)
@@ -84,8 +85,8 @@ def draw_correlations(group: ResultGroup, pair: str, differences: Sequence[Corre
     limit = max(float(np.quantile(entries, 1 if named else 0.995)), 1e-6)
     long = named and max(map(len, names)) > 2
     width, height = 2.15 * columns + (1.3 if long else 0.9), 2.45 * rows + (1.5 if long else 0.9)
-    figure = Figure(figsize=(max(width, 4.2), height), layout="compressed")
-    figure.get_layout_engine().set(h_pad=0.07)  # inches, so that titles keep clear of the panels above
+    layout = ConstrainedLayoutEngine(compress=True, h_pad=0.07)  # inches, so that titles clear the panels above them
+    figure = Figure(figsize=(max(width, 4.2), height), layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for ax in axes.flat[len(differences) :]:
         ax.remove()

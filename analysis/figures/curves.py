@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,6 +28,11 @@ class Curve:
     std: pd.Series
     n: int
     seconds: pd.Series | None
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """Epochs of the curve, ascending."""
+        return self.mean.index.to_numpy()
 
     @property
     def label(self) -> str:
@@ -72,7 +78,7 @@ def learning_curves(group: ResultGroup, pair: str) -> tuple[list[Curve], list[st
 def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: Mapping[str, str]) -> Figure:
     """Draw all epochs on the left, the last quarter on the right, where methods differ by little; bands are ± one
     standard deviation."""
-    last = max(int(c.mean.index.max()) for c in curves)
+    last = max(int(c.epochs[-1]) for c in curves)
     zoom_from = last - max(1, last // 4) if last >= 8 else None
     figure = Figure(figsize=(7.2, 3.1) if zoom_from else (5.2, 3.1), layout="constrained")
     axes = figure.subplots(1, 2 if zoom_from else 1, squeeze=False, width_ratios=[1.25, 1] if zoom_from else None)[0]
@@ -84,7 +90,7 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: 
         ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         style.add_grid(ax)
     axes[0].set_ylabel("test top-1 [%]")
-    first = min(int(c.mean.index.min()) for c in curves)
+    first = min(int(c.epochs[0]) for c in curves)
     axes[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
         _zoom(axes[1], curves, teachers, zoom_from, last)
@@ -98,17 +104,16 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: 
 
 def _add_curve(ax: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
     line = style.line_style(curve.row, colors)
-    epochs = curve.mean.index.to_numpy()
-    ax.plot(epochs, curve.mean, **line, linewidth=1.5, label=curve.label, zorder=3,
-            marker="o" if len(epochs) == 1 else None, markersize=4)  # fmt: skip
+    ax.plot(curve.epochs, curve.mean, **line, linewidth=1.5, label=curve.label, zorder=3,
+            marker="o" if len(curve.epochs) == 1 else None, markersize=4)  # fmt: skip
     if curve.n > 1:
         low, high = curve.mean - curve.std, curve.mean + curve.std
-        ax.fill_between(epochs, low, high, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
+        ax.fill_between(curve.epochs, low, high, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
 
 
 def _zoom(ax: Axes, curves: Sequence[Curve], teachers: Sequence[float], first: int, last: int) -> None:
     """Show the last epochs only, with all methods in sight, and the teacher where that costs little room."""
-    shown = [c for c in curves if c.mean.index.max() >= first]
+    shown = [c for c in curves if c.epochs[-1] >= first]
     bands = [band.loc[first:] for c in shown for band in (c.mean - c.std.fillna(0), c.mean + c.std.fillna(0))]
     low, high = min(b.min() for b in bands), max(b.max() for b in bands)
     height = max(high - low, 0.5)
@@ -123,7 +128,7 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: M
     """Draw test top-1 against training time: thin lines through the epochs, the last epoch as a dot ± one standard
     deviation. All curves need `seconds`."""
     times = {c.row.key: c.seconds for c in curves if c.seconds is not None}
-    longest = max(t.iloc[-1] for t in times.values())
+    longest = max(float(t.to_numpy()[-1]) for t in times.values())
     unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     ax = figure.subplots()

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import published
 from analysis.fidelity import EXTREME_CLASSES, LEVEL_PLURALS, MEASURES, ClassChanges, Fidelity, Measure
 from analysis.figures import style
+from analysis.frames import rows_where
 
 PANELS = 4  # measures side by side
 SEED_DOT: dict[str, Any] = {"marker": "o", "alpha": 0.5, "markersize": 3.2, "markeredgewidth": 0, "linestyle": "none"}
@@ -46,11 +47,10 @@ def draw(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> dict[str, 
 def draw_measures(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> Figure:
     """Draw one panel per measure, one line per row of the table: seeds as light dots, their mean ± one standard
     deviation as a diamond, the teacher's own value as a dashed line."""
-    summary = fidelity.summary[fidelity.summary.pair == pair]
-    teachers = summary[summary.method == published.TEACHER]
-    rows = summary[summary.method != published.TEACHER]
-    seeds = fidelity.runs[fidelity.runs.pair == pair]
-    shown = [m for m in MEASURES if rows[m.key].notna().any()]
+    summary, seeds = rows_where(fidelity.summary, pair=pair), rows_where(fidelity.runs, pair=pair)
+    teachers = rows_where(summary, method=published.TEACHER)
+    rows = summary.drop(teachers.index)
+    shown = [m for m in MEASURES if rows[m.key].notna().to_numpy().any()]
     lines = style.panel_grid(len(shown), PANELS)[0]
     figure = Figure(figsize=(7.2, lines * (0.75 + 0.24 * len(rows)) + 0.5), layout="constrained")
     axes = figure.subplots(lines, PANELS, squeeze=False, sharey=True)
@@ -77,7 +77,7 @@ def _add_rows(ax: Axes, measure: Measure, rows: pd.DataFrame, seeds: pd.DataFram
     heights = {label: len(rows) - i for i, label in enumerate(rows.label)}
     for row in rows.to_dict("records"):
         color, y = colors[row["method"]], heights[row["label"]]
-        values = seeds[(seeds.label == row["label"]) & (seeds.identity == row["identity"])][measure.key]
+        values = rows_where(seeds, label=row["label"], identity=row["identity"])[measure.key]
         if len(values) > 1:  # below the mean's bar, which would hide them
             ax.plot(values, [y - 0.3] * len(values), color=color, zorder=2, **SEED_DOT)
         spread = row[f"{measure.key}_std"]

@@ -74,7 +74,7 @@ def draw_critical_difference(group: ResultGroup, ranking: Ranking, colors: Mappi
     """Draw average ranks on a line, the best on the left; a bar joins rows that Nemenyi's test does not distinguish
     (the diagram of Demšar 2006)."""
     k = len(ranking.rows)
-    bars = rank_bars(ranking.average, ranking.critical_difference)
+    bars = rank_bars(ranking.average.tolist(), ranking.critical_difference)
     first = 1.0 + 0.35 * len(bars)  # depth of the first label below the axis
     bottom = first + 0.75 * ((k + 1) // 2 - 1) + 0.6
     longest = max(len(r.label) for r in ranking.rows)

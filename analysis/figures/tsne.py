@@ -86,13 +86,12 @@ def _networks(group: ResultGroup, pair: str, root: Path) -> tuple[dict[str, Pred
         problems.append(f"t-SNE on {pair}: of {len(rows)} rows only the first variant of each method")
         rows = list({row.method: row for row in reversed(rows)}.values())[::-1]
     for row in rows:
-        for run in row.seed_groups[pair].runs.itertuples():
+        for run in row.seed_groups[pair].seed_runs:
             outputs = reader.read(run.folder, run.teacher_run)
-            if isinstance(outputs, str):
+            if isinstance(outputs, str) or not all(same_test_set(outputs[0], p) for p in students.values()):
                 continue
-            if all(same_test_set(outputs[0], other) for other in list(students.values())[:1]):
-                students[f"{row.label}, seed {run.seed}"], teachers[run.teacher_run] = outputs
-                break
+            students[f"{row.label}, seed {run.seed}"], teachers[str(run.teacher_run)] = outputs
+            break
         else:
             problems.append(
                 f"no t-SNE of {row.label} on {pair}: no run has a usable test_outputs.npz, of the same test set as its "
@@ -115,7 +114,7 @@ def draw_embedding(group: ResultGroup, pair: str, embedding: Embedding) -> Figur
     rows, columns = style.panel_grid(len(panels), 4)
     figure = Figure(figsize=(2.0 * columns + 0.2, 2.2 * rows + 0.9), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    colors = matplotlib.colormaps["tab10"].colors
+    colors = [matplotlib.colormaps["tab10"](i) for i in range(MAX_CLASSES)]
     of_class = [embedding.labels == c for c in range(len(names))]
     medians = np.array([np.median(panels[0].points[images], axis=0) for images in of_class])
     for ax in axes.flat[len(panels) :]:
