@@ -1,4 +1,4 @@
-"""Distillation methods, one file each; a method is found by the name of its file.
+"""Distillation methods, one file each; a method is loaded by the name of its file.
 
 `methods.load("kd")` returns the `Method` subclass that `methods/kd.py` defines.
 """

@@ -1,23 +1,17 @@
 """AB: Heo, Lee, Yun, Choi, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons",
 AAAI 2019, arXiv 1811.03233.
 
-    first stage of `init_epochs` epochs:  L = ab_weight · 3 / 1000 · Σ_k 2^(k − K) · b(c_k(f_s,k), f_t,k),    k = 1 … K
-    then:                                 L = ce_weight · CE(z_s, y)
+    initialization stage of `init_epochs` epochs:  L = ab_weight · 3 / 1000 · Σ_k 2^(k − K) · b(c_k(f_s,k), f_t,k)
+    training:                                      L = ce_weight · CE(z_s, y)
 
-    b(s, t) = Σ over channels and positions, mean over samples, of
-        (s + margin)²  where t ≤ 0 and s > −margin       a unit that is silent in the teacher shall be silent
-        (s − margin)²  where t > 0 and s ≤ margin        and one that is active, active
+    k = 1 … K;  b(s, t) = Σ over channels and positions, mean over samples, of
+        (s + margin)²  where t ≤ 0 and s > −margin       the teacher's unit is inactive, the student's should be
+        (s − margin)²  where t > 0 and s ≤ margin        the teacher's unit is active, the student's should be
         0              elsewhere
 
-z_s: logits [N, C]; y: labels [N]; f_s,k, f_t,k: maps of student and teacher before the last activation, of all stages
-but the stem; c_k: a trained connector to the teacher's shape where the shapes differ, FitNet's regressor without ReLU.
-Where one network has more stages its last ones are left out (the published code knows no such pair).
-
-Certain: all of it, as the field runs it. The first stage trains the connectors and the student's stages alone, without
-labels; the loss of the other could carry the term too, but in the published numbers it does not. Source: RepDistiller
-(`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`). One difference: of a
-wide ResNet as student that code leaves the batch norm before the last activation out of the first stage; here it is
-trained with the stages. Unsupported: maps whose sizes no single convolution aligns.
+z_s: logits [N, C]; y: labels [N]; f_s,k, f_t,k: maps of student and teacher before the last activation of stage k, for
+all stages but the stem; c_k: a trained connector to the teacher's shape where the shapes differ, which is FitNet's
+regressor without ReLU. Where one network has more stages, its last ones are left out.
 """
 
 import math
@@ -33,16 +27,16 @@ SCALE = 3 / 1000
 
 
 def connector(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> nn.Module:
-    """Student map [N, *student] -> [N, *teacher]."""
+    """Build the connector of one stage: [N, *student] -> [N, *teacher], shapes (C, H, W)."""
     if student == teacher:
         return nn.Identity()
     return nn.Sequential(resizing_convolution(student, teacher), nn.BatchNorm2d(teacher[0]))
 
 
 def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor:
-    """b(s, t): how far the student is on the wrong side of the boundary: [N, C, H, W], [N, C, H, W] -> scalar."""
-    short = (margin - student.where(teacher > 0, -student)).relu()
-    return short.square().sum() / len(student)
+    """b(s, t), the squared distance to the correct side of the margin: [N, C, H, W], [N, C, H, W] -> scalar."""
+    shortfall = (margin - student.where(teacher > 0, -student)).relu()
+    return shortfall.square().sum() / len(student)
 
 
 @dataclass
@@ -56,8 +50,11 @@ class Options:
 
 
 class AB(Method):
-    """Activation boundaries. Terms: ab in the first stage, then ce. Needs both networks' pre-activations of all stages
-    but the stem; trains the connectors in the first stage."""
+    """Activation boundaries. Terms: ab in the initialization stage, then ce.
+
+    Reads both networks' pre-activations of all stages but the stem, and trains the connectors, in the initialization
+    stage alone.
+    """
 
     Options = Options
 
@@ -87,3 +84,16 @@ class AB(Method):
             student_map, teacher_map = connect(student.pre_activations[k]), teacher.pre_activations[k]
             loss = loss / 2 + boundary_distance(student_map, teacher_map, options.margin)
         return {"ab": Term(SCALE * loss, options.ab_weight)}
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The initialization stage trains the connectors and the student's stages alone,
+without labels. The loss of the training could carry the term too, but in the published numbers it does not.
+
+Source: RepDistiller (`distiller_zoo/AB.py`, `helper/pretrain.py`, `helper/loops.py`: `-a 0 -b 1`, `--init_epochs 30`).
+
+Differences: for a wide ResNet as student the published code excludes the batch norm before the last activation from the
+initialization stage; here it is trained with the stages. The published code has no pair of unequal depth.
+
+Unsupported: maps whose sizes no single convolution aligns.
+"""

@@ -3,16 +3,11 @@ Networks via Attention Transfer", ICLR 2017, arXiv 1612.03928.
 
     L = ce_weight · CE(z_s, y) + at_weight · Σ_k mean((A(f_s,k) − A(f_t,k))²)
 
-    A(f) = unit(mean over channels of f²), flattened: [N, C, H, W] -> [N, H · W]
+    A(f) = normalized(mean over channels of f²), flattened: [N, C, H, W] -> [N, H · W]
 
 z_s: logits [N, C]; y: labels [N]; f_s,k and f_t,k: maps of student and teacher after stage k, for every stage but the
-stem, the larger average-pooled to the smaller's size; mean over samples and positions. Where one network has more
+stem, the larger average-pooled to the size of the smaller; mean over samples and positions. Where one network has more
 stages, its last ones are left out.
-
-Certain: all of it, as the field runs it. The paper writes the length of the difference, not the mean of its square,
-and scales beta = 1000 by the size of map and batch, which the mean does here. Source: RepDistiller
-(`distiller_zoo/AT.py`: `-a 0 -b 1000`); mdistiller (`distillers/AT.py`) agrees. Attention of a length
-below 1e-8 is left as it is; there the limit is 1e-12.
 """
 
 from dataclasses import dataclass
@@ -40,7 +35,7 @@ class Options:
 
 
 class AT(Method):
-    """Attention transfer. Terms: ce, at. Needs both networks' maps after all stages but the stem."""
+    """Attention transfer. Terms: ce, at. Reads both networks' maps after all stages but the stem."""
 
     Options = Options
 
@@ -59,3 +54,13 @@ class AT(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "at": Term(distance, self.options.at_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The paper has the length of the difference instead of the mean of its square,
+and scales beta = 1000 by the size of map and batch; here the mean does that.
+
+Source: RepDistiller (`distiller_zoo/AT.py`: `-a 0 -b 1000`); mdistiller (`distillers/AT.py`) agrees.
+
+Differences: attention of a length below 1e-8 is not normalized; in the published code the limit is 1e-12.
+"""

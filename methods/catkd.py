@@ -2,17 +2,11 @@
 
     L = ce_weight · CE(z_s, y) + catkd_weight · mean((A(m_s) − A(m_t))²)
 
-    A(m) = m, or with `normalise` each sample's map of each class scaled to length 1
+    A(m) = m, or with `normalise` the map of each sample and class scaled to length 1
 
-z_s: logits [N, C]; y: labels [N]; m_s, m_t [N, C, resolution, resolution]: the class activation maps of student and
-teacher, average-pooled to resolution × resolution positions; such a map is the classifier on each position of the map
-that is pooled, so that the average of m_s is z_s; mean over all entries.
-
-Certain: all of it, and the options of the eleven pairs in the authors' configs. Source: CAT-KD
-(`mdistiller/distillers/CAT_KD.py`, `configs/cifar100/CAT_KD`). One difference: the authors' networks are converted to
-a classifier without bias, while here all networks keep theirs, and the map of a class is higher by its bias.
-Uncertain: the options of the other pairs, which have those of resnet32x4-resnet8x4; the authors advise a weight by
-which the term is between 1 and 50 after an epoch.
+z_s: logits [N, C]; y: labels [N]; m_s, m_t [N, C, resolution, resolution]: class activation maps of student and
+teacher, average-pooled to resolution × resolution positions; mean over all entries. A class activation map is the
+classifier applied to each position of the last map, so that its average over the positions is the logit.
 """
 
 from dataclasses import dataclass
@@ -26,8 +20,8 @@ from methods.options import boolean, integer, loss_weight
 
 
 def attention_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Tensor:
-    """Mean squared difference of class activation maps, of length 1 where wanted: twice [N, C, m, m] -> scalar."""
-    a_s, a_t = (normalize_rows(cams.flatten(2).mT) if normalise else cams for cams in (student, teacher))
+    """Mean squared difference of class activation maps, normalized on request: 2 × [N, C, m, m] -> scalar."""
+    a_s, a_t = (normalize_rows(maps.flatten(2).mT) if normalise else maps for maps in (student, teacher))
     return F.mse_loss(a_s, a_t)
 
 
@@ -42,7 +36,7 @@ class Options:
 
 
 class CATKD(Method):
-    """Class attention transfer. Terms: ce, catkd. Needs both networks' class activation maps."""
+    """Class attention transfer. Terms: ce, catkd. Reads both networks' class activation maps."""
 
     Options = Options
 
@@ -58,3 +52,16 @@ class CATKD(Method):
             "ce": cross_entropy_term(student, batch, o.ce_weight),
             "catkd": Term(distance, o.catkd_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, and the options of the eleven pairs in the authors' configs.
+
+Uncertain: the options of all other pairs, which are those of resnet32x4-resnet8x4. The authors recommend a weight with
+which the term is between 1 and 50 after one epoch.
+
+Source: CAT-KD (`mdistiller/distillers/CAT_KD.py`, `configs/cifar100/CAT_KD`).
+
+Differences: the authors convert their networks to a classifier without bias. Here all networks keep theirs, so the map
+of a class is higher by its bias.
+"""

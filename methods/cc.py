@@ -5,12 +5,8 @@ arXiv 1904.01802.
 
     δ = (W_s f_s + b_s) − (W_t f_t + b_t): [N, d]
 
-f_s [N, D_s], f_t [N, D_t]: pooled features; z_s: logits [N, C]; y: labels [N]. Both linear layers are trained. i + 1 is
-the next sample of the batch, which is in random order.
-
-Certain: all of it, as the field runs it. The paper compares correlation matrices of the batch (Gaussian kernel, second
-order Taylor expansion); the code above, which its author sent to RepDistiller's, has no matrix and no kernel. It made
-the numbers of the field's tables. Source: RepDistiller (`distiller_zoo/CC.py`: `-a 0 -b 0.02`, `--feat_dim 128`).
+f_s [N, D_s], f_t [N, D_t]: pooled features; z_s: logits [N, C]; y: labels [N]. Both linear layers are trained. Sample
+i + 1 is the next of the batch, which is in random order.
 """
 
 from dataclasses import dataclass
@@ -23,7 +19,7 @@ from methods.options import integer, loss_weight
 
 
 def congruence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Products of the differences of neighbours in the batch: [N, d], [N, d] -> scalar; 0 for a single sample."""
+    """Mean product of the differences of neighboring samples: [N, d], [N, d] -> scalar; 0 for a single sample."""
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(len(difference) - 1, 1)
 
@@ -38,7 +34,7 @@ class Options:
 
 
 class CC(Method):
-    """Correlation congruence. Terms: ce, cc. Needs both networks' pooled features; trains an embedding of each."""
+    """Correlation congruence. Terms: ce, cc. Reads both networks' pooled features; trains an embedding of each."""
 
     Options = Options
     student_needs = Needs(logits=True, pooled=True)
@@ -55,3 +51,12 @@ class CC(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "cc": Term(distance, self.options.cc_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The paper compares correlation matrices of the batch (Gaussian kernel, Taylor
+expansion of second order). The code that its author contributed to RepDistiller has no matrix and no kernel; it made
+the numbers in the tables of the field, and is followed here.
+
+Source: RepDistiller (`distiller_zoo/CC.py`: `-a 0 -b 0.02`, `--feat_dim 128`).
+"""

@@ -1,6 +1,8 @@
-"""Cross-entropy alone: the student without a teacher, the baseline of every table. Also what teachers are trained with.
+"""Cross-entropy alone: the student without a teacher, the baseline of every table. Teachers are trained with it too.
 
-L = CE(z_s, y)        z_s logits [N, C], y labels [N], mean over the batch
+    L = CE(z_s, y)
+
+z_s: logits [N, C]; y: labels [N]; mean over the batch.
 """
 
 from dataclasses import dataclass
@@ -11,11 +13,11 @@ from methods.losses import cross_entropy_term
 
 @dataclass
 class Options:
-    """Cross-entropy alone has none."""
+    """Cross-entropy alone has no options."""
 
 
 class CE(Method):
-    """The student alone. Terms: ce."""
+    """The student alone. Term: ce. Reads nothing of the teacher."""
 
     Options = Options
     student_needs = Needs(logits=True)
@@ -23,3 +25,8 @@ class CE(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         return {"ce": cross_entropy_term(student, batch, 1.0)}
+
+
+PROVENANCE = """
+Certain: all of it. No teacher and no published choice is involved.
+"""

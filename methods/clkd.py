@@ -6,28 +6,11 @@
     L_cla  NMSE of their columns: one vector per class, N entries over the batch (class level)
     L_cc   ‖G_s − G_t‖_F² / C²,   G a correlation matrix of the raw logits
 
-NMSE is the squared distance of vectors that were L2-normalised. There is no softmax, temperature, warm-up or extra
-layer. z_s: the student's logits [N, C]; y: labels [N].
+NMSE is the squared distance of L2-normalized vectors. There is no softmax, temperature, warm-up or extra layer.
+z_s: the student's logits [N, C]; y: labels [N].
 
-The paper's full text was not available when this was written, and no official code is known. No reading below is "the
-published method", and no published number belongs to any of them.
-
-Certain (abstract): logits only; distilled at instance and at class level; a class correlation loss on top.
-Agreed (by the third-party implementations A and B, independent as far as is known, and partly by a third, C): L as
-above; NMSE as above; lambda 0.1, mu 0.5, nu 0.4; in L_cc a factor 1/C², a divisor C − 1 within G, and raw logits.
-Ambiguous, each an option:
-    cc_shape         class: G = XᵀX, C × C (fits the name and 1/C²); instance: G = XXᵀ, N × N (fits the sum over classes
-                     of outer products of class columns, which both A and B write down)
-    cc_center        X is the logits less their mean over the batch (A, C), over the classes (B), or less nothing
-    cc_div           G is divided by C − 1 (A, B) or N − 1 (C)
-    cc_norm          fro2: squared Frobenius norm (A1, C); fro: not squared (A2); nmse: NMSE of the rows of G (B)
-    nmse_reduction   squared distance per vector, mean over the vectors (vector), or mean over all entries (mean: A, B,
-                     C), which is smaller by a factor C for rows and N for columns
-    beta             2 (A) or 1 (B, C)
-
-Presets: clkd is the recommended reading, the one in which all four terms matter, which makes it plausible, not right.
-clkd_a1 and clkd_a2 are A's two variants; clkd_b is B's; clkd_r1 takes G as the textbook covariance with the classes as
-observations (instance, centred over the classes). On synthetic logits L_cc is practically nil under clkd_a2 and clkd_b.
+This is a reading of the paper, whose full text was not available and which has no known official code: see PROVENANCE,
+below the code.
 """
 
 from dataclasses import dataclass
@@ -42,13 +25,13 @@ from methods.options import loss_weight, one_of
 
 
 def nmse(student: Tensor, teacher: Tensor, reduction: str) -> Tensor:
-    """Squared distance of L2-normalised rows, mean over rows (vector) or over entries (mean): [M, D] × 2 -> scalar."""
+    """Squared distance of L2-normalized rows, mean over rows (vector) or over entries (mean): 2 × [M, D] -> scalar."""
     squared = (normalize_rows(student) - normalize_rows(teacher)).square()
     return squared.sum(1).mean() if reduction == "vector" else squared.mean()
 
 
 def correlation(logits: Tensor, shape: str, center: str, div: str) -> Tensor:
-    """The matrix G of logits [N, C]: [C, C] for the shape class, [N, N] for instance."""
+    """Return the matrix G of logits [N, C]: [C, C] for the shape class, [N, N] for instance."""
     n, c = logits.shape
     if center != "none":
         logits = logits - logits.mean({"batch": 0, "class": 1}[center], keepdim=True)
@@ -57,7 +40,7 @@ def correlation(logits: Tensor, shape: str, center: str, div: str) -> Tensor:
 
 
 def correlation_loss(student: Tensor, teacher: Tensor, norm: str, reduction: str, classes: int) -> Tensor:
-    """L_cc of two matrices G [M, M] -> scalar; `reduction` counts for the norm nmse alone."""
+    """Return L_cc of two matrices G: [M, M], [M, M] -> scalar; `reduction` applies to the norm nmse alone."""
     if norm == "nmse":
         return nmse(student, teacher, reduction) / classes**2
     difference = student - teacher
@@ -82,16 +65,43 @@ class Options:
 
 
 class CLKD(Method):
-    """Class-aware logit distillation. Terms: ce, instance, class, correlation. Needs the teacher's logits."""
+    """Class-aware logit distillation. Terms: ce, instance, class, correlation. Reads the teacher's logits."""
 
     Options = Options
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        o, z_s, z_t = self.options, student.logits, teacher.logits
-        g_s, g_t = (correlation(z, o.cc_shape, o.cc_center, o.cc_div) for z in (z_s, z_t))
+        options, z_s, z_t = self.options, student.logits, teacher.logits
+        g_s, g_t = (correlation(z, options.cc_shape, options.cc_center, options.cc_div) for z in (z_s, z_t))
+        reduction = options.nmse_reduction
         return {
-            "ce": Term(F.cross_entropy(z_s, batch.labels), o.lambda_ce),
-            "instance": Term(nmse(z_s, z_t, o.nmse_reduction), o.mu),
-            "class": Term(nmse(z_s.T, z_t.T, o.nmse_reduction), o.mu * o.beta),
-            "correlation": Term(correlation_loss(g_s, g_t, o.cc_norm, o.nmse_reduction, z_s.shape[1]), o.nu),
+            "ce": Term(F.cross_entropy(z_s, batch.labels), options.lambda_ce),
+            "instance": Term(nmse(z_s, z_t, reduction), options.mu),
+            "class": Term(nmse(z_s.T, z_t.T, reduction), options.mu * options.beta),
+            "correlation": Term(correlation_loss(g_s, g_t, options.cc_norm, reduction, z_s.shape[1]), options.nu),
         }
+
+
+PROVENANCE = """
+The paper's full text was not available when this was written, and no official code is known. No reading below is "the
+published method", and no published number belongs to any of them.
+
+Certain, from the abstract: logits only; distillation at instance and at class level; a class correlation loss on top.
+
+Agreed by the third-party implementations A and B, independent as far as is known, and partly by a third, C: L as above;
+NMSE as above; lambda 0.1, mu 0.5, nu 0.4; in L_cc a factor 1/C², a divisor C − 1 within G, and raw logits.
+
+Uncertain, each an option:
+    cc_shape         class: G = XᵀX, C × C (fits the name and 1/C²); instance: G = XXᵀ, N × N (fits the sum over classes
+                     of outer products of class columns, which both A and B write down)
+    cc_center        X is the logits minus their mean over the batch (A, C), over the classes (B), or minus nothing
+    cc_div           G is divided by C − 1 (A, B) or N − 1 (C)
+    cc_norm          fro2: squared Frobenius norm (A1, C); fro: not squared (A2); nmse: NMSE of the rows of G (B)
+    nmse_reduction   vector: squared distance per vector, mean over the vectors; mean: mean over all entries (A, B, C),
+                     which is smaller by a factor C for rows and N for columns
+    beta             2 (A) or 1 (B, C)
+
+Presets: clkd is the recommended reading, the only one in which all four terms matter, which makes it plausible but not
+right. clkd_a1 and clkd_a2 are the two variants of A; clkd_b is that of B; clkd_r1 takes G as the textbook covariance
+with the classes as observations (instance, centered over the classes). On synthetic logits L_cc is practically zero
+under clkd_a2 and clkd_b.
+"""

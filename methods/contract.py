@@ -76,10 +76,10 @@ class Outputs:
         """Return the outputs that `needs` names, in float32: losses are computed in full precision."""
         selected: dict[str, Any] = {}
         for f in fields(Needs):
-            wanted, value = getattr(needs, f.name), getattr(self, f.name)
-            if isinstance(wanted, frozenset):
-                selected[f.name] = {k: _to_float32(value[k], f.name) for k in wanted}
-            elif wanted:
+            need, value = getattr(needs, f.name), getattr(self, f.name)
+            if isinstance(need, frozenset):
+                selected[f.name] = {k: _to_float32(value[k], f.name) for k in need}
+            elif need:
                 selected[f.name] = _to_float32(value, f.name)
         return Outputs(**selected, further_views=[view.select(needs) for view in self.further_views])
 

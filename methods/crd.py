@@ -2,26 +2,15 @@
 
     L = ce_weight · CE(z_s, y) + crd_weight · (L_student + L_teacher)
 
-    v_s = W_s f_s + b_s, v_t = W_t f_t + b_t, both scaled to length 1: [N, d]. All four are trained.
-    Two banks M_s, M_t [n, d] hold a running embedding of each of the n training samples. For each anchor one positive
-    and K negatives, samples of other classes, give K + 1 scores
-        L_student:  x = exp(M_t[sample] · v_s / T) / Z_s,      L_teacher:  x = exp(M_s[sample] · v_t / T) / Z_t
-    and, with c = K / n and e = 1e-7,
-        loss = −(Σ log(x₊ / (x₊ + c + e)) + Σ log(c / (x₋ + c + e))) / N.
-    Z is n · mean(exp(…)) of the first batch, and constant from then on. After the step
-        M[y] = unit(momentum · M[y] + (1 − momentum) · v) for the samples y of the batch, with v as it was in the step.
+    v_s = W_s f_s + b_s, v_t = W_t f_t + b_t, both scaled to length 1: [N, d]; all four parameters are trained
+    L_student:  x = exp(M_t[sample] · v_s / T) / Z_s,      L_teacher:  x = exp(M_s[sample] · v_t / T) / Z_t
+    loss = −(Σ log(x₊ / (x₊ + c + e)) + Σ log(c / (x₋ + c + e))) / N,    c = K / n,  e = 1e-7
+    after the step:  M[y] = normalized(momentum · M[y] + (1 − momentum) · v)  for the samples y of the batch
 
-f_s [N, D_s], f_t [N, D_t]: pooled features; z_s: logits [N, C]; y: labels [N].
-
-Certain: all of it; the authors' code is public. Source: RepDistiller (`crd/criterion.py`, `crd/memory.py`,
-`dataset/cifar100.py`). Negatives are drawn anew for each anchor, without replacement unless K is greater than their
-number. Mode "exact": the positive is the anchor itself; "relax": any sample of its class.
-
-Speed: scores against the whole bank are one matrix product [n, d] × [d, N], in which the negatives are weighted by how
-often each was drawn, and all others by 0. It gives the same values and gradients as gathering K + 1 bank rows per
-anchor, [N, K + 1, d] numbers, at a fraction of the memory traffic. The gradient of what follows is known,
-x / (x + c + e) for a negative and that less 1 for the positive, each divided by T · N, so `Contrast` makes it on the
-way.
+f_s [N, D_s], f_t [N, D_t]: pooled features; z_s: logits [N, C]; y: labels [N]. Two memory banks M_s, M_t [n, d] hold a
+running embedding of each of the n training samples. Each anchor has K + 1 scores x: one positive x₊ and K negatives x₋,
+samples of other classes. Z is n · mean(exp(…)) of the first batch, and constant from then on. The update of the banks
+takes v as it was in the step. Mode "exact": the positive is the anchor itself; "relax": any sample of its class.
 """
 
 import math
@@ -36,7 +25,7 @@ from methods.contrast import EPS, Contrast, Sampler
 from methods.losses import cross_entropy_term
 from methods.options import integer, loss_weight, non_negative, one_of, positive
 
-Z_STUDENT, Z_TEACHER = 2, 3  # places in CRD.params
+Z_STUDENT, Z_TEACHER = 2, 3  # positions in CRD.params
 
 
 class Embedding(nn.Linear):
@@ -60,10 +49,10 @@ class Options:
 
 
 class CRD(Method):
-    """Contrastive distillation. Terms: ce, crd_student, crd_teacher. Needs both networks' pooled features.
+    """Contrastive distillation. Terms: ce, crd_student, crd_teacher. Reads both networks' pooled features.
 
-    Trains the embeddings embed_s, embed_t. Buffers, in checkpoints: bank_s, bank_t, and params, which holds, as in
-    the published code, (K, T, Z_student, Z_teacher, momentum); a Z of −1 is not yet set.
+    Trains the embeddings embed_s, embed_t. Checkpoints hold the buffers bank_s, bank_t, and params, which is, as in the
+    published code, (K, T, Z_student, Z_teacher, momentum); a Z of −1 is not yet set.
     """
 
     Options = Options
@@ -74,7 +63,7 @@ class CRD(Method):
         super().__init__(options, context)
         self.embed_s = Embedding(context.student.pooled, options.feature_dim)
         self.embed_t = Embedding(context.teacher.pooled, options.feature_dim)
-        limit = 1 / math.sqrt(options.feature_dim / 3)  # rows of length about 1
+        limit = 1 / math.sqrt(options.feature_dim / 3)  # so that rows have a length of about 1
         self.n_data = len(context.train_labels)
         for bank in ("bank_s", "bank_t"):
             self.register_buffer(bank, torch.empty(self.n_data, options.feature_dim).uniform_(-limit, limit))
@@ -82,7 +71,7 @@ class CRD(Method):
         self.register_buffer("params", torch.tensor(constants))
         labels = context.train_labels
         self.sampler = Sampler(labels, options.negatives, thinning=labels.device.type == "cpu")
-        self.seen: tuple[Tensor, Tensor, Tensor] | None = None  # indices and embeddings of the step under way
+        self.pending_update: tuple[Tensor, Tensor, Tensor] | None = None  # indices and embeddings of the current step
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, labels = self.options, batch.labels
@@ -90,7 +79,7 @@ class CRD(Method):
         relax = options.mode == "relax"
         positives = self.sampler.same_class(labels, batch.generator) if relax else batch.indices
         negatives = self.negatives(batch)
-        self.seen = batch.indices, v_s.detach(), v_t.detach()
+        self.pending_update = batch.indices, v_s.detach(), v_t.detach()
         losses = {}
         for name, v, bank, z in (("student", v_s, self.bank_t, Z_STUDENT), ("teacher", v_t, self.bank_s, Z_TEACHER)):
             losses[name], self.params[z] = self.contrast(v, bank, positives, negatives, self.params[z])
@@ -100,21 +89,31 @@ class CRD(Method):
         }
 
     def negatives(self, batch: Batch) -> Tensor:
-        """How often each training sample is among the K negatives of each of the batch's: [n, N]."""
+        """Count how often each training sample is among the K negatives of each anchor: [n, N]."""
         return self.sampler.other_classes(batch.labels, batch.generator).to(self.bank_s.dtype)
 
     def contrast(
         self, anchors: Tensor, bank: Tensor, positives: Tensor, negatives: Tensor, z: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The loss of anchors [N, d] with `positives` [N] against a bank, and Z, which a first batch sets."""
+        """Return the loss of anchors [N, d] with `positives` [N] against a bank, and Z, which the first batch sets."""
         return Contrast.apply(anchors, bank, positives, negatives, self.sampler.k, self.options.temperature, z)
 
     def on_step_end(self) -> None:
-        """Move the banks' rows of the batch's samples towards the batch's embeddings."""
-        if self.seen is None:
+        """Move the bank rows of the batch's samples towards the embeddings of the step."""
+        if self.pending_update is None:
             return
-        indices, v_s, v_t = self.seen
-        m = self.options.momentum
+        indices, v_s, v_t = self.pending_update
+        momentum = self.options.momentum
         for bank, v in ((self.bank_s, v_s), (self.bank_t, v_t)):
-            bank[indices] = F.normalize(m * bank[indices] + (1 - m) * v, eps=EPS)
-        self.seen = None
+            bank[indices] = F.normalize(momentum * bank[indices] + (1 - momentum) * v, eps=EPS)
+        self.pending_update = None
+
+
+PROVENANCE = """
+Certain: all of it; the authors' code is public. Negatives are drawn for each anchor, without replacement unless K is
+greater than their number.
+
+Source: RepDistiller (`crd/criterion.py`, `crd/memory.py`, `dataset/cifar100.py`).
+
+Differences: none in values and gradients. The scores are computed by the fused kernels of `methods.contrast`.
+"""

@@ -2,21 +2,13 @@
 arXiv 2211.16231.
 
     L = ce_weight · CE(z_s, y) + kd_weight · T² · KL(softmax(z_t / T) ‖ softmax(z_s / T)),    T = lowest + span · σ(t)
+    λ = (1 − cos(π · min(epoch / warmup, 1))) / 2,    epoch from 1
 
-t is one trained number, 1 at the start; σ is the logistic function. The student descends on L; t ascends on it, with
-its gradient times λ, for which a layer between t and T reverses the gradient. λ rises along a cosine with the epoch,
-counted from 1:
-    λ = (1 − cos(π · min(epoch / warmup, 1))) / 2
-
-z_s, z_t: logits [N, C]; y: labels [N]. The gradient runs through all of T, the factor T² and the teacher's softmax too.
-T is the same for all samples: the paper's "global" version, the one in its tables and its code.
-
-With `standardise` both networks' logits are first standardised (LSKD, see `methods/kd.py`).
-
-Certain: all of it, and that t is trained by the student's SGD with its weight decay. Source: CTKD (`train_student.py`,
-`helper/loops.py`, `scripts/run_cifar_distill.sh`); for ImageNet λ rises over 5 epochs. With standardisation:
-logit-standardization-KD (`CTKD/`), KD weight 9; the base temperature 2 in its file names has no part in it, as T is
-learned.
+z_s, z_t: logits [N, C]; y: labels [N]; σ: the logistic function; t: one trained number, initially 1. The student
+descends on L, while t ascends on it, with its gradient times λ: a layer between t and T reverses the gradient. The
+gradient runs through every T, in the factor T² and the teacher's softmax too. T is the same for all samples, which is
+the paper's "global" version, that of its tables and code. With `standardise` both networks' logits are first
+standardized (LSKD, see `methods/kd.py`).
 """
 
 import math
@@ -32,7 +24,7 @@ from methods.options import boolean, loss_weight, non_negative, positive
 
 
 class Reversal(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by −strength."""
+    """The identity, with its gradient multiplied by −strength."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
@@ -45,7 +37,7 @@ class Reversal(torch.autograd.Function):
 
 
 def strength(epoch: int, warmup: float) -> float:
-    """λ of an epoch, counted from 1."""
+    """Return λ of an epoch, counted from 1; 1 where `warmup` is 0."""
     return (1 - math.cos(math.pi * min(epoch / warmup, 1.0))) / 2 if warmup > 0 else 1.0
 
 
@@ -62,7 +54,7 @@ class Options:
 
 
 class CTKD(Method):
-    """KD at a temperature learned against the student. Terms: ce, kd. Needs the teacher's logits; trains t."""
+    """KD at a temperature learned against the student. Terms: ce, kd. Reads the teacher's logits; trains t."""
 
     Options = Options
 
@@ -71,15 +63,25 @@ class CTKD(Method):
         self.t = nn.Parameter(torch.tensor(1.0))
 
     def temperature(self, epoch: int) -> Tensor:
-        """T, a scalar, with the reversed gradient of the epoch."""
-        o = self.options
-        return o.lowest + o.span * Reversal.apply(self.t, strength(epoch, o.warmup)).sigmoid()
+        """Return T, a scalar, with the reversed gradient at the strength of the epoch."""
+        options = self.options
+        return options.lowest + options.span * Reversal.apply(self.t, strength(epoch, options.warmup)).sigmoid()
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        o, z_s, z_t = self.options, student.logits, teacher.logits
-        if o.standardise:
+        options, z_s, z_t = self.options, student.logits, teacher.logits
+        if options.standardise:
             z_s, z_t = standardize_logits(z_s), standardize_logits(z_t)
         return {
-            "ce": cross_entropy_term(student, batch, o.ce_weight),
-            "kd": Term(kl_divergence(z_s, z_t, self.temperature(batch.epoch)), o.kd_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
+            "kd": Term(kl_divergence(z_s, z_t, self.temperature(batch.epoch)), options.kd_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, and that t is trained by the student's SGD with its weight decay. For ImageNet λ rises over 5
+epochs.
+
+Source: CTKD (`train_student.py`, `helper/loops.py`, `scripts/run_cifar_distill.sh`). With standardization:
+logit-standardization-KD (`CTKD/`), KD weight 9; the base temperature 2 in its file names has no effect, as T is
+learned.
+"""

@@ -2,17 +2,12 @@
 
     L = ce_weight · CE(z_s, y) + r · (alpha · TCKD + beta · NCKD),    r = min(epoch / warmup, 1), epoch from 1
 
-    TCKD = T² · KL(b_t ‖ b_s),    b = (p_y, 1 − p_y),    p = softmax(z / T)      is it the target class?
+    TCKD = T² · KL(b_t ‖ b_s),    b = (p_y, 1 − p_y),    p = softmax(z / T)      target class or not
     NCKD = T² · KL(q_t ‖ q_s),    q = softmax of z / T over the C − 1 classes other than y
 
 z_s, z_t: logits [N, C]; y: labels [N]; both KL are means over the batch. KD at the same T equals
-TCKD + (1 − p_t,y) · NCKD sample by sample; DKD frees the second factor. With `standardise` both networks' logits are
-first standardised (LSKD, see `methods/kd.py`).
-
-Certain: formula, warm-up and the values of beta. Source: mdistiller (`distillers/DKD.py` and its configs). Two
-numerical differences, both without effect on ordinary logits: mdistiller hides the target by subtracting 1000 from its
-logit, here it is left out; and 1 − p_y is computed from the other classes' logits (log-sum-exp), so its logarithm
-is finite where the published form needs a clamp.
+TCKD + (1 − p_t,y) · NCKD sample by sample; DKD replaces the second factor by a constant. With `standardise` both
+networks' logits are first standardized (LSKD, see `methods/kd.py`).
 """
 
 from dataclasses import dataclass
@@ -32,14 +27,14 @@ from methods.options import boolean, loss_weight, non_negative, positive
 
 
 def tckd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Target-class term: [N, C], [N, C], [N] -> scalar."""
+    """Target-class term TCKD: [N, C], [N, C], [N] -> scalar."""
     student = binary_logits(student_logits / temperature, labels)
     teacher = binary_logits(teacher_logits / temperature, labels)
     return temperature**2 * kl_divergence(student, teacher, 1.0)
 
 
 def nckd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Non-target-class term: [N, C], [N, C], [N] -> scalar."""
+    """Non-target-class term NCKD: [N, C], [N, C], [N] -> scalar."""
     student, teacher = non_target_logits(student_logits, labels), non_target_logits(teacher_logits, labels)
     return kl_divergence(student, teacher, temperature)
 
@@ -57,17 +52,28 @@ class Options:
 
 
 class DKD(Method):
-    """Decoupled knowledge distillation. Terms: ce, tckd, nckd. Needs the teacher's logits."""
+    """Decoupled knowledge distillation. Terms: ce, tckd, nckd. Reads the teacher's logits."""
 
     Options = Options
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        options, labels = self.options, batch.labels
+        options, z_s, z_t = self.options, student.logits, teacher.logits
         ramp = warmup_ramp(batch.epoch, options.warmup)
-        logits = student.logits, teacher.logits
-        both = *(map(standardize_logits, logits) if options.standardise else logits), labels, options.temperature
+        if options.standardise:
+            z_s, z_t = standardize_logits(z_s), standardize_logits(z_t)
         return {
             "ce": cross_entropy_term(student, batch, options.ce_weight),
-            "tckd": Term(tckd(*both), ramp * options.alpha),
-            "nckd": Term(nckd(*both), ramp * options.beta),
+            "tckd": Term(tckd(z_s, z_t, batch.labels, options.temperature), ramp * options.alpha),
+            "nckd": Term(nckd(z_s, z_t, batch.labels, options.temperature), ramp * options.beta),
         }
+
+
+PROVENANCE = """
+Certain: formula, warm-up and the values of beta.
+
+Source: mdistiller (`distillers/DKD.py` and its configs).
+
+Differences, without effect on ordinary logits: mdistiller hides the target by subtracting 1000 from its logit, here it
+is left out; and 1 − p_y is computed from the other classes' logits (log-sum-exp), so that its logarithm is finite where
+the published form needs a clamp.
+"""

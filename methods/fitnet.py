@@ -4,10 +4,6 @@
 
 z_s: logits [N, C]; y: labels [N]; f_s [N, C_s, H_s, W_s], f_t [N, C_t, H_t, W_t]: maps of student and teacher after
 stage `hint_layer`; r: a trained regressor to the teacher's shape (convolution, batch norm, ReLU); mean over entries.
-
-Certain: formula, weight 100, stage 2 and the regressor as the field runs it, jointly with CE in a single stage. The
-paper itself first fits the student's lower half to the hint and then trains with KD; tables of the field do not.
-Source: mdistiller (`distillers/FitNet.py`, `_common.py`), RepDistiller (`models/util.py`: ConvReg).
 """
 
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ from methods.options import integer, loss_weight
 
 
 class Regressor(nn.Sequential):
-    """Student map [N, *student] -> [N, *teacher], not below 0."""
+    """Maps of the student to the teacher's shape: [N, *student] -> [N, *teacher], non-negative; shapes (C, H, W)."""
 
     def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int]) -> None:
         super().__init__(resizing_convolution(student, teacher), nn.BatchNorm2d(teacher[0]), nn.ReLU())
@@ -36,7 +32,7 @@ class Options:
 
 
 class FitNet(Method):
-    """Hint learning. Terms: ce, hint. Needs both networks' map after stage `hint_layer`; trains the regressor."""
+    """Hint learning. Terms: ce, hint. Reads both networks' map after stage `hint_layer`; trains the regressor."""
 
     Options = Options
 
@@ -60,3 +56,11 @@ class FitNet(Method):
             "ce": cross_entropy_term(student, batch, options.ce_weight),
             "hint": Term(mse(regressed, teacher.maps[options.hint_layer]), options.hint_weight),
         }
+
+
+PROVENANCE = """
+Certain: formula, weight 100, stage 2 and the regressor as the field runs it, jointly with CE in a single stage. The
+paper itself first fits the student's lower half to the hint and then trains with KD; the tables of the field do not.
+
+Source: mdistiller (`distillers/FitNet.py`, `_common.py`), RepDistiller (`models/util.py`: ConvReg).
+"""

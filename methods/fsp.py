@@ -1,19 +1,13 @@
 """FSP: Yim, Joo, Bae, Kim, "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
 Learning", CVPR 2017.
 
-    first stage of `init_epochs` epochs:  L = fsp_weight · Σ_k mean((G_s,k − G_t,k)²)
-    then:                                 L = ce_weight · CE(z_s, y)
+    initialization stage of `init_epochs` epochs:  L = fsp_weight · Σ_k mean((G_s,k − G_t,k)²)
+    training:                                      L = ce_weight · CE(z_s, y)
 
-    G_k = top bottomᵀ / P: [N, C_k+1, C_k], the flow from stage k to stage k + 1, P positions, the larger of the two
-    maps of one network average-pooled to the smaller's size; all stages with the stem
+    G_k = top bottomᵀ / P: [N, C_k+1, C_k], the flow from stage k to stage k + 1
 
-z_s: logits [N, C]; y: labels [N]; mean over all entries. The first stage trains the student's stages alone; it is cut
-off from labels. Its learning rate is that of the first epoch, and its epochs come on top of the others.
-
-Certain: all of it, as the field runs it. RepDistiller's command line has `-b 50` for FSP, but that number meets a loss
-that is 0: its code trains the first stage by the plain sum, and then by cross-entropy. Unsupported: networks with
-unequal numbers of stages or channels: the matrices must have one shape (the tables of the field leave those pairs out).
-Source: RepDistiller (`distiller_zoo/FSP.py`, `helper/pretrain.py`, `helper/loops.py`: `--init_epochs 30`).
+z_s: logits [N, C]; y: labels [N]; bottom, top: maps after stages k and k + 1 of one network, flattened to P positions,
+the larger average-pooled to the size of the smaller; k goes over all stages with the stem; mean over all entries.
 """
 
 import math
@@ -30,15 +24,15 @@ from methods.options import loss_weight, non_negative
 
 
 def flow(bottom: Tensor, top: Tensor) -> Tensor:
-    """The FSP matrix of two maps of a network: [N, C_b, H_b, W_b], [N, C_t, H_t, W_t] -> [N, C_t, C_b]."""
+    """FSP matrix of two maps of one network: [N, C_b, H_b, W_b], [N, C_t, H_t, W_t] -> [N, C_t, C_b]."""
     bottom, top = (maps.flatten(2) for maps in pool_to_smaller(bottom, top))
     return top @ bottom.mT / top.shape[2]
 
 
 def flow_distance(student: Mapping[int, Tensor], teacher: Mapping[int, Tensor]) -> Tensor:
-    """Mean squared differences of the FSP matrices, summed over neighbouring stages: {stage: map} × 2 -> scalar."""
-    steps = pairwise(sorted(student))
-    return sum(F.mse_loss(flow(student[a], student[b]), flow(teacher[a], teacher[b])) for a, b in steps)
+    """Mean squared differences of the FSP matrices, summed over neighbouring stages: 2 × {stage: map} -> scalar."""
+    neighbors = pairwise(sorted(student))
+    return sum(F.mse_loss(flow(student[a], student[b]), flow(teacher[a], teacher[b])) for a, b in neighbors)
 
 
 @dataclass
@@ -51,7 +45,10 @@ class Options:
 
 
 class FSP(Method):
-    """Flow of solution procedure. Terms: fsp in the first stage, then ce. Needs both networks' maps of all stages."""
+    """Flow of solution procedure. Terms: fsp in the initialization stage, then ce.
+
+    Reads both networks' maps of all stages, in the initialization stage alone.
+    """
 
     Options = Options
 
@@ -70,3 +67,16 @@ class FSP(Method):
         if batch.epoch < 1:
             return {"fsp": Term(flow_distance(student.maps, teacher.maps), self.options.fsp_weight)}
         return {"ce": cross_entropy_term(student, batch, self.options.ce_weight)}
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The initialization stage trains the student's stages alone, without labels.
+Its learning rate is that of the first epoch, and its epochs are added to those of the training. RepDistiller's command
+line has `-b 50` for FSP, but that weight applies to a loss that is 0: its code trains the initialization stage by the
+plain sum, and then by cross-entropy.
+
+Source: RepDistiller (`distiller_zoo/FSP.py`, `helper/pretrain.py`, `helper/loops.py`: `--init_epochs 30`).
+
+Unsupported: networks with unequal numbers of stages or channels, as the matrices must have one shape. The tables of the
+field leave those pairs out.
+"""

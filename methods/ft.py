@@ -1,24 +1,16 @@
 """FT: Kim, Park, Kwak, "Paraphrasing Complex Network: Network Compression via Factor Transfer", NeurIPS 2018,
 arXiv 1802.04977.
 
-    first stage of `init_epochs` epochs:  L = paraphrase_weight · mean((d(e(f_t)) − f_t)²)
-    then:                                 L = ce_weight · CE(z_s, y) + ft_weight · mean |A(t(f_s)) − A(e(f_t))|
+    initialization stage of `init_epochs` epochs:  L = paraphrase_weight · mean((d(e(f_t)) − f_t)²)
+    training:                                      L = ce_weight · CE(z_s, y) + ft_weight · mean |A(t(f_s)) − A(e(f_t))|
 
-    e, d: the paraphraser. e makes the teacher's factors, [N, k · C_t, H, W], by three 3×3 convolutions, each with
-        LeakyReLU (slope 0.1); d undoes it by three transposed ones. Frozen after the first stage.
-    t: the translator, which makes the student's factors: three 3×3 convolutions with batch norm and LeakyReLU
-    A(f) = unit(mean over channels of f²), flattened: [N, C, H, W] -> [N, H · W]
+    e, d: the paraphraser. e maps f_t to the teacher's factors, [N, rate · C_t, H, W], by three 3×3 convolutions, each
+        with LeakyReLU (slope 0.1); d reverses it by three transposed ones. Frozen after the initialization stage.
+    t: the translator, which maps f_s to the student's factors by three 3×3 convolutions with batch norm and LeakyReLU
+    A(f) = normalized(mean over channels of f²), flattened: [N, C, H, W] -> [N, H · W]
 
-z_s: logits [N, C]; y: labels [N]; f_s, f_t: maps after each network's last stage; k: `rate`; the larger factors are
-average-pooled to the smaller's size; means over all entries. The first stage trains the paraphraser alone, on the
-teacher's map.
-
-Certain: all of it, as the field runs it; the paper's own factors are compared entry by entry, without A (not verified).
-Source: RepDistiller (`distiller_zoo/FT.py`, `models/util.py`, `helper/pretrain.py`: `-a 0 -b 200`,
-`--init_epochs 30`). Two differences in the first stage: its rate is that of the first epoch, while the published code
-takes 0.01 for students of the resnet and wrn families (0.05 in the recipe); and the student, though not trained, is in
-training mode, so the running statistics of its batch norms, which the first epoch replaces, are not untouched.
-Unsupported where a last map has a single position (MobileNetV2 on images of 16 px): A would be 1, whatever the factors.
+z_s: logits [N, C]; y: labels [N]; f_s, f_t: maps after each network's last stage. The larger factors are average-pooled
+to the size of the smaller; means over all entries. The initialization stage trains the paraphraser alone.
 """
 
 import math
@@ -47,25 +39,26 @@ from methods.options import loss_weight, non_negative, positive
 SLOPE = 0.1
 
 
-def layers(kind: type[nn.Module], widths: list[int], norm: bool) -> nn.Sequential:
-    """3×3 convolutions of a kind through `widths`, each with LeakyReLU, and batch norm before it where wanted."""
-    found: list[nn.Module] = []
+def conv_stack(kind: type[nn.Module], widths: list[int], batch_norm: bool) -> nn.Sequential:
+    """Build 3×3 convolutions of a kind through `widths`, each with optional batch norm and LeakyReLU."""
+    layers: list[nn.Module] = []
     for width_in, width in pairwise(widths):
-        found += [kind(width_in, width, 3, padding=1), *([nn.BatchNorm2d(width)] if norm else []), nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*found)
+        norms = [nn.BatchNorm2d(width)] if batch_norm else []
+        layers += [kind(width_in, width, 3, padding=1), *norms, nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
 
 
 class Paraphraser(nn.Module):
-    """The teacher's map [N, C, H, W] to factors [N, k, H, W], and back."""
+    """Encoder of the teacher's map [N, C, H, W] to factors [N, K, H, W], and decoder back."""
 
     def __init__(self, channels: int, factors: int) -> None:
         super().__init__()
-        self.encoder = layers(nn.Conv2d, [channels, channels, factors, factors], norm=False)
-        self.decoder = layers(nn.ConvTranspose2d, [factors, factors, channels, channels], norm=False)
+        self.encoder = conv_stack(nn.Conv2d, [channels, channels, factors, factors], batch_norm=False)
+        self.decoder = conv_stack(nn.ConvTranspose2d, [factors, factors, channels, channels], batch_norm=False)
 
 
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean absolute difference of where factors are large: [N, k, H_s, W_s], [N, k, H_t, W_t] -> scalar."""
+    """Mean absolute difference of the attention of factors: [N, K, H_s, W_s], [N, K, H_t, W_t] -> scalar."""
     student, teacher = pool_to_smaller(student, teacher)
     return F.l1_loss(attention(student), attention(teacher))
 
@@ -82,8 +75,11 @@ class Options:
 
 
 class FT(Method):
-    """Factor transfer. Terms: paraphrase in the first stage, then ce, ft. Needs both networks' map after their last
-    stage; trains the paraphraser in the first stage, the translator in the other."""
+    """Factor transfer. Terms: paraphrase in the initialization stage, then ce, ft.
+
+    Reads both networks' map after their last stage. Trains the paraphraser in the initialization stage, then the
+    translator.
+    """
 
     Options = Options
 
@@ -106,7 +102,7 @@ class FT(Method):
         self.last_s, self.last_t = len(student) - 1, len(teacher) - 1
         factors = int(options.rate * channels_t)
         self.paraphraser = Paraphraser(channels_t, factors)
-        self.translator = layers(nn.Conv2d, [channels_s, channels_s, factors, factors], norm=True)
+        self.translator = conv_stack(nn.Conv2d, [channels_s, channels_s, factors, factors], batch_norm=True)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, teacher_map = self.options, teacher.maps[self.last_t]
@@ -120,3 +116,18 @@ class FT(Method):
             "ce": cross_entropy_term(student, batch, options.ce_weight),
             "ft": Term(distance, options.ft_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The paper itself compares the factors entry by entry, without A (not
+verified).
+
+Source: RepDistiller (`distiller_zoo/FT.py`, `models/util.py`, `helper/pretrain.py`: `-a 0 -b 200`,
+`--init_epochs 30`).
+
+Differences, both in the initialization stage: its learning rate is that of the first epoch, while the published code
+takes 0.01 for students of the resnet and wrn families (0.05 in the recipe); and the student, though not trained, is in
+training mode, so that the running statistics of its batch norms change, until the first epoch replaces them.
+
+Unsupported: a last map of a single position (MobileNetV2 on images of 16 px), where A is 1 whatever the factors.
+"""

@@ -3,18 +3,14 @@ Knowledge Distillation", ICCV 2021, arXiv 2202.03680 (authors and arXiv number n
 
     L = ce_weight · CE(z_s, y) + ickd_weight · mean over samples of ‖R(e(f_s)) − R(f_t)‖_F² / C_t
 
-    R(f) = F Fᵀ with rows scaled to length 1, F [C, H · W] one sample's flattened map: [C, C]
+    R(f) = F Fᵀ with rows scaled to length 1, F [C, H · W] the flattened map of one sample: [C, C]
     e: a trained 1×1 convolution without bias from C_s to C_t channels, and batch norm
 
-z_s: logits [N, C]; y: labels [N]; f_s [N, C_s, H_s, W_s], f_t [N, C_t, H_t, W_t]: maps after the last stage; their
+z_s: logits [N, C]; y: labels [N]; f_s [N, C_s, H_s, W_s], f_t [N, C_t, H_t, W_t]: maps after the last stage, whose
 sizes may differ.
 
-Certain: all of it for CIFAR-100, without the KD term (the paper's "w/o KL"; with it KD is added with weight 1, T 4). An
-embedding of the teacher's map stood unused in an early version of the code. Source: ADLab-AutoDrive/ICKD
-(`Cifar100/distiller_zoo/ICKD.py`, `train_student.sh`: `-a 0 -b 2.5`).
-
-Speed: the inner product of row i of R(a) and of R(b) is a_i (AᵀB) b_iᵀ, less the lengths. So no C × C matrix is made,
-which for ResNet50 would hold 2048 · 2048 numbers for each sample.
+The inner product of row i of R(a) and of R(b) is a_i (AᵀB) b_iᵀ, divided by the lengths. So no C × C matrix is formed,
+which would have 2048 · 2048 entries per sample for ResNet50.
 """
 
 from dataclasses import dataclass
@@ -33,14 +29,14 @@ def row_products(a: Tensor, b: Tensor) -> Tensor:
 
 
 def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of the rows of R, mean over rows and samples: [N, C, H_s, W_s], [N, C, H_t, W_t] -> scalar."""
+    """Mean squared distance of the rows of R: [N, C, H_s, W_s], [N, C, H_t, W_t] -> scalar."""
     s, t = student.flatten(2), teacher.flatten(2)
     squared_s, squared_t = row_products(s, s), row_products(t, t)
-    there_s, there_t = squared_s > TINY**2, squared_t > TINY**2  # a row without length is 0, not of length 1
-    both = there_s & there_t
+    nonzero_s, nonzero_t = squared_s > TINY**2, squared_t > TINY**2  # a zero row stays 0 instead of length 1
+    both = nonzero_s & nonzero_t
     lengths = torch.where(both, squared_s, 1.0).sqrt() * torch.where(both, squared_t, 1.0).sqrt()
     cosine = torch.where(both, row_products(s, t), 0.0) / lengths
-    return (there_s.to(s.dtype) + there_t.to(s.dtype) - 2 * cosine).mean()
+    return (nonzero_s.to(s.dtype) + nonzero_t.to(s.dtype) - 2 * cosine).mean()
 
 
 @dataclass
@@ -52,8 +48,8 @@ class Options:
 
 
 class ICKD(Method):
-    """Inter-channel correlation. Terms: ce, ickd. Needs both networks' map after the last stage; trains the embedding
-    of the student's."""
+    """Inter-channel correlation. Terms: ce, ickd. Reads both networks' map after the last stage; trains the embedding
+    of the student's map."""
 
     Options = Options
 
@@ -74,3 +70,11 @@ class ICKD(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "ickd": Term(distance, self.options.ickd_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it for CIFAR-100, without the KD term (the paper's "w/o KL"; with it KD is added with weight 1, T 4). An
+early version of the code had an unused embedding of the teacher's map.
+
+Source: ADLab-AutoDrive/ICKD (`Cifar100/distiller_zoo/ICKD.py`, `train_student.sh`: `-a 0 -b 2.5`).
+"""

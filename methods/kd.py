@@ -2,16 +2,11 @@
 
     L = ce_weight · CE(z_s, y) + kd_weight · T² · KL(softmax(z_t / T) ‖ softmax(z_s / T))
 
-z_s, z_t: logits [N, C] of student and teacher; y: labels [N]; KL summed over classes, mean over the batch. T² keeps the
-gradient's size independent of T, so it belongs to the term's raw value.
+z_s, z_t: logits [N, C] of student and teacher; y: labels [N]; KL summed over classes, mean over the batch. The factor
+T² keeps the size of the gradient independent of T, so it belongs to the term's raw value.
 
 With `standardise` it is LSKD: Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024,
-arXiv 2403.01427. Both networks' logits are first standardised sample by sample, (z − mean(z)) / (1e-7 + std(z)). The
-paper writes the population's standard deviation; the code that made its numbers takes the unbiased one, and so do we.
-
-Certain: formula and weights. Source: RepDistiller (`-r .1 -a .9`, T 4) and mdistiller (`engine/cfg.py`: CE 0.1, KD 0.9,
-T 4) agree for CIFAR-100. For ImageNet mdistiller takes T 1 and weights 0.5, 0.5. LSKD: logit-standardization-KD
-(`mdistiller/distillers/KD.py`), its T and weight of each pair from the names of its log files.
+arXiv 2403.01427. Both networks' logits are first standardized sample by sample, (z − mean(z)) / (1e-7 + std(z)).
 """
 
 from dataclasses import dataclass
@@ -32,7 +27,7 @@ class Options:
 
 
 class KD(Method):
-    """Knowledge distillation. Terms: ce, kd. Needs the teacher's logits."""
+    """Knowledge distillation. Terms: ce, kd. Reads the teacher's logits."""
 
     Options = Options
 
@@ -44,3 +39,13 @@ class KD(Method):
             "ce": cross_entropy_term(student, batch, options.ce_weight),
             "kd": Term(kl_divergence(z_s, z_t, options.temperature), options.kd_weight),
         }
+
+
+PROVENANCE = """
+Certain: formula and weights. For ImageNet mdistiller takes T 1 and weights 0.5, 0.5. LSKD: the paper writes the
+population's standard deviation; the code behind its numbers takes the unbiased one, which is used here.
+
+Source: RepDistiller (`-r .1 -a .9`, T 4) and mdistiller (`engine/cfg.py`: CE 0.1, KD 0.9, T 4) agree for CIFAR-100.
+LSKD: logit-standardization-KD (`mdistiller/distillers/KD.py`); T and weight of each pair are in the names of its log
+files.
+"""

@@ -7,14 +7,12 @@
 
 The bracket is the squared maximum mean discrepancy of the two networks' channels under the polynomial kernel (x · y)².
 z_s: logits [N, C]; y: labels [N]; f_s,k and f_t,k: maps of student and teacher after stage k, for every stage but the
-stem, the larger average-pooled to the smaller's size. Where one network has more stages, its last ones are left out.
+stem, the larger average-pooled to the size of the smaller. Where one network has more stages, its last ones are left
+out.
 
-Certain: all of it, as the field runs it; the paper reports other kernels too, and takes the last stages alone (not
-verified). Source: RepDistiller (`distiller_zoo/NST.py`: `-a 0 -b 50`), mdistiller.
-
-Speed: of the two sides of Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels, C × C and positions ×
-positions, the smaller is computed; the published code makes C × C × positions numbers for each sample. On the first
-side it is the products that are scaled, by their diagonal, and not the larger maps.
+Σ_ij (a_i · b_j)² = ⟨AᵀA, BᵀB⟩ for the matrices A, B of the channels, so either C × C products of channels or positions
+× positions are computed, whichever are fewer; the published code forms C × C × positions numbers per sample. The
+products of channels are normalized by their diagonal, which is cheaper than to normalize the larger maps.
 """
 
 from dataclasses import dataclass
@@ -29,33 +27,34 @@ from methods.options import loss_weight
 
 def discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared maximum mean discrepancy of channels: [N, C_s, H_s, W_s], [N, C_t, H_t, W_t] -> scalar."""
-    s, t = (maps.flatten(2).mT for maps in pool_to_smaller(student, teacher))  # [N, P, C], of channels-last maps a view
+    s, t = (maps.flatten(2).mT for maps in pool_to_smaller(student, teacher))  # [N, P, C], a view of channels-last maps
     return by_positions(s, t) if s.shape[1] ** 2 < s.shape[2] * t.shape[2] else by_channels(s, t)
 
 
 def by_channels(s: Tensor, t: Tensor) -> Tensor:
-    """The discrepancy from products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
-    own, known, across = self_product(s.detach().mT @ s), t.mT @ t, t.mT @ s
-    of_s, of_t = (squared_lengths(products) for products in (own, known))
-    return kernel(known, of_t, of_t) + kernel(own, of_s, of_s) - 2 * kernel(across, of_t, of_s)
+    """Compute the discrepancy from products of channels, C × C: [N, P, C_s], [N, P, C_t] -> scalar."""
+    within_s, within_t, between = self_product(s.detach().mT @ s), t.mT @ t, t.mT @ s
+    lengths_s, lengths_t = (squared_lengths(products) for products in (within_s, within_t))
+    kernel_t, kernel_s = kernel(within_t, lengths_t, lengths_t), kernel(within_s, lengths_s, lengths_s)
+    return kernel_t + kernel_s - 2 * kernel(between, lengths_t, lengths_s)
 
 
 def squared_lengths(products: Tensor) -> Tensor:
-    """Of the channels with these products with each other: [N, C, C] -> [N, C]; 1 for one without length."""
+    """Return the channels' squared lengths from their products, 1 for a zero channel: [N, C, C] -> [N, C]."""
     diagonal = products.diagonal(dim1=1, dim2=2)
     return torch.where(diagonal > TINY**2, diagonal, 1.0)
 
 
 def kernel(products: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The mean squared cosine, from products and squared lengths: [N, C_a, C_b], [N, C_a], [N, C_b] -> scalar."""
+    """Mean squared cosine from products and squared lengths: [N, C_a, C_b], [N, C_a], [N, C_b] -> scalar."""
     return (products.square() / (a[:, :, None] * b[:, None, :])).mean()
 
 
 def by_positions(s: Tensor, t: Tensor) -> Tensor:
-    """The discrepancy from products of positions, P × P: [N, P, C_s], [N, P, C_t] -> scalar."""
+    """Compute the discrepancy from products of positions, P × P: [N, P, C_s], [N, P, C_t] -> scalar."""
     s, t = normalize_rows(s), normalize_rows(t)
-    own, known = self_product(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
-    return (own - known).square().sum((1, 2)).mean()
+    products_s, products_t = self_product(s.detach() @ s.mT) / s.shape[2], t @ t.mT / t.shape[2]
+    return (products_s - products_t).square().sum((1, 2)).mean()
 
 
 @dataclass
@@ -67,7 +66,7 @@ class Options:
 
 
 class NST(Method):
-    """Neuron selectivity transfer. Terms: ce, nst. Needs both networks' maps after all stages but the stem."""
+    """Neuron selectivity transfer. Terms: ce, nst. Reads both networks' maps after all stages but the stem."""
 
     Options = Options
 
@@ -86,3 +85,11 @@ class NST(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "nst": Term(distance, self.options.nst_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The paper reports other kernels too, and takes the last stages alone (not
+verified).
+
+Source: RepDistiller (`distiller_zoo/NST.py`: `-a 0 -b 50`), mdistiller.
+"""

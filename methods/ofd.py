@@ -4,7 +4,7 @@ arXiv 1904.01866.
     L = ce_weight · CE(z_s, y) + ofd_weight · Σ_k d(c_k(f_s,k), f_t,k) / 2^(K − k),    k = 1 … K
 
     d(s, t) = Σ over channels and positions, mean over samples, of
-        (s − m)²  where t ≤ m and s > m          the margin m < 0 of the channel stands for all that is below it
+        (s − m)²  where t ≤ m and s > m          values below the channel's margin m < 0 are replaced by it
         (s − t)²  where m < t ≤ 0 and s > t
         (s − t)²  where t > 0
         0         elsewhere
@@ -13,11 +13,7 @@ arXiv 1904.01866.
 
 z_s: logits [N, C]; y: labels [N]; f_s,k, f_t,k: maps of student and teacher before the last activation, of all stages
 but the stem, the teacher's average-pooled to the student's size; c_k: a trained 1×1 convolution without bias to the
-teacher's channels, and batch norm. Where one network has more stages its first ones are left out.
-
-Certain: all of it. Source: mdistiller (`distillers/OFD.py`), after the authors' overhaul-distillation. Its code leaves
-the teacher in training mode by mistake; here it is in evaluation mode, as the authors have it. Unsupported: a teacher
-that ends its stages without batch norm (ShuffleNet, MobileNetV2), as in the published code.
+teacher's channels, and batch norm. Where one network has more stages, its first ones are left out.
 """
 
 import math
@@ -31,26 +27,26 @@ from methods.contract import Batch, Context, Method, Needs, Outputs, Requirement
 from methods.losses import TINY, SquaredSum, cross_entropy_term, last_stages
 from methods.options import loss_weight
 
-RARE = 0.001  # a channel that is below 0 with at most this probability
+RARE = 0.001  # a channel negative with at most this probability has no margin from its negative part
 
 
 def margins(bias: Tensor, scale: Tensor) -> Tensor:
-    """E[x | x < 0] of Gaussians, where that is not too rare: [C], [C] -> [C]."""
+    """Return m of channels with a bias and an absolute scale: [C], [C] -> [C]."""
     ratio = bias / scale.clamp_min(TINY)
-    below = torch.special.ndtr(-ratio)
+    p_negative = torch.special.ndtr(-ratio)
     density = torch.exp(-(ratio**2) / 2) / math.sqrt(2 * math.pi)
-    return torch.where(below > RARE, bias - scale * density / below.clamp_min(RARE), -3 * scale)
+    return torch.where(p_negative > RARE, bias - scale * density / p_negative.clamp_min(RARE), -3 * scale)
 
 
 def partial_distance(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """d(s, t), the distance that does not ask a silent unit to be silent alike: [N, C, H, W] × 2, [C] -> scalar."""
+    """d(s, t), which ignores how far an inactive unit is below the margin: 2 × [N, C, H, W], [C] -> scalar."""
     target = teacher.maximum(margin[:, None, None])
-    counts = (teacher > 0) | (student > target)
-    return SquaredSum.apply((student - target) * counts) / len(student)
+    mask = (teacher > 0) | (student > target)
+    return SquaredSum.apply((student - target) * mask) / len(student)
 
 
 class Connector(nn.Sequential):
-    """Student map [N, C_s, H, W] to the teacher's channels."""
+    """Maps of the student to the teacher's channels: [N, C_s, H, W] -> [N, C_t, H, W]."""
 
     def __init__(self, student: int, teacher: int) -> None:
         conv = nn.Conv2d(student, teacher, 1, bias=False)
@@ -67,8 +63,8 @@ class Options:
 
 
 class OFD(Method):
-    """Overhaul of feature distillation. Terms: ce, ofd. Needs both networks' pre-activations of all stages but the
-    stem, and the teacher's batch norms; trains the connectors."""
+    """Overhaul of feature distillation. Terms: ce, ofd. Reads both networks' pre-activations of all stages but the
+    stem, and the teacher's batch norm parameters; trains the connectors."""
 
     Options = Options
 
@@ -100,3 +96,15 @@ class OFD(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "ofd": Term(loss, self.options.ofd_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it.
+
+Source: mdistiller (`distillers/OFD.py`), after the authors' overhaul-distillation.
+
+Differences: mdistiller leaves the teacher in training mode by mistake; here it is in evaluation mode, as the authors
+have it.
+
+Unsupported: a teacher that ends its stages without batch norm (ShuffleNet, MobileNetV2), as in the published code.
+"""

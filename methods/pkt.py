@@ -6,11 +6,7 @@ arXiv 1803.10837.
     p_ij = s_ij / Σ_j s_ij,   s_ij = (cos(f_i, f_j) + 1) / 2: [N, N], a sample with itself included
 
 f [N, D]: pooled features, whose D may differ; z_s: logits [N, C]; y: labels [N]; the mean is over all N² entries, which
-makes it 1/N of the mean KL divergence of the rows, hence the weight.
-
-Certain: all of it, as the field runs it. The paper sums the divergence, and trains without labels. The code adds e to
-the length that it divides by; here a vector shorter than 1e-8 is not scaled instead. Source: RepDistiller
-(`distiller_zoo/PKT.py`, after the authors' code: `-a 0 -b 30000`), mdistiller.
+makes it 1/N of the mean KL divergence of the rows, hence the large weight.
 """
 
 from dataclasses import dataclass
@@ -25,9 +21,9 @@ EPS = 1e-7
 
 
 def affinities(rows: Tensor) -> Tensor:
-    """The probability that a sample picks another as its like: [N, D] -> [N, N], rows that sum to 1."""
+    """Return the similarity of each pair of samples as probabilities: [N, D] -> [N, N], rows that sum to 1."""
     directions = normalize_rows(rows)
-    similarity = (directions @ directions.T + 1).clamp_min(0) / 2  # rounding may leave a cosine below -1
+    similarity = (directions @ directions.T + 1).clamp_min(0) / 2  # rounding may take a cosine below -1
     return similarity / similarity.sum(1, keepdim=True)
 
 
@@ -45,7 +41,7 @@ class Options:
 
 
 class PKT(Method):
-    """Probabilistic knowledge transfer. Terms: ce, pkt. Needs both networks' pooled features."""
+    """Probabilistic knowledge transfer. Terms: ce, pkt. Reads both networks' pooled features."""
 
     Options = Options
     student_needs = Needs(logits=True, pooled=True)
@@ -57,3 +53,12 @@ class PKT(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "pkt": Term(value, self.options.pkt_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it, as the field runs it. The paper sums the divergence, and trains without labels.
+
+Source: RepDistiller (`distiller_zoo/PKT.py`, after the authors' code: `-a 0 -b 30000`), mdistiller.
+
+Differences: the code adds e to the length that it divides by; here a vector shorter than 1e-8 is not scaled instead.
+"""

@@ -2,17 +2,14 @@
 
     L = ce_weight · CE(z_s, y) + distance_weight · mean H(d_s − d_t) + angle_weight · mean H(a_s − a_t)
 
-    d [N, N]: distances ‖f_i − f_j‖ of the batch's samples, divided by the mean of those above 0
-    a [N, N, N]: cosines of the angles at i between f_j − f_i and f_k − f_i, 0 where a side has no length
+    d [N, N]: distances ‖f_i − f_j‖ of the batch's samples, divided by the mean of the positive ones
+    a [N, N, N]: cosines of the angles at i between f_j − f_i and f_k − f_i, 0 where a side has length 0
     H(x): x² / 2 up to |x| = 1, then |x| − 1/2 (Huber, smooth L1)
 
 f [N, D]: pooled features, whose D may differ; z_s: logits [N, C]; y: labels [N]; means over all N² and N³ entries.
 
-Certain: all of it; the means run over the entries that are 0 or 1 by definition too, as in the code. Source:
-RepDistiller (`distiller_zoo/RKD.py`: `-a 0 -b 1`), mdistiller agrees.
-
-Speed: cosines come from the N × N products of the samples, not from N² differences of D numbers; the values are the
-same. The price is that samples closer than about a thousandth of the batch's radius count as one point.
+Cosines are computed from the N × N products of the samples, not from N² differences of D numbers; the values are the
+same, but samples closer than about a thousandth of the batch's radius count as one point.
 """
 
 from dataclasses import dataclass
@@ -25,23 +22,23 @@ from methods.contract import Batch, Method, Needs, Outputs, Term
 from methods.losses import cross_entropy_term
 from methods.options import loss_weight
 
-ROUNDING = 1e-6  # squared distances below this share of the squared radius, or of the features, are rounding errors
+ROUNDING = 1e-6  # squared distances below this fraction of the squared radius, or of the features, count as 0
 
 
 def relations(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances in units of their mean, and cosines: [N, D] -> [N, N], [N, N, N] (the vertex of the angle first)."""
-    centred = rows - rows.mean(0)  # changes no difference, and keeps its digits
-    products = centred @ centred.T
-    own = products.diagonal()
-    squared = own[:, None] + own - 2 * products
+    """Return distances over their mean, and cosines (the vertex first): [N, D] -> [N, N], [N, N, N]."""
+    centered = rows - rows.mean(0)  # leaves differences unchanged, and avoids cancellation
+    products = centered @ centered.T
+    norms = products.diagonal()  # squared
+    squared = norms[:, None] + norms - 2 * products
     size = rows.detach().abs().amax().clamp_min(0.01)
-    apart = squared > ROUNDING * (own.detach().amax() + ROUNDING * rows.shape[1] * size**2)
-    length = torch.where(apart, squared, 1.0).sqrt()
-    mean = torch.where(apart, length, 0.0).sum() / apart.sum().clamp_min(1)
-    distances = torch.where(apart, length, 0.0) / torch.where(mean > 0, mean, 1.0)
-    inverse = torch.where(apart, 1 / length, 0.0)
-    corner = products - products[:, :, None] - products[:, None, :] + own[:, None, None]
-    return distances, corner * inverse[:, :, None] * inverse[:, None, :]
+    distinct = squared > ROUNDING * (norms.detach().amax() + ROUNDING * rows.shape[1] * size**2)
+    length = torch.where(distinct, squared, 1.0).sqrt()
+    mean = torch.where(distinct, length, 0.0).sum() / distinct.sum().clamp_min(1)
+    distances = torch.where(distinct, length, 0.0) / torch.where(mean > 0, mean, 1.0)
+    inverse = torch.where(distinct, 1 / length, 0.0)
+    dot_products = products - products[:, :, None] - products[:, None, :] + norms[:, None, None]
+    return distances, dot_products * inverse[:, :, None] * inverse[:, None, :]
 
 
 @dataclass
@@ -54,7 +51,7 @@ class Options:
 
 
 class RKD(Method):
-    """Relational distillation. Terms: ce, distance, angle. Needs both networks' pooled features."""
+    """Relational distillation. Terms: ce, distance, angle. Reads both networks' pooled features."""
 
     Options = Options
     student_needs = Needs(logits=True, pooled=True)
@@ -69,3 +66,10 @@ class RKD(Method):
             "distance": Term(F.smooth_l1_loss(d_s, d_t), options.distance_weight),
             "angle": Term(F.smooth_l1_loss(a_s, a_t), options.angle_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it; the means include the entries that are 0 or 1 by definition, as in the code.
+
+Source: RepDistiller (`distiller_zoo/RKD.py`: `-a 0 -b 1`); mdistiller agrees.
+"""

@@ -5,21 +5,10 @@
 
     D = 1 / (N R) · Σ_{i,m} w_im · d(z_s,im, z_t,im),    r = min(epoch / warmup, 1), epoch from 1
 
-z_im: the logits of region m of sample i, the mean of its class activation maps over the region. The regions are the
-whole (its logits are the network's own), with `pool_2` the 2 × 2 and with `pool_4` the 4 × 4 cells: R of them. d: the
-sample's T² · KL of KD, or TCKD and NCKD of DKD (see `methods/kd.py`, `methods/dkd.py`); w is `complementary` where the
-teacher is right on the region and wrong on the whole, or the other way round, else 1. y: labels [N].
-
-Certain: formula, complementary 2, and the regions: 2 × 2 for pairs of like architecture, 4 × 4 too for unlike ones.
-Source: SDD-CVPR2024 (`mdistiller/distillers/KD.py`, `SDD_DKD.py`, `models/cifar/utils.py`, the scripts `teacher_*.sh`)
-and the paper's section 4.1. Where these differ, the code is followed, which made the numbers:
-    the paper sums over the regions, the code takes their mean;
-    for the paper a region is complementary where its class differs from that of the whole, for the code where just one
-    of the two is the label's;
-    the paper warms all up over 30 epochs, the code SD-KD not at all and SD-DKD over 20.
-Uncertain: the weights, which by the paper are those of KD and DKD (0.1 and 0.9; 1, alpha 1 and beta of each pair). Of
-the published SD-NKD there is no form here: its code keeps the target among the non-target classes (see
-`methods/nkd.py`). The published trainer also clips the gradient's norm at 40; here none is clipped.
+z_im: the logits of region m of sample i, the mean of its class activation maps over the region; y: labels [N]. The R
+regions are the whole image (its logits are the network's), with `pool_2` the 2 × 2 and with `pool_4` the 4 × 4 cells.
+d: the sample's T² · KL of KD, or TCKD and NCKD of DKD (see `methods/kd.py`, `methods/dkd.py`). w is `complementary`
+where the teacher is right on the region and wrong on the whole image, or vice versa, else 1.
 """
 
 from dataclasses import dataclass
@@ -32,20 +21,20 @@ from methods.losses import binary_logits, cross_entropy_term, kl_per_sample, non
 from methods.options import boolean, loss_weight, non_negative, one_of, positive
 
 
-def regional(outputs: Outputs, grids: list[int]) -> Tensor:
-    """Logits of all regions of a network, [N, R, C]: the whole, then the cells of each grid, row by row."""
+def regional_logits(outputs: Outputs, grids: list[int]) -> Tensor:
+    """Return the logits [N, R, C] of all regions: the whole image, then the cells of each grid, row by row."""
     cells = [outputs.class_maps[m].flatten(2).mT for m in grids]
     return torch.cat([outputs.logits[:, None], *cells], 1)
 
 
-def weights(teacher: Tensor, labels: Tensor, complementary: float) -> Tensor:
-    """w of the teacher's logits of all regions, the first being the whole: [N, R, C], [N] -> [N, R]."""
+def region_weights(teacher: Tensor, labels: Tensor, complementary: float) -> Tensor:
+    """Return w from the teacher's logits of all regions, the whole image first: [N, R, C], [N] -> [N, R]."""
     right = teacher.argmax(2) == labels[:, None]
     return torch.where(right == right[:, :1], 1.0, complementary)
 
 
-def distances(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, loss: str) -> dict[str, Tensor]:
-    """d of each row, under its name: [M, C], [M, C], [M] -> [M]."""
+def row_losses(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, loss: str) -> dict[str, Tensor]:
+    """Return d of each row by term name: [M, C], [M, C], [M] -> [M] each."""
     student, teacher = student / temperature, teacher / temperature
     if loss == "kd":
         return {"kd": temperature**2 * kl_per_sample(student, teacher)}
@@ -71,34 +60,51 @@ class Options:
     warmup: float = non_negative()
 
 
-def grids(options: Options) -> list[int]:
-    """Return the sizes m of the m × m grids of regions."""
+def grid_sizes(options: Options) -> list[int]:
+    """Return the sizes m of the m × m grids of cells."""
     return [2] * options.pool_2 + [4] * options.pool_4
 
 
 class SDD(Method):
-    """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Needs both networks' logits, of the regions too."""
+    """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Reads both networks' logits and class activation maps."""
 
     Options = Options
 
     @classmethod
     def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
-        needs = Needs(logits=True, class_maps=grids(options))
+        needs = Needs(logits=True, class_maps=grid_sizes(options))
         return Requirements(needs, needs)
 
     def __init__(self, options: Options, context: Context) -> None:
         super().__init__(options, context)
-        self.grids = grids(options)
+        self.grids = grid_sizes(options)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        o = self.options
-        ramp = warmup_ramp(batch.epoch, o.warmup)
-        z_s, z_t = regional(student, self.grids), regional(teacher, self.grids)
-        w = weights(z_t, batch.labels, o.complementary).flatten()
+        options = self.options
+        ramp = warmup_ramp(batch.epoch, options.warmup)
+        z_s, z_t = regional_logits(student, self.grids), regional_logits(teacher, self.grids)
+        w = region_weights(z_t, batch.labels, options.complementary).flatten()
         labels = batch.labels.repeat_interleave(z_t.shape[1])
-        found = distances(z_s.flatten(0, 1), z_t.flatten(0, 1), labels, o.temperature, o.loss)
-        by_name = {"kd": o.kd_weight, "tckd": o.alpha, "nckd": o.beta}
+        losses = row_losses(z_s.flatten(0, 1), z_t.flatten(0, 1), labels, options.temperature, options.loss)
+        term_weights = {"kd": options.kd_weight, "tckd": options.alpha, "nckd": options.beta}
         return {
-            "ce": cross_entropy_term(student, batch, o.ce_weight),
-            **{name: Term((w * d).mean(), ramp * by_name[name]) for name, d in found.items()},
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
+            **{name: Term((w * d).mean(), ramp * term_weights[name]) for name, d in losses.items()},
         }
+
+
+PROVENANCE = """
+Certain: formula, complementary 2, and the regions: 2 × 2 for pairs of like architecture, 4 × 4 too for unlike ones.
+
+Uncertain: the weights, which by the paper are those of KD and DKD (0.1 and 0.9; 1, alpha 1 and beta of each pair).
+
+Source: SDD-CVPR2024 (`mdistiller/distillers/KD.py`, `SDD_DKD.py`, `models/cifar/utils.py`, the scripts `teacher_*.sh`)
+and the paper's section 4.1. Where these differ, the code is followed, which made the numbers:
+    the paper sums over the regions, the code takes their mean;
+    for the paper a region is complementary where its class differs from that of the whole, for the code where exactly
+    one of the two is the label;
+    the paper warms up over 30 epochs in all cases, the code SD-KD not at all and SD-DKD over 20.
+
+Differences: there is no form for the published SD-NKD: its code keeps the target among the non-target classes (see
+`methods/nkd.py`). The published trainer also clips the gradient's norm at 40; here none is clipped.
+"""

@@ -7,14 +7,9 @@ arXiv 2203.14001.
     convolution, batch norm, ReLU, 1×1 convolution to D, batch norm, ReLU; without biases
 
 f_s [N, C_s, H_s, W_s]: the student's map after its last stage; f_t [N, D, H_t, W_t]: the teacher's map whose average
-over the positions is its pooled features; the larger is average-pooled to the smaller's size; mean over all entries.
-There is no term with labels, and the student's own classifier is not trained. What is evaluated, and would be used, is
-student, projector, average over the positions, and the teacher's classifier: projector and classifier are kept at
-inference.
-
-Certain: all of it. Source: SimKD (`models/util.py`, `helper/loops.py`, `scripts/run_distill.sh`: `-c 0 -d 0 -b 1`).
-Uncertain: the teacher wrn, whose networks are not in that code: of its maps only the one after the last batch norm and
-ReLU fits its classifier, so that is taken (for all other teachers of the field the last stage's map is the same one).
+over the positions is its pooled features; the larger is average-pooled to the size of the smaller; mean over all
+entries. There is no term with labels, and the student's classifier is not trained. The model at inference is the
+student, the projector, the average over the positions, and the teacher's classifier.
 """
 
 from dataclasses import dataclass
@@ -27,15 +22,15 @@ from methods.losses import mse
 from methods.options import integer, loss_weight
 
 
-def pooled_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map average-pooled to a size: [N, C, H, W] -> [N, C, *size]."""
+def pool_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average-pool a map to a size: [N, C, H, W] -> [N, C, *size]."""
     return maps if maps.shape[2:] == size else F.adaptive_avg_pool2d(maps, size)
 
 
 class Projector(nn.Module):
-    """Student map [N, C_s, H_s, W_s] to the teacher's channels: [N, D, *size], not below 0.
+    """Maps of the student to the teacher's channels: [N, C_s, H_s, W_s] -> [N, D, *size], non-negative.
 
-    student, teacher: their shapes (C, H, W); size: the smaller one's.
+    student, teacher: shapes (C, H, W) of their maps; size: that of the smaller map.
     """
 
     def __init__(self, student: tuple[int, int, int], teacher: tuple[int, int, int], factor: int) -> None:
@@ -49,11 +44,11 @@ class Projector(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.layers(pooled_to(maps, self.size))
+        return self.layers(pool_to(maps, self.size))
 
 
-class Reused(nn.Module):
-    """The student with the projector and the teacher's classifier: images [N, 3, H, W] to `Outputs` with logits."""
+class ReusedClassifier(nn.Module):
+    """Student, projector and the teacher's classifier: images [N, 3, H, W] -> `Outputs` with logits."""
 
     def __init__(self, student: nn.Module, stage: int, projector: Projector, classifier: nn.Module) -> None:
         super().__init__()
@@ -74,8 +69,8 @@ class Options:
 
 
 class SimKD(Method):
-    """The teacher's classifier reused. Term: simkd. Needs the student's map after its last stage and the teacher's
-    that is pooled; trains the projector."""
+    """Reuse of the teacher's classifier. Term: simkd. Reads the student's map after its last stage and the teacher's
+    last map; trains the projector."""
 
     Options = Options
 
@@ -93,8 +88,18 @@ class SimKD(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         projected = self.projector(student.maps[self.stage])
-        target = pooled_to(teacher.last_map, self.projector.size)
+        target = pool_to(teacher.last_map, self.projector.size)
         return {"simkd": Term(mse(projected, target), self.options.simkd_weight)}
 
     def inference_model(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
-        return Reused(student, self.stage, self.projector, teacher.head)
+        return ReusedClassifier(student, self.stage, self.projector, teacher.head)
+
+
+PROVENANCE = """
+Certain: all of it.
+
+Uncertain: the teacher wrn, whose networks are not in that code. Of its maps only the one after the last batch norm and
+ReLU fits its classifier, so that one is taken. For all other teachers of the field it is the last stage's map.
+
+Source: SimKD (`models/util.py`, `helper/loops.py`, `scripts/run_distill.sh`: `-c 0 -d 0 -b 1`).
+"""

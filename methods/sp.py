@@ -2,12 +2,9 @@
 
     L = ce_weight · CE(z_s, y) + sp_weight · ‖G_s − G_t‖_F² / N²
 
-    G = F Fᵀ with rows scaled to length 1, F [N, C · H · W] the flattened map after the last stage: G [N, N]
+    G = F Fᵀ with rows scaled to length 1: [N, N],    F [N, C · H · W]: the flattened map after the last stage
 
 z_s: logits [N, C]; y: labels [N]. The two maps may differ in channels and size.
-
-Certain: all of it; paper and code agree. Source: RepDistiller (`distiller_zoo/SP.py`, "verified by original author":
-`-a 0 -b 3000`), mdistiller.
 """
 
 from dataclasses import dataclass
@@ -21,7 +18,7 @@ from methods.options import loss_weight
 
 
 def similarity(maps: Tensor) -> Tensor:
-    """How alike the samples of a batch are: [N, C, H, W] -> [N, N], rows of length 1."""
+    """Return G, the similarities of the batch's samples: [N, C, H, W] -> [N, N], rows of length 1."""
     rows = maps.flatten(1)
     return normalize_rows(rows @ rows.T)
 
@@ -40,7 +37,7 @@ class Options:
 
 
 class SP(Method):
-    """Similarity-preserving distillation. Terms: ce, sp. Needs both networks' map after the last stage."""
+    """Similarity-preserving distillation. Terms: ce, sp. Reads both networks' map after the last stage."""
 
     Options = Options
 
@@ -59,3 +56,10 @@ class SP(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "sp": Term(distance, self.options.sp_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it; paper and code agree.
+
+Source: RepDistiller (`distiller_zoo/SP.py`, "verified by original author": `-a 0 -b 3000`), mdistiller.
+"""

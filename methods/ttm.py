@@ -5,11 +5,7 @@
     p' = p^γ / Σ_c p_c^γ,    p = softmax(z_t),    U = 1 (TTM) or U = Σ_c p_c^γ (WTTM, `weighted`)
 
 z_s, z_t: logits [N, C]; y: labels [N]. p' is the teacher's softmax at the temperature 1 / γ; the student's is at 1, and
-there is no factor T². U is between 1 and C^(1 − γ): the smoother the teacher's p, the more a sample counts.
-
-Certain: formula, γ and β of all 13 pairs (the paper's tables 8 and 9; in the copy of table 8 that was read the names of
-the rows had slipped by one, as the README's example of WTTM+CRD shows). Source: TTM (`distiller_zoo/ttm.py`, `wttm.py`,
-README). The power is taken of the logits here, which is the same and cannot underflow.
+there is no factor T². U is between 1 and C^(1 − γ): the smoother the teacher's p, the larger the sample's weight.
 """
 
 from dataclasses import dataclass
@@ -22,12 +18,12 @@ from methods.options import boolean, loss_weight, positive
 
 
 def power_sum(logits: Tensor, gamma: float) -> Tensor:
-    """U, the sum of the probabilities to the power γ, of each sample: [N, C] -> [N]."""
+    """Return U, the sum of each sample's probabilities to the power γ: [N, C] -> [N]."""
     return ((gamma * logits).logsumexp(1) - gamma * logits.logsumexp(1)).exp()
 
 
-def matching(student_logits: Tensor, teacher_logits: Tensor, gamma: float, weighted: bool) -> Tensor:
-    """The distillation term: [N, C], [N, C] -> scalar."""
+def matching_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float, weighted: bool) -> Tensor:
+    """KL from the transformed teacher, mean over samples: [N, C], [N, C] -> scalar."""
     divergence = kl_per_sample(student_logits, gamma * teacher_logits)
     return (power_sum(teacher_logits, gamma) * divergence if weighted else divergence).mean()
 
@@ -43,13 +39,23 @@ class Options:
 
 
 class TTM(Method):
-    """Matching of the transformed teacher. Terms: ce, ttm. Needs the teacher's logits."""
+    """Matching of the transformed teacher. Terms: ce, ttm. Reads the teacher's logits."""
 
     Options = Options
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        o = self.options
+        options = self.options
         return {
-            "ce": cross_entropy_term(student, batch, o.ce_weight),
-            "ttm": Term(matching(student.logits, teacher.logits, o.gamma, o.weighted), o.beta),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
+            "ttm": Term(matching_loss(student.logits, teacher.logits, options.gamma, options.weighted), options.beta),
         }
+
+
+PROVENANCE = """
+Certain: formula, γ and β of all 13 pairs (the paper's tables 8 and 9; in the copy of table 8 that was read the names of
+the rows were shifted by one, as the README's example of WTTM+CRD shows).
+
+Source: TTM (`distiller_zoo/ttm.py`, `wttm.py`, README).
+
+Differences: the power is taken of the logits here, which is equal and cannot underflow.
+"""

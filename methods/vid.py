@@ -3,16 +3,12 @@ arXiv 1904.05835.
 
     L = ce_weight · CE(z_s, y) + vid_weight · Σ_k mean(½ · ((μ_k(f_s,k) − f_t,k)² / v_k + log v_k))
 
-    v_k = softplus(a_k) + 1e-5, one variance for each of the teacher's channels: a_k [C_t] is trained and begins where
-    v_k = 5; μ_k is trained: 1×1 convolutions C_s -> C_t -> C_t -> C_t without bias, ReLU between them
+    v_k = softplus(a_k) + 1e-5: one variance per channel of the teacher; a_k [C_t] is trained, initially v_k = 5
+    μ_k: trained 1×1 convolutions C_s -> C_t -> C_t -> C_t without bias, ReLU between them
 
 z_s: logits [N, C]; y: labels [N]; f_s,k and f_t,k: maps of student and teacher after stage k, for every stage but the
-stem, the larger average-pooled to the smaller's size; mean over all entries. Where one network has more stages, its
-last ones are left out. The term is a negative log-likelihood: as the variance falls below 1 it may be negative.
-
-Certain: all of it. mdistiller leaves a_k out of its optimizer, so that the variance stays 5; here it is trained, as in
-RepDistiller, whose numbers the field reprints. Source: RepDistiller (`distiller_zoo/VID.py`, after the authors' code:
-`-a 0 -b 1`).
+stem, the larger average-pooled to the size of the smaller; mean over all entries. Where one network has more stages,
+its last ones are left out. The term is a negative log-likelihood: it may be negative where the variance is below 1.
 """
 
 import math
@@ -27,11 +23,11 @@ from methods.losses import SquaredSum, cross_entropy_term, pool_to_smaller, shar
 from methods.options import loss_weight
 
 EPS = 1e-5
-FIRST_VARIANCE = 5.0
+INITIAL_VARIANCE = 5.0
 
 
 class Likelihood(nn.Module):
-    """A Gaussian of the teacher's map [N, C_t, H, W], its mean made from the student's [N, C_s, H, W]."""
+    """Gaussian model of the teacher's map [N, C_t, H, W] with a mean predicted from the student's [N, C_s, H, W]."""
 
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
@@ -42,10 +38,10 @@ class Likelihood(nn.Module):
             nn.ReLU(),
             nn.Conv2d(teacher, teacher, 1, bias=False),
         )
-        self.log_scale = nn.Parameter(torch.full((teacher,), math.log(math.expm1(FIRST_VARIANCE - EPS))))
+        self.log_scale = nn.Parameter(torch.full((teacher,), math.log(math.expm1(INITIAL_VARIANCE - EPS))))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The negative log-likelihood, less a constant, as the mean over all entries: a scalar."""
+        """Return the negative log-likelihood up to a constant, mean over all entries: a scalar."""
         student, teacher = pool_to_smaller(student, teacher)
         return negative_log_likelihood(self.mean(student), F.softplus(self.log_scale) + EPS, teacher)
 
@@ -65,8 +61,8 @@ class Options:
 
 
 class VID(Method):
-    """Variational information distillation. Terms: ce, vid. Needs both networks' maps after all stages but the stem;
-    trains a regressor and variances for each."""
+    """Variational information distillation. Terms: ce, vid. Reads both networks' maps after all stages but the stem;
+    trains a regressor and variances for each stage."""
 
     Options = Options
 
@@ -87,3 +83,13 @@ class VID(Method):
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "vid": Term(sum(layer(student.maps[k], teacher.maps[k]) for k, layer in layers), self.options.vid_weight),
         }
+
+
+PROVENANCE = """
+Certain: all of it.
+
+Source: RepDistiller (`distiller_zoo/VID.py`, after the authors' code: `-a 0 -b 1`).
+
+Differences: mdistiller leaves a_k out of its optimizer, so that the variance stays 5; here it is trained, as in
+RepDistiller, whose numbers the field reprints.
+"""

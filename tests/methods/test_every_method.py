@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -81,6 +82,11 @@ def test_defaults_are_the_published_values(read_yaml, name):
 def test_dkd_has_the_published_beta_of_each_pair(read_yaml):
     expected = {pair: {"beta": float(beta)} for beta, pairs in DKD_BETA.items() for pair in pairs.split()}
     assert read_yaml("dkd")["pairs"] == expected
+
+
+def test_every_method_states_its_provenance():
+    for name in methods.available():
+        assert importlib.import_module(f"methods.{name}").PROVENANCE.strip(), name
 
 
 # ---------------------------------------------------------------- training steps

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from methods.loca import calibrated
+from methods.loca import calibrate
 from methods.losses import kl_divergence
 
 
@@ -33,8 +33,8 @@ def naive(teacher, labels, temperature, alpha):
 def test_probabilities_and_loss_equal_naive_loops(make, make_batch, make_outputs, temperature, alpha):
     student, teacher, batch = make_outputs(8, 1), make_outputs(8, 2), make_batch(8)
     expected = naive(teacher.logits, batch.labels, temperature, alpha)
-    found = (calibrated(teacher.logits, batch.labels, temperature, alpha) / temperature).softmax(1)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    calibrated = (calibrate(teacher.logits, batch.labels, temperature, alpha) / temperature).softmax(1)
+    torch.testing.assert_close(calibrated, torch.tensor(expected, dtype=torch.float64))
     terms = make("loca", temperature=temperature, alpha=alpha).losses(student, teacher, batch)
     assert list(terms) == ["ce", "kd"]
     total = 0.0
@@ -48,23 +48,23 @@ def test_probabilities_and_loss_equal_naive_loops(make, make_batch, make_outputs
 def test_a_value_by_hand():
     # p = (0.6, 0.3, 0.1), the label is the last: s = 0.9 / (1 − 0.1 + 0.6) = 0.6, p' = (0.36, 0.18, 0.46)
     teacher = torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log()
-    found = calibrated(teacher, torch.tensor([2]), 1.0, 0.9).softmax(1)
-    assert found[0].tolist() == pytest.approx([0.36, 0.18, 0.46], rel=1e-12)
+    calibrated = calibrate(teacher, torch.tensor([2]), 1.0, 0.9).softmax(1)
+    assert calibrated[0].tolist() == pytest.approx([0.36, 0.18, 0.46], rel=1e-12)
 
 
 def test_the_label_becomes_the_most_probable_class_and_the_others_keep_their_ratios(make_batch, make_outputs):
     teacher, labels = make_outputs(8, 2).logits, make_batch(8).labels
     assert (teacher.argmax(1) != labels).any()
-    found = calibrated(teacher, labels, 4.0, 0.9)
-    assert torch.equal(found.argmax(1), labels)
+    calibrated = calibrate(teacher, labels, 4.0, 0.9)
+    assert torch.equal(calibrated.argmax(1), labels)
     others = torch.ones_like(teacher).scatter(1, labels[:, None], 0).bool()
-    assert torch.equal(found[others], teacher[others])  # only the label's logit changes
+    assert torch.equal(calibrated[others], teacher[others])  # only the label's logit changes
 
 
 def test_at_alpha_1_the_label_is_as_probable_as_the_prediction(make_batch, make_outputs):
     teacher, labels = make_outputs(8, 2).logits, make_batch(8).labels
-    found = calibrated(teacher, labels, 4.0, 1.0).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(found, teacher.amax(1))
+    calibrated = calibrate(teacher, labels, 4.0, 1.0).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(calibrated, teacher.amax(1))
 
 
 def test_a_correct_teacher_is_unchanged(make, make_batch, make_outputs):
@@ -76,5 +76,5 @@ def test_a_correct_teacher_is_unchanged(make, make_batch, make_outputs):
 
 def test_gradients_equal_finite_differences(make_batch, make_outputs):
     student, labels = make_outputs(4, 1, grad=True).logits, make_batch(4).labels
-    target = calibrated(make_outputs(4, 2).logits, labels, 4.0, 0.9)
+    target = calibrate(make_outputs(4, 2).logits, labels, 4.0, 0.9)
     assert torch.autograd.gradcheck(lambda z: kl_divergence(z, target, 4.0), student)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods.losses import kl_divergence
-from methods.mlld import instance, relations, share_up_to_median
+from methods.mlld import instance_losses, relation_losses, share_up_to_median
 
 ALL = (4.0, 3.0, 5.0, 2.0, 6.0)
 
@@ -95,7 +95,7 @@ def test_a_relation_by_hand():
     student = torch.zeros(2, 2).double()
     teacher = torch.tensor([[math.log(3), 0.0], [0.0, math.log(3)]], dtype=torch.float64)
     # P_t P_tᵀ = P_tᵀ P_t = [[5/8, 3/8], [3/8, 5/8]], of the student 1/2 throughout: 4 · (1/8)² / 2
-    batch, classes = relations(student, teacher, torch.ones(1))
+    batch, classes = relation_losses(student, teacher, torch.ones(1))
     assert batch.item() == pytest.approx(1 / 32) and classes.item() == pytest.approx(1 / 32)
 
 
@@ -135,8 +135,8 @@ def test_the_published_weights_of_mlld_with_standardisation(read_yaml):
 def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
     temperatures, teacher = torch.tensor(ALL), make_outputs(4, 2).logits
     student = make_outputs(4, 1, grad=True).logits
-    assert torch.autograd.gradcheck(lambda z: instance(z, teacher, temperatures), student)
-    assert torch.autograd.gradcheck(lambda z: relations(z, teacher, temperatures), student)
+    assert torch.autograd.gradcheck(lambda z: instance_losses(z, teacher, temperatures), student)
+    assert torch.autograd.gradcheck(lambda z: relation_losses(z, teacher, temperatures), student)
     batch, taught = make_batch(4), make_outputs(4, 2)
     for form in ("published_code", "paper"):
         method = make("mlld", form=form)
@@ -151,7 +151,7 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
 
 def test_the_instance_level_is_kd_at_every_temperature(make_outputs):
     student, teacher = make_outputs(5, 1).logits, make_outputs(5, 2).logits
-    found = instance(student, teacher, torch.tensor(ALL)).tolist()
+    found = instance_losses(student, teacher, torch.tensor(ALL)).tolist()
     assert found == pytest.approx([kl_divergence(student, teacher, t).item() for t in ALL], rel=1e-12)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods.losses import kl_divergence, standardize_logits
-from methods.normkd import normalised_kl
+from methods.normkd import normalized_kl
 
 
 def naive(student, teacher, temperature):
@@ -38,31 +38,31 @@ def test_a_value_by_hand():
     teacher = torch.tensor([[0.0, 3.0, -3.0]], dtype=torch.float64)
     z = sum(math.exp(v) for v in (1, 0, -1))
     by_hand = 9 * ((math.exp(1) * (1 - 0) + math.exp(0) * (0 - 1)) / z)
-    assert normalised_kl(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
+    assert normalized_kl(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
 
 
 def test_for_one_sample_it_is_kd_of_standardised_logits_times_the_teachers_variance(make_outputs):
     for i in range(5):
         student, teacher = make_outputs(5, 1).logits[[i]], make_outputs(5, 2).logits[[i]]
         lskd = kl_divergence(standardize_logits(student), standardize_logits(teacher), 2.0)
-        torch.testing.assert_close(normalised_kl(student, teacher, 2.0), teacher.var() * lskd)
+        torch.testing.assert_close(normalized_kl(student, teacher, 2.0), teacher.var() * lskd)
 
 
 def test_gradients_equal_finite_differences(make_outputs):
     # the student's own temperature has a gradient
     student, teacher = make_outputs(4, 1, grad=True).logits, make_outputs(4, 2).logits
-    assert torch.autograd.gradcheck(lambda z: normalised_kl(z, teacher, 2.0), student)
+    assert torch.autograd.gradcheck(lambda z: normalized_kl(z, teacher, 2.0), student)
 
 
 def test_invariances(make_outputs):
     student, teacher = make_outputs(6, 1).logits, make_outputs(6, 2).logits
-    value, by_row = normalised_kl(student, teacher, 2.0), torch.arange(1.0, 7).double()[:, None]
-    torch.testing.assert_close(normalised_kl(by_row * student + by_row, teacher - by_row, 2.0), value)
-    torch.testing.assert_close(normalised_kl(student, 3 * teacher, 2.0), 9 * value)
+    value, by_row = normalized_kl(student, teacher, 2.0), torch.arange(1.0, 7).double()[:, None]
+    torch.testing.assert_close(normalized_kl(by_row * student + by_row, teacher - by_row, 2.0), value)
+    torch.testing.assert_close(normalized_kl(student, 3 * teacher, 2.0), 9 * value)
 
 
 def test_teacher_logits_that_are_all_alike_teach_nothing():
     student = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = normalised_kl(student, torch.ones(2, 5), 2.0)
+    loss = normalized_kl(student, torch.ones(2, 5), 2.0)
     loss.backward()
     assert loss.item() == 0 and student.grad.abs().max() == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from methods.contract import Context, Outputs, Shapes
-from methods.reviewkd import BatchNorm, Fusion, context_loss, resized
+from methods.reviewkd import BatchNorm, Fusion, context_loss, resize
 from tests.methods.conftest import randn
 
 STUDENT = ((2, 16, 16), (3, 16, 16), (2, 8, 8), (4, 4, 4))
@@ -131,8 +131,8 @@ def test_the_loss_by_hand():
 
 def test_sizes_change_to_the_nearest_neighbour():
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert resized(x, (4, 4))[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
-    assert resized(x, (2, 2)) is x
+    assert resize(x, (4, 4))[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    assert resize(x, (2, 2)) is x
 
 
 def test_a_batch_of_one_takes_the_running_statistics_of_the_pooled_features():

@@ -9,7 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from methods.contract import Needs, Outputs
 from methods.dkd import nckd, tckd
 from methods.losses import kl_divergence
-from methods.sdd import regional, weights
+from methods.sdd import region_weights, regional_logits
 
 
 def cams(n, size, seed):
@@ -73,8 +73,8 @@ def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
     student, teacher = outputs(student), outputs(teacher)
     terms = make("sdd_dkd").losses(student, teacher, batch)
     assert list(terms) == ["ce", "tckd", "nckd"]
-    z_s, z_t = regional(student, [2]), regional(teacher, [2])
-    w = weights(z_t, batch.labels, 2.0)
+    z_s, z_t = regional_logits(student, [2]), regional_logits(teacher, [2])
+    w = region_weights(z_t, batch.labels, 2.0)
     for name, term in (("tckd", tckd), ("nckd", nckd)):
         each = [
             w[i, m] * term(z_s[[i], m], z_t[[i], m], batch.labels[[i]], 4.0) for i in range(5) for m in range(5)
@@ -93,15 +93,17 @@ def test_the_whole_alone_is_kd_and_dkd(make, make_batch):
 
 def test_regions_equal_naive_loops_and_begin_with_the_logits():
     maps = cams(3, 8, 1)
-    torch.testing.assert_close(regional(outputs(maps), [2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double())
-    torch.testing.assert_close(regional(outputs(maps), [4])[:, 0], maps.mean((2, 3)))
+    torch.testing.assert_close(
+        regional_logits(outputs(maps), [2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double()
+    )
+    torch.testing.assert_close(regional_logits(outputs(maps), [4])[:, 0], maps.mean((2, 3)))
 
 
 def test_weights_by_hand():
     # the label is 0; the teacher is right on the whole of the first sample, wrong on that of the second
     right, wrong, other = [1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]
     teacher = torch.tensor([[right, right, wrong], [wrong, right, other]])
-    assert weights(teacher, torch.tensor([0, 0]), 2.0).tolist() == [[1, 1, 2], [1, 2, 1]]
+    assert region_weights(teacher, torch.tensor([0, 0]), 2.0).tolist() == [[1, 1, 2], [1, 2, 1]]
 
 
 def test_gradients_equal_finite_differences(make, make_batch):

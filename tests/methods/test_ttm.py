@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods.losses import kl_divergence
-from methods.ttm import matching, power_sum
+from methods.ttm import matching_loss, power_sum
 
 CLASSIC = {  # teacher-student: γ, then β of TTM and of WTTM
     "wrn40_2-wrn16_2": (0.1, 101, 4), "wrn40_2-wrn40_1": (0.1, 76, 3), "resnet56-resnet20": (0.3, 7, 1.5),
@@ -48,20 +48,20 @@ def test_a_value_by_hand():
     # p = (16, 1) / 17 to the power 1/2 is (4, 1) / √17: U = 5 / √17, p' = (4/5, 1/5)
     student, teacher = torch.zeros(1, 2).double(), torch.tensor([[16.0, 1.0]], dtype=torch.float64).log()
     divergence = 0.8 * math.log(1.6) + 0.2 * math.log(0.4)
-    assert matching(student, teacher, 0.5, False).item() == pytest.approx(divergence, rel=1e-12)
-    assert matching(student, teacher, 0.5, True).item() == pytest.approx(5 / math.sqrt(17) * divergence, rel=1e-12)
+    assert matching_loss(student, teacher, 0.5, False).item() == pytest.approx(divergence, rel=1e-12)
+    assert matching_loss(student, teacher, 0.5, True).item() == pytest.approx(5 / math.sqrt(17) * divergence, rel=1e-12)
 
 
 def test_at_power_1_both_are_kd_at_temperature_1(make_outputs):
     student, teacher = make_outputs(6, 1).logits, make_outputs(6, 2).logits
     for weighted in (False, True):
-        torch.testing.assert_close(matching(student, teacher, 1.0, weighted), kl_divergence(student, teacher, 1.0))
+        torch.testing.assert_close(matching_loss(student, teacher, 1.0, weighted), kl_divergence(student, teacher, 1.0))
 
 
 def test_is_at_rest_where_the_student_is_the_transformed_teacher(make_outputs):
     teacher = make_outputs(6, 2).logits
     student = (0.2 * teacher).requires_grad_()
-    loss = matching(student, teacher, 0.2, True)
+    loss = matching_loss(student, teacher, 0.2, True)
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-12) and student.grad.abs().max() < 1e-12
 
@@ -75,13 +75,13 @@ def test_the_weight_is_largest_for_a_flat_teacher():
 def test_gradients_equal_finite_differences(make_outputs):
     student, teacher = make_outputs(4, 1, grad=True).logits, make_outputs(4, 2).logits
     for weighted in (False, True):
-        assert torch.autograd.gradcheck(lambda z, w=weighted: matching(z, teacher, 0.3, w), student)
+        assert torch.autograd.gradcheck(lambda z, w=weighted: matching_loss(z, teacher, 0.3, w), student)
 
 
 def test_shifts_of_a_sample_do_not_count(make_outputs):
     student, teacher, shift = make_outputs(6, 1).logits, make_outputs(6, 2).logits, torch.arange(6.0).double()[:, None]
-    value = matching(student, teacher, 0.2, True)
-    torch.testing.assert_close(matching(student + shift, teacher - 2 * shift, 0.2, True), value)
+    value = matching_loss(student, teacher, 0.2, True)
+    torch.testing.assert_close(matching_loss(student + shift, teacher - 2 * shift, 0.2, True), value)
 
 
 def test_the_published_values_of_the_pairs(read_yaml):
