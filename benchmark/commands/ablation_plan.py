@@ -13,13 +13,14 @@ from typing import Any
 from benchmark.commands.ablation_grid import RECIPE, Grid, Setting, expand_grid, options_label
 from benchmark.config.compose import MethodComposer, change_options, load_config
 from benchmark.config.overrides import keys_of, override_text
-from benchmark.config.schema import Config, MethodConfig, Recipe
+from benchmark.config.schema import AblateOptions, Config, MethodConfig, Recipe
 from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.run import TrainingRun
 from benchmark.runs import folder
 from methods.contract import UnsupportedPair
+from methods.options import dotted_names
 
 REFERENCES = ("kd", "ce")
 VALIDATION = 0.1  # share of the training images that settings are selected on, where the config holds out none
@@ -122,7 +123,7 @@ def plan_ablations(grids: Sequence[Grid], words: Sequence[str]) -> tuple[Ablatio
     words = [*words, f"methods=[{','.join(names)}]"]
     for g in grids:
         _check_fixed_options(g, words)
-    config = load_config(words)
+    config = load_config(words, dotted_names(AblateOptions))
     if config.dataset.validation == 0:
         words.append(f"dataset.validation={VALIDATION}")
         print(f"dataset.validation is set to {VALIDATION}: settings are selected on that share of the training images")
