@@ -1,4 +1,4 @@
-"""The published accuracies that come with the project, and which of them is shown."""
+"""Published accuracies of the project, and which of them is shown."""
 
 import pytest
 
@@ -24,18 +24,18 @@ ANCHORS = {
 
 
 @pytest.mark.parametrize("pair", ANCHORS)
-def test_anchors(pair):
+def test_values_of_the_fields_code_bases(pair):
     teacher, student = pair.split("-")
     for method, value in zip(("teacher", "ce", "kd", "fitnet", "crd", "dkd"), ANCHORS[pair], strict=True):
-        found = published.find("cifar100", teacher, student, method)
-        assert found is not None
-        assert found.value == value, method
+        accuracy = published.find("cifar100", teacher, student, method)
+        assert accuracy is not None
+        assert accuracy.value == value, method
         if method != "dkd":
-            assert found.source.startswith("HobbitLong/RepDistiller")
-            assert found.rule == "last"
+            assert accuracy.source.startswith("HobbitLong/RepDistiller")
+            assert accuracy.rule == "last"
 
 
-def test_rules_by_source():
+def test_rules_follow_from_the_source():
     rows = published.load()
     assert set(rows.rule) == {"last", "best", "unknown"}
     assert set(rows.rule[rows.source.str.startswith("HobbitLong/RepDistiller")]) == {"last"}
@@ -45,7 +45,7 @@ def test_rules_by_source():
     assert dkd.reference.endswith("(best epoch on the test set)")
 
 
-def test_own_runs_and_copied_values_are_told_apart():
+def test_origins_follow_from_the_source():
     def shown(method):
         return published.find("cifar100", "wrn40_2", "wrn16_2", method)
 
@@ -57,7 +57,7 @@ def test_own_runs_and_copied_values_are_told_apart():
     assert secondary.reference.endswith("; copied (epoch not stated)")
 
 
-def test_the_file_holds_everything_under_our_names():
+def test_the_file_is_complete_and_uses_our_names():
     rows = published.load()
     assert len(rows) == 1050
     assert not rows.drop(columns="std").isna().any().any()
@@ -70,15 +70,15 @@ def test_the_file_holds_everything_under_our_names():
 
 def test_third_party_and_ablation_rows_are_kept_but_never_shown():
     rows = published.load()
-    apart = rows[rows.label.str.contains("[", regex=False)]
-    assert len(apart) == 20  # 6 of third parties, 14 of an ablation
-    assert not set(apart.method) & {"teacher", "ce", "kd", "dkd", "crd", "fitnet", "clkd"}
+    bracketed = rows[rows.label.str.contains("[", regex=False)]
+    assert len(bracketed) == 20  # 6 of third parties, 14 of an ablation
+    assert not set(bracketed.method) & {"teacher", "ce", "kd", "dkd", "crd", "fitnet", "clkd"}
     assert published.find("cifar100", "resnet32x4", "resnet8x4", "clkd") is None
     assert published.find("cifar100", "resnet32", "resnet8", "kd") is None
 
 
 def test_baselines_come_from_any_pair_with_the_same_network():
-    """No source prints these two beside each other, but each is RepDistiller's number for the network alone."""
+    """No source prints these two together, but each is RepDistiller's number for the network alone."""
     student = published.find("cifar100", "resnet56", "wrn16_2", "ce")
     teacher = published.find("cifar100", "vgg13", "wrn40_1", "teacher")
     assert student is not None and student.value == 73.26
@@ -86,7 +86,7 @@ def test_baselines_come_from_any_pair_with_the_same_network():
     assert published.find("cifar100", "resnet56", "wrn16_2", "kd") is None
 
 
-def test_what_is_not_published_is_none():
+def test_unpublished_results_are_none():
     assert published.find("digits", "wrn40_2", "wrn16_2", "kd") is None
     assert published.find("cifar100", "wrn40_2", "nothing", "ce") is None
     assert published.pair_order("digits") == {}

@@ -1,0 +1,155 @@
+"""Files of significance and ranks: against scipy and the files of the runs."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+A, B = "resnet20-resnet8", "resnet56-resnet20"
+
+
+@pytest.fixture
+def tested(tree):
+    """Four seeds: CLKD far above KD and CRD far below on the first pair, about equal on the second."""
+    rng = np.random.default_rng(5)
+    for i, (pair, gains) in enumerate({A: {"crd": -3.0, "clkd": 3.0}, B: {"crd": 0.0, "clkd": 0.05}}.items()):
+        for seed in range(4):
+            for j, (method, gain) in enumerate({"ce": -1.0, "kd": 0.0, **gains}.items()):
+                top1 = 60 + seed + gain + round(rng.normal(0, 0.1), 2)
+                tree.student(pair, method, f"{i:06x}{j:06x}", seed, top1)
+    return tree
+
+
+def read(reports: Path, name: str) -> list[dict[str, str]]:
+    with open(reports / "tables" / name, newline="") as f:
+        return list(csv.DictReader(f))
+
+
+def test_daggers_in_all_formats(tested, analyse, tmp_path):
+    out = analyse("table")[1]
+    block = out.split("### Against KD")[0]
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines() if line.startswith("| ")]
+    ends = {(pair, r[0]): r[rows[0].index(pair)][-1] for r in rows for pair in (A, B)}
+    assert (ends[A, "CLKD"], ends[A, "CRD"], ends[A, "Student"]) == ("†", "‡", "‡")
+    assert not {ends[A, "KD"], ends[B, "CLKD"], ends[B, "CRD"]} & {"†", "‡"}
+    assert block.count("†") == 2  # one entry and the explanation
+    assert "paired t-test over common seeds at 5 %, with Holm's correction" in block
+    tex = (tmp_path / "reports/tables/cifar100-short.tex").read_text()
+    student_too = ends[B, "Student"] == "‡"
+    assert tex.count(r"\textsuperscript{$\dagger$}") == 1
+    assert tex.count(r"\textsuperscript{$\ddagger$}") == 2 + student_too
+    marked = {(r["pair"], r["method"]): r["significance_kd"] for r in read(tmp_path / "reports", "cifar100-short.csv")}
+    assert marked[A, "clkd"] == "better" and marked[A, "crd"] == marked[A, "ce"] == "worse"
+    assert marked[B, "clkd"] == marked[B, "crd"] == "none"
+    assert marked[A, "kd"] == ""
+
+
+def test_the_summary_against_kd(tested, analyse, tmp_path):
+    out = analyse("table")[1]
+    summary = out.split("### Against KD")[1].split("### Cost")[0]
+    (line,) = (x for x in summary.splitlines() if x.startswith("| CLKD "))
+    (row,) = (
+        r
+        for r in read(tmp_path / "reports", "cifar100-short-significance.csv")
+        if (r["pair"], r["method"], r["other_method"]) == (A, "clkd", "kd")
+    )
+    text = line.split("|")[3].strip()
+    assert text.startswith(f"+{float(row['difference']):.2f} [+{float(row['low']):.2f}, +{float(row['high']):.2f}] p ")
+    assert text.endswith("(4) †")
+
+
+def test_the_files_of_significance(tested, analyse, tmp_path):
+    status, _, err = analyse("table")
+    assert status == 0
+    rows = read(tmp_path / "reports", "cifar100-short-significance.csv")
+    assert len(rows) == 2 * 6
+    by_rows = {(r["pair"], r["method"], r["other_method"]): r for r in rows}
+    top1 = {}
+    for method in ("kd", "crd"):
+        (folder,) = (tested.root / "cifar100" / A / method).iterdir()
+        top1[method] = [json.loads((folder / f"seed={s}/result.json").read_text())["top1_last"] for s in range(4)]
+    expected = stats.ttest_rel(top1["crd"], top1["kd"])
+    row = by_rows[A, "crd", "kd"]
+    assert float(row["t_p"]) == pytest.approx(expected.pvalue, rel=1e-5)
+    assert float(row["difference"]) == pytest.approx(np.mean(np.subtract(top1["crd"], top1["kd"])), abs=1e-4)
+    assert (row["n"], row["seeds"], row["significant"]) == ("4", "0 1 2 3", "worse")
+    assert float(row["t_holm"]) <= 6 * float(row["t_p"]) * (1 + 1e-6)
+    markdown = (tmp_path / "reports/tables/cifar100-short-significance.md").read_text()
+    assert len([x for x in markdown.splitlines() if x.startswith("| CLKD ")]) == 6
+    assert "Wilcoxon" not in markdown
+    ranks = (tmp_path / "reports/tables/cifar100-short-ranks.md").read_text()
+    assert "4 rows on 2 pairs. Friedman: χ²(3) = " in ranks
+    assert err.count("-significance.") == 3 and err.count("-ranks.") == 2
+
+
+def test_one_pair_has_no_ranks(tested, analyse, tmp_path):
+    analyse("table", f"pair={A}")
+    names = {p.name for p in (tmp_path / "reports" / "tables").iterdir()}
+    assert "cifar100-short-significance.md" in names
+    assert "cifar100-short-ranks.md" not in names
+
+
+def test_fewer_than_three_seeds_are_reported_without_an_explanation(tree, analyse, tmp_path):
+    for seed in (0, 1):
+        tree.student(A, "kd", "0000000000a1", seed, 60.0 + seed)
+        tree.student(A, "crd", "0000000000a2", seed, 65.0)
+    out = analyse("table")[1]
+    assert "No test against KD: 2 seeds in common, and at least 3 are needed." in out
+    assert "†" not in out and "### Against KD" not in out
+    markdown = (tmp_path / "reports/tables/cifar100-short-significance.md").read_text()
+    assert "n = 2: too few for a test" in markdown
+    assert "No test was made: at most 2 seeds in common" in markdown
+    assert "nan" not in markdown + (tmp_path / "reports/tables/cifar100-short-significance.csv").read_text()
+
+
+def test_several_variants_of_kd_are_reported(tree, analyse):
+    for seed in range(3):
+        tree.student(A, "kd", "0000000000a1", seed, 60.0 + seed, options={"T": 2.0})
+        tree.student(A, "kd", "0000000000a2", seed, 60.1 + seed, options={"T": 4.0})
+        tree.student(A, "crd", "0000000000a3", seed, 61.0)
+    assert "No test against KD: it has several variants here" in analyse("table")[1]
+
+
+def test_rows_trained_under_other_conditions_are_counted(tree, analyse, tmp_path):
+    for seed in range(3):
+        tree.student(A, "ce", "0000000000a1", seed, 60.0 + seed, epochs=20)
+        tree.student(A, "kd", "0000000000a2", seed, 60.1 + seed * seed, epochs=20)
+        tree.student(A, "kd", "0000000000a3", seed, 60.2 + seed, epochs=2)
+    analyse("table")
+    markdown = (tmp_path / "reports/tables/cifar100-short-significance.md").read_text()
+    assert "2 of 3 comparisons are not made: the rows were not trained alike." in markdown
+    assert len(read(tmp_path / "reports", "cifar100-short-significance.csv")) == 1
+
+
+def test_the_latex_compiles(tested, analyse, tmp_path):
+    if not (pdflatex := shutil.which("pdflatex")):
+        pytest.skip("pdflatex is not installed")
+    if subprocess.run(["kpsewhich", "booktabs.sty", "longtable.sty"], capture_output=True).returncode:
+        pytest.skip("the LaTeX packages booktabs and longtable are not installed")
+    analyse("table")
+    names = [f"reports/tables/cifar100-short{x}" for x in ("", "-significance")]
+    inputs = "".join(rf"\input{{{n}}}" for n in names)
+    document = rf"\documentclass{{article}}\usepackage{{booktabs,longtable}}\begin{{document}}{inputs}\end{{document}}"
+    (tmp_path / "doc.tex").write_text(document)
+    process = subprocess.run(
+        [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "doc.tex"], cwd=tmp_path, capture_output=True
+    )
+    assert process.returncode == 0, process.stdout.decode(errors="replace")[-2000:]
+
+
+def test_a_table_needs_no_scipy_where_nothing_is_tested(tree, tmp_path):
+    tree.student(A, "kd", "0000000000a1", 0, 60.0)
+    tree.student(A, "ce", "0000000000a2", 0, 59.0)
+    program = (
+        "import sys; from analysis.__main__ import main; s = main(sys.argv[1:]); sys.exit(s or 'scipy' in sys.modules)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program, "table", f"runs={tree.root}", f"reports={tmp_path / 'r'}"], capture_output=True
+    )
+    assert process.returncode == 0, process.stderr
