@@ -1,4 +1,4 @@
-"""A small tree of run folders, written by hand in the documented format, without the code that makes or reads it."""
+"""A small tree of run folders, written in the documented format without the code that writes or reads runs."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,13 +24,13 @@ def save_outputs(folder: Path, values: np.ndarray, names: Sequence[str] = CLASSE
 
 
 class Tree:
-    """Writes run folders below `root`."""
+    """Run folders below `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def teacher(self, network: str, top1: float, dataset: str = "cifar100", profile: str = "short") -> str:
-        """A teacher's run; returns its folder relative to the root."""
+        """Write a teacher's run; returns its folder relative to the root."""
         relative = f"{dataset}/teachers/{network}/aaaaaaaaaaaa/seed=0"
         folder = self.root / relative
         folder.mkdir(parents=True)
@@ -45,10 +45,10 @@ class Tree:
         profile: str = "short", epochs: int = 20, teacher_top1: float = 70.0, sha256: str | None = None,
         options: dict[str, Any] | None = None, outputs: int | None = None, changes: dict[str, Any] | None = None,
     ) -> Path:  # fmt: skip
-        """A finished student. `changes` overwrite or, where None, drop fields of its result."""
+        """Write a finished student; returns its folder. changes: fields of its result; None drops a field."""
         teacher, student = pair.split("-")
         sha256 = sha256 or HASHES[teacher]
-        folder = self.begun(pair, method, identity, seed, dataset=dataset)
+        folder = self.create(pair, method, identity, seed, dataset=dataset)
         title, year = TITLES[method]
         result = {
             "status": "done", "role": "student", "dataset": dataset, "pair": pair, "teacher": teacher,
@@ -75,7 +75,8 @@ class Tree:
         save_outputs(folder, logits(seed + 10 if outputs is None else outputs))
         return folder
 
-    def begun(self, pair: str, method: str, identity: str, seed: int, *, dataset: str = "cifar100") -> Path:
+    def create(self, pair: str, method: str, identity: str, seed: int, *, dataset: str = "cifar100") -> Path:
+        """Create an empty run folder."""
         folder = self.root / dataset / pair / method / identity / f"seed={seed}"
         folder.mkdir(parents=True)
         return folder
@@ -83,16 +84,18 @@ class Tree:
     def ended(
         self, pair: str, method: str, identity: str, seed: int, status: str, reason: str = "", **more: Any
     ) -> Path:
-        """A run without a result."""
-        folder = self.begun(pair, method, identity, seed, **more)
+        """Write a run of this status without a result; returns its folder."""
+        folder = self.create(pair, method, identity, seed, **more)
         (folder / "status.json").write_text(json.dumps({"status": status, "reason": reason}))
         self.config(folder, {"role": "student", "profile": "short"})
         return folder
 
     def config(self, folder: Path, tree: dict[str, Any]) -> None:
+        """Write the config of a run."""
         (folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
     def curve(self, folder: Path, top1: Sequence[float | None]) -> None:
+        """Write the metrics of a run: test accuracies by epoch."""
         lines = [json.dumps({"epoch": e, "loss": 1.0, "test_top1": v}) for e, v in enumerate(top1, 1)]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -104,7 +107,7 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def fill(tree: Tree) -> None:
-    """Two pairs on CIFAR-100 with every kind of run there is, one seed of one pair on digits, and what is no run."""
+    """Write two pairs on CIFAR-100 with runs of every status, one seed of one pair on digits, and other files."""
     tree.teacher("resnet20", 62.3)
     tree.teacher("resnet56", 72.0)
     a, b = "resnet20-resnet8", "resnet56-resnet20"
@@ -141,7 +144,7 @@ def full(tree: Tree) -> Tree:
 
 @pytest.fixture
 def analyse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command on the tree; returns exit status, standard output and standard error."""
+    """Run `python -m analysis` on the tree; returns exit status, standard output and standard error."""
     from analysis.__main__ import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
