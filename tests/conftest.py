@@ -20,6 +20,26 @@ ROOT = Path(__file__).resolve().parent.parent
 FINISHED = ["methods=ce,kd", "recipe.epochs=1"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--update-golden`."""
+    parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, bytes], None]:
+    """Compare content with a golden file, or write the file with `--update-golden`."""
+
+    def check(path: Path, content: bytes) -> None:
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        assert path.is_file() and path.read_bytes() == content, (
+            f"{path.name} differs: if this is meant, --update-golden"
+        )
+
+    return check
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Use one thread of torch: the tests' networks are tiny, and the tests may run in several processes."""
