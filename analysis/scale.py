@@ -6,6 +6,7 @@ needed), a quarter is an ablation (one pair, five seeds, the student alone, KD, 
 one run in a hundred was interrupted.
 """
 
+import math
 import os
 import random
 import subprocess
@@ -17,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.tables.accuracy import grid
 from benchmark.errors import UserError
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunRecord, RunStatus
+from benchmark.tables import cells, markdown
+from benchmark.tables.model import Column, Line, Table
 
 SEEDS = 5
 METHODS = ("ce", "kd", "fitnet", "at", "vid", "crd", "reviewkd", "dkd", "clkd", "dist")
@@ -67,14 +69,16 @@ def main(arguments: Sequence[str]) -> None:
 
 def report(measurements: Sequence[Measurement]) -> str:
     """Return the measurements as a table, each with the ratio of its time to that of the previous one."""
-    rows = [
-        [
-            *(f"{m.runs:,}", f"{m.wall_s:.1f}", f"{m.cpu_s:.1f}", f"{1000 * m.wall_s / m.runs:.2f}"),
-            *(f"{m.peak_mib:.0f}", "–" if previous is None else f"{m.wall_s / previous.wall_s:.2f}"),
-        ]
-        for m, previous in zip(measurements, [None, *measurements], strict=False)
-    ]
-    return grid(["runs", "seconds", "CPU seconds", "ms per run", "peak MiB", "times the previous"], rows, left=0)
+    titles = ("runs", "seconds", "CPU seconds", "ms per run", "peak MiB", "times the previous")
+    previous = [math.nan, *(m.wall_s for m in measurements)]
+    lines = [
+        Line([
+            cells.integer(m.runs), cells.number(m.wall_s, 1), cells.number(m.cpu_s, 1),
+            cells.number(1000 * m.wall_s / m.runs), cells.integer(m.peak_mib), cells.number(m.wall_s / before),
+        ])
+        for m, before in zip(measurements, previous, strict=False)
+    ]  # fmt: skip
+    return markdown.grid(Table("", [Column(title) for title in titles], [lines]))
 
 
 def measure(folder: Path, runs: int) -> Measurement:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.analysis.study import Study
+
 CLASSES = ["cat", "dog", "emu"]
 TITLES = {"ce": ("CE", None), "kd": ("KD", 2015), "crd": ("CRD", 2020), "clkd": ("CLKD", 2022)}
 HASHES = {"resnet20": "a1" * 32, "resnet56": "b2" * 32, "resnet110": "c3" * 32}
@@ -156,3 +158,19 @@ def analyse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
         return status, out.out, out.err
 
     return run
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """An ablation without settings."""
+    return Study(tmp_path / "runs")
+
+
+@pytest.fixture
+def weights(study: Study) -> Study:
+    """An ablation of nu at three values: 0.1 is the best by validation accuracy, 1.6 by test accuracy."""
+    study.references()
+    study.row("default", {"nu": 0.4}, [50.0, 51.0, 52.0])
+    study.row("nu=0.1", {"nu": 0.1}, [51.0, 53.0, 52.0], 48.75, options={"nu": 0.1})
+    study.row("nu=1.6", {"nu": 1.6}, [48.0, 49.0, 50.0], 99.0, options={"nu": 1.6})
+    return study

@@ -1,0 +1,119 @@
+"""The commands of `python -m analysis`: each writes files, prints what is to be read, and returns the paths.
+
+matplotlib and scipy take longer to import than a table to make, so only the commands that need them import them.
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from analysis import ablation as ablations
+from analysis.ablation import Ablation
+from analysis.selection import FILTERS, Selection
+from analysis.tables import ablation as ablation_tables
+from analysis.tables import files, results
+from benchmark.config.schema import AnalysisOptions
+from benchmark.errors import UserError, nearest
+from benchmark.tables import markdown
+from benchmark.tables.model import Table
+
+ABLATION_FILTERS = ("name", *FILTERS, "grid")
+
+
+def tables(selection: Selection) -> list[Path]:
+    """Print and write the tables of all groups."""
+    written = []
+    for i, group in enumerate(selection.groups):
+        collected = results.collect(group, selection.unfinished_of(group))
+        written += files.write(collected, selection.reports)
+        print(("\n" if i else "") + files.document(collected), end="")
+    if missing := results.missing_runs(selection.unfinished_elsewhere):
+        print("\n" + markdown.document("", [Table("", [], [], lists=missing)]), end="")
+    return written
+
+
+def plots(selection: Selection) -> list[Path]:
+    """Draw the figures of all groups. Figures that cannot be drawn are named on standard error."""
+    from analysis.figures import correlation, curves, ranks, style
+
+    colors, written = style.method_colors(selection.methods), []
+    for group in selection.groups:
+        for paths, problems in (
+            curves.write(group, selection.reports, colors),
+            correlation.write(group, selection.root, selection.reports),
+            ranks.write(group, selection.reports, colors),
+        ):
+            written += paths
+            _warn(problems)
+    return written
+
+
+def fidelity(selection: Selection) -> list[Path]:
+    """Print and write how well class structure is passed on. Raises UserError where no run has test outputs."""
+    from analysis import fidelity as measures
+    from analysis.figures import fidelity as figures
+    from analysis.figures import style
+    from analysis.tables import fidelity as fidelity_tables
+
+    colors, written, problems = style.method_colors(selection.methods), [], []
+    for group in selection.groups:
+        measured = measures.measure(group, selection.root)
+        if not measured.pairs:
+            name = f"{group.dataset}, profile {group.profile}"
+            problems.append(f"nothing to measure on {name}, {len(group.runs)} runs; {measured.notes[0]}")
+            continue
+        unfinished = selection.unfinished_of(group)
+        print(("\n" if written else "") + fidelity_tables.document(measured, unfinished), end="")
+        written += fidelity_tables.write(measured, selection.reports, unfinished)
+        written += figures.write(measured, selection.reports, colors)
+    if not written:
+        raise UserError(problems[0])
+    _warn(problems)
+    return written
+
+
+def report(selection: Selection) -> list[Path]:
+    """Write the page, with the files of its tables and figures."""
+    from analysis.report import build
+
+    loaded, problems = ablations.load(selection.root)
+    chosen = [of for of in loaded if all(_passes(of, key, selection.options) for key in FILTERS)]
+    written, more = build.write(selection, chosen, problems)
+    _warn(more)
+    return written
+
+
+def ablation(options: AnalysisOptions) -> list[Path]:
+    """Print and write the tables of the chosen ablations, and draw their figures.
+
+    Raises UserError where there are none, and for a name that none has.
+    """
+    from analysis.figures import ablation as figures
+
+    folder = Path(options.runs) / ablations.FOLDER
+    chosen, problems = ablations.load(Path(options.runs))
+    _warn(problems)
+    if not chosen:
+        raise UserError(f"no ablations in {folder}: make one with `make ablate METHOD=clkd`")
+    for key in ABLATION_FILTERS:
+        known = {getattr(of, key) for of in chosen}
+        for name in getattr(options, key):
+            if name not in known:
+                raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, known)}")
+        chosen = [of for of in chosen if _passes(of, key, options)]
+    written, reports = [], Path(options.reports)
+    for i, of in enumerate(chosen):
+        print(("\n" if i else "") + ablation_tables.document(of), end="")
+        written += ablation_tables.write(of, reports)
+        written += figures.write(of, reports / ablations.FOLDER)
+    return written
+
+
+def _passes(ablation: Ablation, key: str, options: AnalysisOptions) -> bool:
+    names = getattr(options, key)
+    return not names or getattr(ablation, key) in names
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        print(problem, file=sys.stderr)

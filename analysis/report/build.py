@@ -1,0 +1,72 @@
+"""The report: one page of all chosen runs, `<reports>/report.html`, with the files of its tables and figures.
+
+Same runs, same bytes. Figures are also written as .png and .pdf to `<reports>/plots`, tables as .md, .tex and .csv to
+`<reports>/tables`, and ablations to `<reports>/ablations`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+from analysis import ablation as ablations
+from analysis import fidelity as measures
+from analysis.ablation import Ablation
+from analysis.figures import ablation as ablation_figures
+from analysis.figures import style
+from analysis.report import sections
+from analysis.report.page import Part, Section, render
+from analysis.report.source import Source
+from analysis.selection import Selection
+from analysis.tables import ablation as ablation_tables
+from analysis.tables import fidelity as fidelity_tables
+from analysis.tables import files, results
+from benchmark.runs.folder import write_text
+from benchmark.tables.model import Listing
+
+STYLE = style.STYLE | {"svg.hashsalt": "report"}
+
+
+def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Write the page, with the files of its tables and figures.
+
+    chosen: the ablations to show. broken: files that are not manifests. Returns all paths, and what could not be shown
+    and why.
+    """
+    parts, written, problems = [], [], []
+    for number in range(len(selection.groups)):
+        source, part = _group(selection, number)
+        parts.append(part)
+        written += _table_files(source) + source.written
+        problems += [*source.problems, *source.fidelity.notes]
+    shown = []
+    for number, ablation in enumerate(chosen):
+        figures = ablation_figures.write(ablation, selection.reports / ablations.FOLDER)
+        written += ablation_tables.write(ablation, selection.reports) + figures
+        shown.append(sections.ablation(ablation, number, figures))
+    parts += [Part("Ablations", shown)] if shown else []
+    if rest := [*(run.text for run in selection.unfinished_elsewhere), *broken]:
+        lists = [Listing("What could not be read, or whose settings could not", rest)]
+        parts.append(Part("Not in any table", [Section("Other runs and files", "rest", lists=lists)]))
+    path = selection.reports / "report.html"
+    write_text(path, render(parts, selection.groups, selection.root))
+    return [*written, path], list(dict.fromkeys([*problems, *broken]))
+
+
+def _group(selection: Selection, number: int) -> tuple[Source, Part]:
+    """Measure one group and build its sections."""
+    group = selection.groups[number]
+    collected = results.collect(group, selection.unfinished_of(group))
+    colors = style.method_colors(selection.methods)
+    fidelity = measures.measure(group, selection.root)
+    source = Source(number, collected, fidelity, selection.root, selection.reports, colors)
+    with matplotlib.rc_context(STYLE):
+        built = [build(source) for build in sections.BUILDERS]
+    return source, Part(collected.heading, [section for section in built if not section.empty])
+
+
+def _table_files(source: Source) -> list[Path]:
+    written = files.write(source.results, source.reports)
+    if source.fidelity.pairs:
+        written += fidelity_tables.write(source.fidelity, source.reports, source.results.unfinished)
+    return written

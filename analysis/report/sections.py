@@ -1,0 +1,219 @@
+"""The sections of the report's page, built from the same tables as the Markdown files."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from analysis import statistics
+from analysis.ablation import Ablation
+from analysis.report import pictures
+from analysis.report.page import Section, of_tables
+from analysis.report.source import Source
+from analysis.tables import ablation as ablation_tables
+from analysis.tables import accuracy, cost, notes, ranks, significance
+from analysis.tables import fidelity as fidelity_tables
+from analysis.tables.results import without_baselines
+from benchmark.runs.folder import read_json
+from benchmark.tables import cells, model
+from benchmark.tables.model import CODE, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
+
+PAIRS_ABREAST = 3  # in the table of accuracies, so that it needs no scrolling and is not cut in print
+CONFUSED = 5  # pairs of classes listed for each method on each pair
+
+
+def results(source: Source) -> Section:
+    """Build the table of accuracies, a few pairs abreast, each mean linked to its runs."""
+    table = accuracy.table(source.results, source.prefix)
+    parts = model.split(table, PAIRS_ABREAST)
+    if len(parts) > 1:
+        parts = [replace(part, caption=f"{table.caption}: {', '.join(part.pairs)}") for part in parts]
+    section = of_tables("Results", source.id("results"), parts, notes=["Each mean links to its runs."])
+    return replace(section, lists=section.lists[:1])  # all parts have the same sources
+
+
+def significance_and_ranks(source: Source) -> Section:
+    """Build the comparisons of each two rows, and the ranks over several pairs."""
+    comparisons, id = source.results.comparisons, source.id("significance")
+    if not comparisons:
+        return Section("Significance", id)
+    tables, figures = [significance.table(source.results)], []
+    if ranking := statistics.rank(source.group, comparisons):
+        tables += ranks.tables(ranking)
+        figures = list(pictures.of_ranks(source, ranking))
+        source.problems += [f"not ranked: {text}" for text in ranking.exclusions]
+    return of_tables("Significance", id, tables, figures)
+
+
+def curves(source: Source) -> Section:
+    """Build learning curves, and accuracy against training time."""
+    figures = [picture for pair in source.group.pairs for picture in pictures.of_curves(source, pair)]
+    return Section("Learning curves and time", source.id("curves"), pictures=figures)
+
+
+def fidelity(source: Source) -> Section:
+    """Build the measures of class structure, confused classes, and heat maps."""
+    id = source.id("classes")
+    if source.fidelity.runs.empty:
+        return Section("Class structure", id)
+    confused = fidelity_tables.confusion_table(source.fidelity, CONFUSED)
+    tables = [fidelity_tables.table(source.fidelity), *([confused] if confused else [])]
+    figures = [picture for pair in source.group.pairs for picture in pictures.of_classes(source, pair)]
+    return of_tables("Class structure", id, tables, figures)
+
+
+def tsne(source: Source) -> Section:
+    """Build one joint projection of teacher and students for each pair."""
+    figures = [picture for pair in source.group.pairs for picture in pictures.of_tsne(source, pair)]
+    note = (
+        "All networks of a pair are embedded together, so that panels may be compared: where a class lies on its "
+        "cross, the student sees it as the teacher does; where it lies elsewhere or runs into another, it does not. "
+        "Distances between far clusters, and their sizes, mean nothing. Each image's mean logit is subtracted and "
+        "each network's logits are scaled to unit size before, so that mere confidence does not show."
+    )
+    return Section("t-SNE", source.id("tsne"), [note] if figures else [], pictures=figures)
+
+
+def costs(source: Source) -> Section:
+    """Build the cost table, with peak memory where `make speed` measured it."""
+    memory = {}
+    for pair in source.group.pairs:
+        memory |= {(pair, method): peak for method, peak in _peak_memory(source, pair)}
+    return of_tables("Cost", source.id("cost"), [cost.table(source.results, memory)])
+
+
+def _peak_memory(source: Source, pair: str) -> Iterator[tuple[str, float]]:
+    """Iterate over method and peak memory in MB, of `speed/<pair>.json` among the reports or next to the runs."""
+    for folder in (source.reports, source.root):
+        rows = (read_json(folder / "speed" / f"{pair}.json") or {}).get("rows")
+        if isinstance(rows, list):
+            for row in rows:
+                if isinstance(row, dict) and isinstance(row.get("peak_mb"), int | float):
+                    yield str(row.get("method")), float(row["peak_mb"])
+            return
+
+
+# ---------------------------------------------------------------- settings and origin of the runs
+
+
+def protocol(source: Source) -> Section:
+    """Build the settings of all runs, and those of each method."""
+    values: dict[str, dict[str, list[str]]] = {}  # setting -> value -> pairs
+    options: dict[tuple[str, str, str], list[str]] = {}  # method, label and options -> pairs
+    for pair, row, of in source.results.seed_groups():
+        for name, value in of.config.items():
+            if name.split(".")[0] not in ("method", "teacher"):
+                values.setdefault(name, {}).setdefault(_value(value), []).append(pair)
+        own = {key.removeprefix("method."): v for key, v in of.config.items() if key.startswith("method.")}
+        text = ", ".join(f"{key} {_value(v)}" for key, v in own.items() if key not in ("name", "implementation"))
+        options.setdefault((row.method, row.label, text or NOTHING), []).append(pair)
+    every = len(list(source.results.seed_groups()))
+    settings = [
+        Line([Cell(name), Cell(value), Cell("all" if len(pairs) == every else ", ".join(dict.fromkeys(pairs)))])
+        for name, of_name in values.items()
+        for value, pairs in of_name.items()
+    ]
+    all_pairs = set(source.group.pairs)
+    of_methods = [
+        Line([Cell(label), Cell(text), Cell("all" if set(pairs) == all_pairs else ", ".join(pairs))],
+             methods=without_baselines(method))
+        for (method, label, text), pairs in options.items()
+    ]  # fmt: skip
+    columns = [Column("Setting", TEXT), Column("Value", CODE), Column("Pairs", TEXT)]
+    method_columns = [Column(title, TEXT) for title in ("Method", "Settings", "Pairs")]
+    texts = [
+        f"Runs: {notes.setting(source.group)}.",
+        "For a given seed, every method starts from the same student weights and sees the same batches. The headline "
+        "is the last epoch; the best epoch on the test set is recorded and enters no table but that of the runs. Runs "
+        "of unlike settings are never averaged.",
+    ]
+    tables = [
+        Table("Settings outside the methods", columns, [settings]),
+        Table("Settings of the methods", method_columns, [of_methods]),
+    ]
+    return of_tables("Protocol", source.id("protocol"), tables, notes=texts)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def provenance(source: Source) -> Section:
+    """Build the list of all runs that the numbers are made of, with folders and W&B runs, and of their teachers."""
+    several = len(notes.machines(source.group)) > 1
+    columns = [Column("Pair", TEXT), Column("Method", TEXT)]
+    columns += [Column(title) for title in ("seed", "top-1, last", "top-1, best", "epochs", "time")]
+    columns += [Column("Trained on", TEXT)] if several else []
+    columns += [Column("Folder", CODE), Column("W&B", TEXT)]
+    lines = []
+    for pair, row, of in source.results.seed_groups():
+        for i, run in enumerate(of.runs.itertuples()):
+            line = [Cell(pair), Cell(row.label), cells.integer(run.seed), cells.number(run.top1_last)]
+            line += [cells.number(run.top1_best), cells.integer(run.epochs), cells.duration(run.wall_s)]
+            line += [Cell(notes.hardware(run.hardware) or NOTHING)] if several else []
+            line += [Cell(run.folder.relative_to(source.root).as_posix()), _tracked(run.folder)]
+            id = "" if i else accuracy.anchor(of, source.prefix)
+            lines.append(Line(line, pair, without_baselines(row.method), id))
+    tables = [Table(f"Runs; folders below {source.root}", columns, [lines]), _teachers(source)]
+    return of_tables("Provenance", source.id("provenance"), tables)
+
+
+def _teachers(source: Source) -> Table:
+    columns = [Column("Teacher", TEXT), Column("top-1"), Column("Pairs", TEXT)]
+    columns += [Column("Folder", CODE), Column("SHA-256 of the weights", CODE), Column("W&B", TEXT)]
+    teachers: dict[tuple[str, ...], tuple[float, list[str]]] = {}
+    for run in source.group.runs.itertuples():
+        key = tuple(t if isinstance(t, str) else "" for t in (run.teacher, run.teacher_run, run.teacher_sha256))
+        teachers.setdefault(key, (run.teacher_top1, []))[1].append(run.pair)
+    lines = []
+    for (network, folder, sha256), (top1, pairs) in teachers.items():
+        line = [Cell(network), cells.number(top1), Cell(", ".join(dict.fromkeys(pairs)))]
+        line += [Cell(folder or NOTHING), Cell(sha256 or NOTHING)]
+        line.append(_tracked(source.root / folder) if folder else EMPTY)
+        lines.append(Line(line, id="" if lines else source.id("teachers")))
+    return Table(f"Teachers; folders below {source.root}", columns, [lines])
+
+
+def _tracked(folder: Path) -> Cell:
+    """A run's W&B run: a link where it is online, else its id."""
+    tracked = read_json(folder / "wandb.json") or {}
+    name, url = tracked.get("id"), tracked.get("url")
+    if isinstance(url, str) and url.startswith(("https://", "http://")):
+        return Cell(str(name or "run"), href=url)
+    return Cell(f"{name}, offline") if name else EMPTY
+
+
+def missing(source: Source) -> Section:
+    """Build the lists of unfinished runs, missing seeds, and files that are missing or broken."""
+    lists = []
+    if source.results.unfinished:
+        lists.append(Listing("Runs that are not in the tables", [run.text for run in source.results.unfinished]))
+    if seeds := list(_missing_seeds(source)):
+        lists.append(Listing("Seeds that other methods have on the pair", seeds))
+    if problems := list(dict.fromkeys([*source.problems, *source.fidelity.notes])):
+        lists.append(Listing("Figures and measures that are missing", problems))
+    return Section("What is missing", source.id("missing"), lists=lists)
+
+
+def _missing_seeds(source: Source) -> Iterator[str]:
+    for pair in source.group.pairs:
+        rows = [row for row in source.group.rows if pair in row.seed_groups]
+        seeds = {row.label: set(row.seed_groups[pair].runs.seed) for row in rows}
+        every = set().union(*seeds.values())
+        for label, finished in seeds.items():
+            if absent := sorted(every - finished):
+                yield f"{pair} {label}: no run with seed {', '.join(map(str, absent))}"
+
+
+def ablation(of: Ablation, number: int, files: Iterable[Path]) -> Section:
+    """Build an ablation's tables and figure. files: of its figure."""
+    figures = [pictures.of_ablation(of, file) for file in files if file.suffix == ".png"]
+    section = of_tables(ablation_tables.title(of), f"ablation-{number}", ablation_tables.tables(of), figures)
+    lists = [Listing("Missing runs", of.missing)] if of.missing else []
+    return replace(section, lists=lists, pair=of.pair, method=of.method)
+
+
+BUILDERS: Sequence[Callable[[Source], Section]] = (
+    results, significance_and_ranks, curves, fidelity, tsne, costs, protocol, provenance, missing,
+)  # fmt: skip

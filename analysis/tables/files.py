@@ -1,0 +1,75 @@
+"""The files of a group's tables: `.md` to read, `.tex` for a paper, `.csv` to compute with. Same runs, same bytes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from analysis import statistics
+from analysis.tables import accuracy, cost, csv, latex, ranks, significance
+from analysis.tables.results import Results
+from benchmark.runs.folder import write_text
+from benchmark.tables import markdown, model
+from benchmark.tables.model import Table
+
+LATEX_PAIRS = {True: 2, False: 3}  # side by side, with and without published values, for a text 345pt wide
+
+
+def write_texts(folder: Path, stem: str, texts: Mapping[str, str]) -> list[Path]:
+    """Write texts to files; return their paths. texts: by the end of the file's name, after the stem."""
+    paths = [folder / f"{stem}{end}" for end in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_text(path, text)
+    return paths
+
+
+def caption(heading: str, table: Table) -> str:
+    """Return the caption of a table that stands alone."""
+    return " ".join([f"{heading}.", *table.intro])
+
+
+def around(table: Table, parts: Iterable[Table]) -> list[Table]:
+    """Return the parts of a table between its intro and its notes, which become tables without lines."""
+    end = Table("", [], [], notes=table.notes, lists=table.lists)
+    return [Table("", [], [], intro=table.intro), *parts, end]
+
+
+def write(results: Results, reports: Path) -> list[Path]:
+    """Write the files of a group's accuracies, costs and tests to `<reports>/tables`; return their paths."""
+    table = accuracy.table(results)
+    parts = model.split(table, LATEX_PAIRS[bool(table.sources)])
+    texts = {
+        ".md": document(results),
+        ".tex": latex.floats(results.name, caption(results.heading, table), parts),
+        ".csv": csv.render(accuracy.COLUMNS, accuracy.records(results)),
+        "-cost.csv": csv.render(cost.COLUMNS, cost.records(results)),
+    }
+    if results.comparisons:
+        texts |= _significance(results)
+        if ranking := statistics.rank(results.group, results.comparisons):
+            heading = f"{results.heading}: ranks over pairs"
+            texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
+            texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
+    return write_texts(reports / "tables", results.name, texts)
+
+
+def document(results: Results) -> str:
+    """Return the tables of a group as they are printed: accuracies, differences to KD, costs."""
+    tables = [accuracy.table(results), accuracy.kd_table(results), cost.table(results)]
+    return markdown.document(results.heading, [table for table in tables if table])
+
+
+def _significance(results: Results) -> dict[str, str]:
+    table, heading = significance.table(results), f"{results.heading}: significance"
+    by_pair = model.group_by_first_column(table)
+    without_notes = [_without_last_column(of) for of in by_pair]
+    text = " ".join([caption(heading, table), *table.notes])
+    return {
+        "-significance.md": markdown.document(heading, around(table, by_pair)),
+        "-significance.tex": latex.longtable(f"{results.name}-significance", text, without_notes),
+        "-significance.csv": csv.render(significance.COLUMNS, significance.records(results)),
+    }
+
+
+def _without_last_column(table: Table) -> Table:
+    lines = [[replace(line, cells=line.cells[:-1]) for line in block] for block in table.blocks]
+    return replace(table, columns=table.columns[:-1], blocks=lines)

@@ -1,0 +1,130 @@
+"""What a reader must know besides the numbers of a group's tables. Every renderer and the report's page use these."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from analysis import published, statistics
+from analysis.groups import MethodRow, ResultGroup, format_setting
+from analysis.tables.results import Results
+from benchmark.statistics import MIN_SEEDS
+from benchmark.tables.cells import counted
+
+LISTED = 20  # reasons of skipped runs in one note
+
+
+def setting(group: ResultGroup) -> str:
+    """Return epochs, settings that differ from the profile's, precision, hardware and versions of all runs."""
+    runs = group.runs
+    epochs = sorted(set(runs.epochs))
+    precisions = sorted(set(runs.precision.dropna()))
+    parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    changes = changed_settings(group)
+    parts += [f"not as in the profile: {', '.join(changes)}"] if changes else []
+    parts += [f"precision {', '.join(precisions)}"] if precisions else []
+    parts.append(", ".join(machines(group)))
+    parts.append(" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in runs.versions if vs})))
+    return "; ".join(filter(None, parts))
+
+
+def machines(group: ResultGroup) -> list[str]:
+    """Return the machines that the runs were made on."""
+    return sorted({hardware(h) for h in group.runs.hardware} - {""})
+
+
+def hardware(described: Mapping[str, Any]) -> str:
+    """Return a machine's name, device and threads; empty where nothing is recorded."""
+    name, device, threads = (described.get(k) for k in ("name", "device", "threads"))
+    details = [str(device)] if device else []
+    details += [counted(threads, "thread")] if device == "cpu" and threads else []
+    details += ["compiled"] if described.get("compiled") else []
+    return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
+
+
+def changed_settings(group: ResultGroup) -> list[str]:
+    """Return the settings of recipe and data set that differ from the profile's, with their values.
+
+    The number of epochs is left out, since every table states it.
+    """
+    values: dict[str, set[str]] = {}
+    for seed_group in (of for row in group.rows for of in row.seed_groups.values()):
+        for key in seed_group.changed_settings:
+            if not key.startswith("method.") and key != "recipe.epochs":
+                values.setdefault(key, set()).add(format_setting(seed_group.config.get(key)))
+    return [f"{key} {' or '.join(sorted(texts))}" for key, texts in sorted(values.items())]
+
+
+def follows_paper(group: ResultGroup) -> bool:
+    """Return whether the runs follow the recipe of the published values."""
+    return group.profile == "paper" and set(group.runs.epochs) == {published.EPOCHS} and not changed_settings(group)
+
+
+def published_note(group: ResultGroup) -> str:
+    """Return whether published values may be compared with the group's."""
+    recipe = f"Published values are from the {published.EPOCHS}-epoch recipe"
+    if follows_paper(group):
+        return (
+            f"{recipe}, which these runs follow, with teachers of their own; mind the epoch that each source reports."
+        )
+    return f"{recipe}: they are not comparable with this table."
+
+
+def dagger_note(results: Results) -> str:
+    """Return the meaning of the daggers, or why there are none; empty where KD has no row to be compared with."""
+    seeds = max((c.n for c in results.kd_comparisons.values()), default=0)
+    if seeds >= MIN_SEEDS:
+        return (
+            "† significantly better than KD, ‡ significantly worse: paired t-test over common seeds at 5 %, with "
+            "Holm's correction over all comparisons on the pair."
+        )
+    if results.kd_comparisons:
+        return f"No test against KD: {counted(seeds, 'seed')} in common, and at least {MIN_SEEDS} are needed."
+    several = any(statistics.BASELINE in (c.row.method, c.other.method) for c in results.comparisons)
+    return "No test against KD: it has several variants here; see the table of significance." if several else ""
+
+
+def unequal_cost(row: MethodRow) -> list[str]:
+    """Return what makes a row's numbers not comparable with the others' at equal cost."""
+    runs = [of.runs for of in row.seed_groups.values()]
+    epochs = sorted({int(of.init_epochs.max()) for of in runs if of.init_epochs.max() > 0})
+    reasons = [f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'} before"] if epochs else []
+    reasons += ["two views"] if any((of.views > 1).any() for of in runs) else []
+    kept = any((of.inference_parameters > of.parameters).any() for of in runs)
+    return reasons + (["layers kept at inference"] if kept else [])
+
+
+def remarks(results: Results) -> list[str]:
+    """Return all notes below the table of accuracies."""
+    group = results.group
+    notes = [note] if (note := dagger_note(results)) else []
+    flagged = [f"{row.label} ({', '.join(reasons)})" for row in group.rows if (reasons := unequal_cost(row))]
+    if flagged:
+        notes.append(f"* Not at equal cost: {'; '.join(flagged)}.")
+    if reasons := {f"{run.pair} {run.method}: {run.reason.removeprefix('skipped: ')}" for run in results.skipped}:
+        notes.append(f"n/a: not possible on the pair: {'; '.join(sorted(reasons)[:LISTED])}.")
+    notes += _mixed_code(results)
+    notes += [
+        f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
+        for row in group.rows
+        for pair, seed_group in row.seed_groups.items()
+        if seed_group.config_is_missing
+    ]
+    if group.differing_settings:
+        keys = ", ".join(group.differing_settings)
+        notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ and marks are of runs alike.")
+    epochs = {pair: tuple(sorted(set(values))) for pair, values in group.runs.groupby("pair").epochs}
+    if len(set(epochs.values())) > 1:
+        by_pair = "; ".join(f"{pair} {', '.join(map(str, epochs[pair]))}" for pair in group.pairs)
+        notes.append(f"The pairs were not trained alike. Epochs: {by_pair}.")
+    return notes
+
+
+def _mixed_code(results: Results) -> Iterable[str]:
+    """Rows whose seeds ran different versions of the method's code."""
+    for row in results.group.rows:
+        for pair, seed_group in row.seed_groups.items():
+            if seed_group.runs.code_version.nunique() > 1:
+                by_code = seed_group.runs.groupby("code_version")
+                seeds = (f"seed {', '.join(map(str, runs.seed))} by {code}" for code, runs in by_code)
+                yield (
+                    f"{row.label} on {pair}: its runs were made by different versions of its code ({'; '.join(seeds)})."
+                )
