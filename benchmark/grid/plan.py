@@ -113,8 +113,10 @@ class Plan:
                     diverged += run.folder.status == RunStatus.DIVERGED
                     to_train += not is_finished(run)
         lines.append(f"runs: {to_train} to train, {done} done" + (f", {diverged} diverged earlier" if diverged else ""))
-        for method, n in (+outdated).items():
-            lines.append(f"{n} runs of {method} have another version of its code: remove their folders to repeat them")
+        if counts := ", ".join(f"{n} {method}" for method, n in (+outdated).items()):
+            lines.append(
+                f"done with another version of their method's code: {counts} (remove their folders to repeat them)"
+            )
         return "\n".join(lines)
 
     def _setting_lines(self) -> list[str]:
