@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.__main__ import main
 from benchmark.grid.executors import Processes
+from benchmark.grid.plan import run_plan
 from benchmark.runs.folder import RunFolder
+from tests.helpers import plan_of, tracking_of
 
 
 def meet(folder: Path, name: str, others: int) -> int:
@@ -95,10 +96,10 @@ def metrics(runs: Path) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def test_two_jobs_give_the_results_of_one(tiny, tmp_path, capfd):
-    overrides = [*tiny, "methods=ce,kd,fitnet", "recipe.epochs=1"]
-    assert main([*overrides, f"runs={tmp_path / 'one'}"]) == 0
-    assert main([*overrides, f"runs={tmp_path / 'two'}", "jobs=2"]) == 0
-    assert "2 runs at a time" in capfd.readouterr().out
-    one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two")
-    assert len(one) == 4 and one == two
+def test_two_jobs_give_the_results_of_one(finished, tmp_path):
+    plan = plan_of([*finished, f"runs={tmp_path / 'two'}"])
+    with Processes(2) as executor:
+        outcomes = run_plan(plan, tracking_of(plan), executor)
+    assert [o.status for o in outcomes] == ["done", "done"]
+    one, two = metrics(tmp_path / "runs"), metrics(tmp_path / "two")
+    assert len(one) == 3 and one == two
