@@ -20,7 +20,7 @@ from methods.contract import Batch, Context, Needs, Outputs, Shapes, Unsupported
 CLASSES, SAMPLES, SIZE = 100, 2_000, 16
 COUNTS_LABELS = ("crd", "crd_kd")  # they read the labels' content when they are built
 # pairs and precisions; the second is for methods that need maps of equal shapes
-PAIRS = {"wrn16_2-ShuffleV1": "bf16", "resnet14-resnet8": "fp32"}
+PAIRS = {"wrn10_2-vgg8": "bf16", "resnet14-resnet8": "fp32"}
 
 
 def pair_shapes(pair: str) -> list[Shapes]:
