@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from methods.contract import Batch, Context, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term
-from methods.losses import check_resizable, cross_entropy_term, resizing_convolution, shared_stages
+from methods.losses import check_resizable, cross_entropy_term, halving_total, resizing_convolution, shared_stages
 from methods.options import loss_weight, non_negative, positive
 
 SCALE = 3 / 1000
@@ -40,7 +40,7 @@ def boundary_distance(student: Tensor, teacher: Tensor, margin: float) -> Tensor
 
 
 @dataclass
-class Options:
+class ABOptions:
     """Options of AB; meanings and defaults in `conf/method/ab.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -56,10 +56,10 @@ class AB(Method):
     stage alone.
     """
 
-    Options = Options
+    Options = ABOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: ABOptions, student: Shapes, teacher: Shapes) -> Requirements:
         stages = shared_stages(student, teacher)
         for k in stages:
             if student.stages[k] != teacher.stages[k]:
@@ -69,7 +69,7 @@ class AB(Method):
         )
         return Requirements(Needs(logits=True), Needs(), initialization=initialization)
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: ABOptions, context: Context) -> None:
         super().__init__(options, context)
         self.stages = shared_stages(context.student, context.teacher)
         student, teacher = context.student.stages, context.teacher.stages
@@ -79,11 +79,11 @@ class AB(Method):
         options = self.options
         if batch.epoch >= 1:
             return {"ce": cross_entropy_term(student, batch, options.ce_weight)}
-        loss = 0.0
-        for k, connect in zip(self.stages, self.connectors, strict=True):
-            student_map, teacher_map = connect(student.pre_activations[k]), teacher.pre_activations[k]
-            loss = loss / 2 + boundary_distance(student_map, teacher_map, options.margin)
-        return {"ab": Term(SCALE * loss, options.ab_weight)}
+        distance = halving_total(
+            boundary_distance(connect(student.pre_activations[k]), teacher.pre_activations[k], options.margin)
+            for k, connect in zip(self.stages, self.connectors, strict=True)
+        )
+        return {"ab": Term(SCALE * distance, options.ab_weight)}
 
 
 PROVENANCE = """

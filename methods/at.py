@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
-from methods.losses import attention, cross_entropy_term, pool_to_smaller, shared_stages
+from methods.losses import attention, cross_entropy_term, pool_to_smaller, shared_stages, total
 from methods.options import loss_weight
 
 
@@ -27,7 +27,7 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class ATOptions:
     """Options of AT; meanings and defaults in `conf/method/at.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -37,19 +37,19 @@ class Options:
 class AT(Method):
     """Attention transfer. Terms: ce, at. Reads both networks' maps after all stages but the stem."""
 
-    Options = Options
+    Options = ATOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: ATOptions, student: Shapes, teacher: Shapes) -> Requirements:
         stages = shared_stages(student, teacher)
         return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: ATOptions, context: Context) -> None:
         super().__init__(options, context)
         self.stages = shared_stages(context.student, context.teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        distance = sum(attention_distance(student.maps[k], teacher.maps[k]) for k in self.stages)
+        distance = total(attention_distance(student.maps[k], teacher.maps[k]) for k in self.stages)
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "at": Term(distance, self.options.at_weight),

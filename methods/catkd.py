@@ -26,7 +26,7 @@ def attention_distance(student: Tensor, teacher: Tensor, normalise: bool) -> Ten
 
 
 @dataclass
-class Options:
+class CATKDOptions:
     """Options of CAT-KD; meanings and defaults in `conf/method/catkd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -38,10 +38,10 @@ class Options:
 class CATKD(Method):
     """Class attention transfer. Terms: ce, catkd. Reads both networks' class activation maps."""
 
-    Options = Options
+    Options = CATKDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: CATKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         grid = [options.resolution]
         return Requirements(Needs(logits=True, class_maps=grid), Needs(class_maps=grid))
 

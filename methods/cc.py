@@ -25,7 +25,7 @@ def congruence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class CCOptions:
     """Options of CC; meanings and defaults in `conf/method/cc.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -36,11 +36,11 @@ class Options:
 class CC(Method):
     """Correlation congruence. Terms: ce, cc. Reads both networks' pooled features; trains an embedding of each."""
 
-    Options = Options
+    Options = CCOptions
     student_needs = Needs(logits=True, pooled=True)
     teacher_needs = Needs(pooled=True)
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: CCOptions, context: Context) -> None:
         super().__init__(options, context)
         self.embed_s = nn.Linear(context.student.pooled, options.feature_dim)
         self.embed_t = nn.Linear(context.teacher.pooled, options.feature_dim)

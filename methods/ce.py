@@ -12,14 +12,14 @@ from methods.losses import cross_entropy_term
 
 
 @dataclass
-class Options:
+class CEOptions:
     """Cross-entropy alone has no options."""
 
 
 class CE(Method):
     """The student alone. Term: ce. Reads nothing of the teacher."""
 
-    Options = Options
+    Options = CEOptions
     student_needs = Needs(logits=True)
     teacher_needs = Needs()
 

@@ -50,7 +50,7 @@ def correlation_loss(student: Tensor, teacher: Tensor, norm: str, reduction: str
 
 
 @dataclass
-class Options:
+class CLKDOptions:
     """Options of CLKD; meanings and defaults in `conf/method/clkd.yaml`."""
 
     lambda_ce: float = loss_weight()
@@ -67,7 +67,7 @@ class Options:
 class CLKD(Method):
     """Class-aware logit distillation. Terms: ce, instance, class, correlation. Reads the teacher's logits."""
 
-    Options = Options
+    Options = CLKDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, z_s, z_t = self.options, student.logits, teacher.logits

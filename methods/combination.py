@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -35,7 +35,10 @@ def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
         def __init__(self, options: Any, context: Context) -> None:
             super().__init__(options, context)
             self.parts = nn.ModuleDict({n: method(getattr(options, n), context) for n, method in parts.items()})
-            self.same_views = len({part.requires.views for part in self.parts.values()}) == 1
+            self.same_views = len({part.requires.views for _, part in self._methods()}) == 1
+
+        def _methods(self) -> list[tuple[str, Method]]:
+            return [(name, cast(Method, part)) for name, part in self.parts.items()]
 
         @classmethod
         def requirements(cls, options: Any, student: Shapes, teacher: Shapes) -> Requirements:
@@ -43,7 +46,7 @@ def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
 
         def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
             terms: dict[str, Term] = {}
-            for part_name, part in self.parts.items():
+            for part_name, part in self._methods():
                 if batch.epoch <= -part.requires.init_epochs:
                     continue  # another part's initialization stage
                 for name, term in part.losses(student, teacher, batch).items():
@@ -54,7 +57,7 @@ def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
             return terms
 
         def on_step_end(self) -> None:
-            for part in self.parts.values():
+            for _, part in self._methods():
                 part.on_step_end()
 
     return Combination

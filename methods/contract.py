@@ -53,6 +53,9 @@ class Needs:
         return Needs(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(Needs)))
 
 
+NOT_READ = cast(Tensor, None)  # typed as a tensor: a method reads nothing but what it requires
+
+
 @dataclass
 class Outputs:
     """Outputs of one network for a batch. Fields that were not needed are None or empty.
@@ -60,11 +63,11 @@ class Outputs:
     An instance holds the outputs for the weakly augmented view, and in `further_views` those for the others.
     """
 
-    logits: Tensor | None = None  # [N, C]
-    pooled: Tensor | None = None  # [N, D]
+    logits: Tensor = NOT_READ  # [N, C]
+    pooled: Tensor = NOT_READ  # [N, D]
     maps: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
     pre_activations: dict[int, Tensor] = field(default_factory=dict)  # stage -> [N, C_k, H_k, W_k]
-    last_map: Tensor | None = None  # [N, D, H, W]
+    last_map: Tensor = NOT_READ  # [N, D, H, W]
     class_maps: dict[int, Tensor] = field(default_factory=dict)  # m -> [N, C, m, m]
     further_views: "list[Outputs]" = field(default_factory=list)
 

@@ -10,8 +10,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
 
 EPS = 1e-7
 
@@ -67,7 +68,7 @@ def _weighted_sums(weights: Tensor, bank: Tensor) -> Tensor:
     if bank.is_cuda:
         return weights.T @ bank
     shape = weights.shape[1], bank.shape[1], 1, 1
-    return nn.grad.conv2d_weight(_images(bank), shape, _images(weights))[:, :, 0, 0]
+    return conv2d_weight(_images(bank), shape, _images(weights))[:, :, 0, 0]
 
 
 def _images(rows: Tensor) -> Tensor:

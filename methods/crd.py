@@ -36,7 +36,7 @@ class Embedding(nn.Linear):
 
 
 @dataclass
-class Options:
+class CRDOptions:
     """Options of CRD; meanings and defaults in `conf/method/crd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -55,11 +55,14 @@ class CRD(Method):
     published code, (K, T, Z_student, Z_teacher, momentum); a Z of −1 is not yet set.
     """
 
-    Options = Options
+    Options = CRDOptions
+    bank_s: Tensor
+    bank_t: Tensor
+    params: Tensor
     student_needs = Needs(logits=True, pooled=True)
     teacher_needs = Needs(pooled=True)
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: CRDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.embed_s = Embedding(context.student.pooled, options.feature_dim)
         self.embed_t = Embedding(context.teacher.pooled, options.feature_dim)

@@ -48,7 +48,7 @@ def similarity_temperatures(student: Tensor, teacher: Tensor, lowest: float, hig
 
 
 @dataclass
-class Options:
+class CSKDOptions:
     """Options of CSKD; meanings and defaults in `conf/method/cskd.yaml`."""
 
     temperature: float = positive()
@@ -62,11 +62,11 @@ class Options:
 class CSKD(Method):
     """Cosine similarity of each class's predictions. Terms: ce, cs, cswt. Reads the teacher's logits for two views."""
 
-    Options = Options
+    Options = CSKDOptions
     views = 2
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: CSKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         if options.highest < options.lowest:
             raise ValueError(f"highest is {options.highest}: it must be at least lowest, {options.lowest}")
         return super().requirements(options, student, teacher)

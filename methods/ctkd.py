@@ -42,7 +42,7 @@ def strength(epoch: int, warmup: float) -> float:
 
 
 @dataclass
-class Options:
+class CTKDOptions:
     """Options of CTKD; meanings and defaults in `conf/method/ctkd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -56,9 +56,9 @@ class Options:
 class CTKD(Method):
     """KD at a temperature learned against the student. Terms: ce, kd. Reads the teacher's logits; trains t."""
 
-    Options = Options
+    Options = CTKDOptions
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: CTKDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.t = nn.Parameter(torch.tensor(1.0))
 

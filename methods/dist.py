@@ -37,7 +37,7 @@ def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class DISTOptions:
     """Options of DIST; meanings and defaults in `conf/method/dist.yaml`."""
 
     temperature: float = positive()
@@ -50,7 +50,7 @@ class Options:
 class DIST(Method):
     """Relations between and within classes. Terms: ce, inter, intra. Reads the teacher's logits."""
 
-    Options = Options
+    Options = DISTOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

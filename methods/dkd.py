@@ -40,7 +40,7 @@ def nckd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tempera
 
 
 @dataclass
-class Options:
+class DKDOptions:
     """Options of DKD; meanings and defaults in `conf/method/dkd.yaml`."""
 
     temperature: float = positive()
@@ -54,7 +54,7 @@ class Options:
 class DKD(Method):
     """Decoupled knowledge distillation. Terms: ce, tckd, nckd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = DKDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, z_s, z_t = self.options, student.logits, teacher.logits

@@ -81,7 +81,7 @@ class SeparateMomenta:
 
 
 @dataclass
-class Options(kd.Options):
+class DOTOptions(kd.KDOptions):
     """Options of KD and DOT; meanings and defaults in `conf/method/dot.yaml`."""
 
     delta: float = non_negative()
@@ -90,7 +90,7 @@ class Options(kd.Options):
 class DOT(SeparateMomenta, kd.KD):
     """Knowledge distillation with separate momenta. Terms: ce, kd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = DOTOptions
 
 
 PROVENANCE = """

@@ -23,7 +23,7 @@ class Regressor(nn.Sequential):
 
 
 @dataclass
-class Options:
+class FitNetOptions:
     """Options of FitNet; meanings and defaults in `conf/method/fitnet.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -34,17 +34,17 @@ class Options:
 class FitNet(Method):
     """Hint learning. Terms: ce, hint. Reads both networks' map after stage `hint_layer`; trains the regressor."""
 
-    Options = Options
+    Options = FitNetOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: FitNetOptions, student: Shapes, teacher: Shapes) -> Requirements:
         layer, last = options.hint_layer, min(len(student.stages), len(teacher.stages)) - 1
         if layer > last:
             raise ValueError(f"hint_layer is {layer}, but the last stage that both networks have is {last}")
         check_resizable(student.stages[layer], teacher.stages[layer])
         return Requirements(Needs(logits=True, maps=[layer]), Needs(maps=[layer]))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: FitNetOptions, context: Context) -> None:
         super().__init__(options, context)
         layer = options.hint_layer
         self.regressor = Regressor(context.student.stages[layer], context.teacher.stages[layer])

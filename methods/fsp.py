@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.contract import Batch, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term, UnsupportedPair
-from methods.losses import cross_entropy_term, pool_to_smaller
+from methods.losses import cross_entropy_term, pool_to_smaller, total
 from methods.options import loss_weight, non_negative
 
 
@@ -32,11 +32,11 @@ def flow(bottom: Tensor, top: Tensor) -> Tensor:
 def flow_distance(student: Mapping[int, Tensor], teacher: Mapping[int, Tensor]) -> Tensor:
     """Mean squared differences of the FSP matrices, summed over neighbouring stages: 2 × {stage: map} -> scalar."""
     neighbors = pairwise(sorted(student))
-    return sum(F.mse_loss(flow(student[a], student[b]), flow(teacher[a], teacher[b])) for a, b in neighbors)
+    return total(F.mse_loss(flow(student[a], student[b]), flow(teacher[a], teacher[b])) for a, b in neighbors)
 
 
 @dataclass
-class Options:
+class FSPOptions:
     """Options of FSP; meanings and defaults in `conf/method/fsp.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -50,10 +50,10 @@ class FSP(Method):
     Reads both networks' maps of all stages, in the initialization stage alone.
     """
 
-    Options = Options
+    Options = FSPOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: FSPOptions, student: Shapes, teacher: Shapes) -> Requirements:
         channels_s, channels_t = ([c for c, *_ in shapes.stages] for shapes in (student, teacher))
         if channels_s != channels_t:
             raise UnsupportedPair(

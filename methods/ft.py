@@ -64,7 +64,7 @@ def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class FTOptions:
     """Options of FT; meanings and defaults in `conf/method/ft.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -81,10 +81,10 @@ class FT(Method):
     translator.
     """
 
-    Options = Options
+    Options = FTOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: FTOptions, student: Shapes, teacher: Shapes) -> Requirements:
         channels = teacher.stages[-1][0]
         if int(options.rate * channels) < 1:
             raise ValueError(f"rate is {options.rate}: no factor is left of the teacher's {channels} channels")
@@ -95,7 +95,7 @@ class FT(Method):
         needs = Needs(logits=True, maps=[len(student.stages) - 1]), Needs(maps=[len(teacher.stages) - 1])
         return Requirements(*needs, initialization=Initialization(math.ceil(options.init_epochs), *needs))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: FTOptions, context: Context) -> None:
         super().__init__(options, context)
         student, teacher = context.student.stages, context.teacher.stages
         channels_s, channels_t = student[-1][0], teacher[-1][0]

@@ -40,7 +40,7 @@ def correlation_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class ICKDOptions:
     """Options of ICKD; meanings and defaults in `conf/method/ickd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -51,14 +51,14 @@ class ICKD(Method):
     """Inter-channel correlation. Terms: ce, ickd. Reads both networks' map after the last stage; trains the embedding
     of the student's map."""
 
-    Options = Options
+    Options = ICKDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: ICKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
         return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: ICKDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
         c_s, c_t = context.student.stages[-1][0], context.teacher.stages[-1][0]

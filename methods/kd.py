@@ -17,7 +17,7 @@ from methods.options import boolean, loss_weight, positive
 
 
 @dataclass
-class Options:
+class KDOptions:
     """Options of KD; meanings and defaults in `conf/method/kd.yaml`."""
 
     temperature: float = positive()
@@ -29,7 +29,7 @@ class Options:
 class KD(Method):
     """Knowledge distillation. Terms: ce, kd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = KDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, z_s, z_t = self.options, student.logits, teacher.logits

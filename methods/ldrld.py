@@ -37,7 +37,7 @@ def local_loss(student: Tensor, teacher: Tensor, pairs: Tensor, weights: Tensor,
 
 
 @dataclass
-class Options:
+class LDRLDOptions:
     """Options of LDRLD; meanings and defaults in `conf/method/ldrld.yaml`."""
 
     temperature: float = positive()
@@ -50,9 +50,11 @@ class Options:
 class LDRLD(Method):
     """Local dense relations of logits. Terms: ce, local, rest. Reads the teacher's logits."""
 
-    Options = Options
+    Options = LDRLDOptions
+    pairs: Tensor
+    pair_weights: Tensor
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: LDRLDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.depth = min(options.depth, context.classes)
         pairs = torch.triu_indices(self.depth, self.depth, 1)

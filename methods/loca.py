@@ -33,7 +33,7 @@ def calibrate(teacher_logits: Tensor, labels: Tensor, temperature: float, alpha:
 
 
 @dataclass
-class Options:
+class LoCaOptions:
     """Options of LoCa; meanings and defaults in `conf/method/loca.yaml`."""
 
     temperature: float = positive()
@@ -45,7 +45,7 @@ class Options:
 class LoCa(Method):
     """KD with a calibrated teacher. Terms: ce, kd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = LoCaOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

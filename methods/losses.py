@@ -1,6 +1,8 @@
 """Loss functions and layers that two or more methods share."""
 
-from typing import Any
+import functools
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,16 @@ ROUNDING = 1e-6  # logits whose spread is below this share of their size count a
 def cross_entropy_term(student: Outputs, batch: Batch, weight: float) -> Term:
     """Return the cross-entropy of the student's logits with the labels, mean over the batch, as a term."""
     return Term(F.cross_entropy(student.logits, batch.labels), weight)
+
+
+def total(values: Iterable[Tensor]) -> Tensor:
+    """Return the sum of scalars, in their order."""
+    return cast(Tensor, sum(values))
+
+
+def halving_total(values: Iterable[Tensor]) -> Tensor:
+    """Return Σ_k v_k / 2^(K − k) of scalars v_1 … v_K: the last counts in full, each earlier one half as much."""
+    return functools.reduce(lambda earlier, value: earlier / 2 + value, values)
 
 
 def warmup_ramp(epoch: int, epochs: float) -> float:
@@ -84,9 +96,9 @@ def last_stages(student: Shapes, teacher: Shapes) -> list[tuple[int, int]]:
 def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Average-pool the larger of two maps [N, C, H, W] to the size of the smaller."""
     if a.shape[2] > b.shape[2]:
-        return F.adaptive_avg_pool2d(a, b.shape[2:]), b
+        return F.adaptive_avg_pool2d(a, (b.shape[2], b.shape[3])), b
     if a.shape[2] < b.shape[2]:
-        return a, F.adaptive_avg_pool2d(b, a.shape[2:])
+        return a, F.adaptive_avg_pool2d(b, (a.shape[2], a.shape[3]))
     return a, b
 
 
@@ -139,19 +151,18 @@ def resizing_convolution(student: tuple[int, int, int], teacher: tuple[int, int,
     It halves, doubles, or trims by an unpadded kernel (1 × 1 for equal sizes). Raises UnsupportedPair for other ratios.
     """
     check_resizable(student, teacher)
-    (c_s, *size_s), (c_t, *size_t) = student, teacher
-    if size_s == [2 * n for n in size_t]:
+    (c_s, h_s, w_s), (c_t, h_t, w_t) = student, teacher
+    if (h_s, w_s) == (2 * h_t, 2 * w_t):
         return nn.Conv2d(c_s, c_t, 3, stride=2, padding=1)
-    if size_t == [2 * n for n in size_s]:
+    if (h_t, w_t) == (2 * h_s, 2 * w_s):
         return nn.ConvTranspose2d(c_s, c_t, 4, stride=2, padding=1)
-    return nn.Conv2d(c_s, c_t, [1 + s - t for s, t in zip(size_s, size_t, strict=True)])
+    return nn.Conv2d(c_s, c_t, (1 + h_s - h_t, 1 + w_s - w_t))
 
 
 def check_resizable(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> None:
     """Raise UnsupportedPair where `resizing_convolution` cannot map one shape to the other."""
-    (_, *size_s), (_, *size_t) = student, teacher
-    doubles = size_t == [2 * n for n in size_s]
-    if not doubles and any(s < t for s, t in zip(size_s, size_t, strict=True)):
+    (_, h_s, w_s), (_, h_t, w_t) = student, teacher
+    if (h_t, w_t) != (2 * h_s, 2 * w_s) and (h_s < h_t or w_s < w_t):
         raise UnsupportedPair(
             f"one convolution cannot map {student} (student) to {teacher} (teacher): it halves, doubles or trims maps"
         )

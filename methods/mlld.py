@@ -58,7 +58,7 @@ def share_up_to_median(values: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class MLLDOptions:
     """Options of MLLD; meanings and defaults in `conf/method/mlld.yaml`."""
 
     form: str = one_of("published_code", "paper")
@@ -73,10 +73,11 @@ class Options:
 class MLLD(Method):
     """Multi-level logit distillation of two views. Terms: ce, kd, batch, class. Reads the teacher's logits."""
 
-    Options = Options
+    Options = MLLDOptions
+    temperatures: Tensor
     views = 2
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: MLLDOptions, context: Context) -> None:
         super().__init__(options, context)
         temperatures = torch.tensor([options.temperature, *FURTHER_TEMPERATURES])
         self.register_buffer("temperatures", temperatures, persistent=False)
@@ -86,16 +87,19 @@ class MLLD(Method):
         weak, strong = (student.logits, teacher.logits), (student.view(1).logits, teacher.view(1).logits)
         ce = F.cross_entropy(weak[0], batch.labels) + F.cross_entropy(strong[0], batch.labels)
         batch_loss, class_loss = (per_temperature.sum() for per_temperature in relation_losses(*weak, temperatures))
-        weak_kl, strong_kl = (map(standardize_logits, z) if options.standardise else z for z in (weak, strong))
-        weak_kd = instance_losses(*weak_kl, temperatures)
+        kd_weak, kd_strong = weak, strong
+        if options.standardise:
+            kd_weak = standardize_logits(weak[0]), standardize_logits(weak[1])
+            kd_strong = standardize_logits(strong[0]), standardize_logits(strong[1])
+        weak_kd = instance_losses(*kd_weak, temperatures)
         if options.form == "paper":
-            kd = weak_kd.sum() + instance_losses(*strong_kl, temperatures).sum()
+            kd = weak_kd.sum() + instance_losses(*kd_strong, temperatures).sum()
             strong_batch, strong_class = relation_losses(*strong, temperatures)
             batch_loss, class_loss = batch_loss + strong_batch.sum(), class_loss + strong_class.sum()
         else:
             p = F.softmax(teacher.logits, 1)
             u, v = share_up_to_median(p.amax(1)), share_up_to_median(p.sum(0))
-            strong_kd = instance_losses(*strong_kl, temperatures[:STRONG_VIEW])
+            strong_kd = instance_losses(*kd_strong, temperatures[:STRONG_VIEW])
             kd = u * weak_kd.sum() + strong_kd.sum() + weak_kd[STRONG_VIEW:].sum()
             batch_loss, class_loss = u * batch_loss, v * class_loss
         return {

@@ -33,7 +33,7 @@ def nontarget_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
 
 
 @dataclass
-class Options:
+class NKDOptions:
     """Options of NKD; meanings and defaults in `conf/method/nkd.yaml`."""
 
     temperature: float = positive()
@@ -45,7 +45,7 @@ class Options:
 class NKD(Method):
     """Normalized distillation. Terms: ce, target, nontarget. Reads the teacher's logits."""
 
-    Options = Options
+    Options = NKDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, inputs = self.options, (student.logits, teacher.logits, batch.labels)

@@ -26,7 +26,7 @@ def normalized_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: f
 
 
 @dataclass
-class Options:
+class NormKDOptions:
     """Options of NormKD; meanings and defaults in `conf/method/normkd.yaml`."""
 
     temperature: float = positive()
@@ -37,7 +37,7 @@ class Options:
 class NormKD(Method):
     """KD with a temperature for each sample. Terms: ce, kd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = NormKDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

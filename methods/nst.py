@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
-from methods.losses import TINY, cross_entropy_term, normalize_rows, pool_to_smaller, self_product, shared_stages
+from methods.losses import TINY, cross_entropy_term, normalize_rows, pool_to_smaller, self_product, shared_stages, total
 from methods.options import loss_weight
 
 
@@ -58,7 +58,7 @@ def by_positions(s: Tensor, t: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class NSTOptions:
     """Options of NST; meanings and defaults in `conf/method/nst.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -68,19 +68,19 @@ class Options:
 class NST(Method):
     """Neuron selectivity transfer. Terms: ce, nst. Reads both networks' maps after all stages but the stem."""
 
-    Options = Options
+    Options = NSTOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: NSTOptions, student: Shapes, teacher: Shapes) -> Requirements:
         stages = shared_stages(student, teacher)
         return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: NSTOptions, context: Context) -> None:
         super().__init__(options, context)
         self.stages = shared_stages(context.student, context.teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        distance = sum(discrepancy(student.maps[k], teacher.maps[k]) for k in self.stages)
+        distance = total(discrepancy(student.maps[k], teacher.maps[k]) for k in self.stages)
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "nst": Term(distance, self.options.nst_weight),

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term, UnsupportedPair
-from methods.losses import TINY, SquaredSum, cross_entropy_term, last_stages
+from methods.losses import TINY, SquaredSum, cross_entropy_term, halving_total, last_stages
 from methods.options import loss_weight
 
 RARE = 0.001  # a channel negative with at most this probability has no margin from its negative part
@@ -55,7 +55,7 @@ class Connector(nn.Sequential):
 
 
 @dataclass
-class Options:
+class OFDOptions:
     """Options of OFD; meanings and defaults in `conf/method/ofd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -66,10 +66,10 @@ class OFD(Method):
     """Overhaul of feature distillation. Terms: ce, ofd. Reads both networks' pre-activations of all stages but the
     stem, and the teacher's batch norm parameters; trains the connectors."""
 
-    Options = Options
+    Options = OFDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: OFDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         if not teacher.batch_norms:
             raise UnsupportedPair(
                 "OFD needs a teacher whose stages end in batch norm and activation: they give the margins"
@@ -78,7 +78,7 @@ class OFD(Method):
         needs = Needs(logits=True, pre_activations=stages_s), Needs(pre_activations=stages_t)
         return Requirements(*needs, batch_norms=frozenset(stages_t))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: OFDOptions, context: Context) -> None:
         super().__init__(options, context)
         student, teacher = context.student.stages, context.teacher.stages
         self.stages = last_stages(context.student, context.teacher)
@@ -87,14 +87,14 @@ class OFD(Method):
             self.register_buffer(f"margin_{j}", margins(*context.teacher_batch_norms[j]), persistent=False)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        loss = 0.0
+        distances = []
         for (k, j), connector in zip(self.stages, self.connectors, strict=True):
             student_map = connector(student.pre_activations[k])
             teacher_map = F.adaptive_avg_pool2d(teacher.pre_activations[j], student_map.shape[2:])
-            loss = loss / 2 + partial_distance(student_map, teacher_map, self.get_buffer(f"margin_{j}"))
+            distances.append(partial_distance(student_map, teacher_map, self.get_buffer(f"margin_{j}")))
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
-            "ofd": Term(loss, self.options.ofd_weight),
+            "ofd": Term(halving_total(distances), self.options.ofd_weight),
         }
 
 

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,6 @@ def violations(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Colle
                 yield name, v, (), reason
 
 
-def is_schema(kind: Any) -> bool:
+def is_schema(kind: Any) -> TypeGuard[type]:
     """Return True for a dataclass type, as the type of a field that nests other options."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)

@@ -33,7 +33,7 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class PKTOptions:
     """Options of PKT; meanings and defaults in `conf/method/pkt.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -43,7 +43,7 @@ class Options:
 class PKT(Method):
     """Probabilistic knowledge transfer. Terms: ce, pkt. Reads both networks' pooled features."""
 
-    Options = Options
+    Options = PKTOptions
     student_needs = Needs(logits=True, pooled=True)
     teacher_needs = Needs(pooled=True)
 

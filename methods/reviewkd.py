@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
-from methods.losses import cross_entropy_term, last_stages, mse, warmup_ramp
+from methods.losses import cross_entropy_term, last_stages, mse, total, warmup_ramp
 from methods.options import loss_weight, non_negative
 
 MAX_WIDTH = 512
@@ -66,7 +66,7 @@ class Fusion(nn.Module):
         Returns the map to compare with the teacher's [N, C_t, *size], and the fused map [N, m, *size].
         """
         x = self.enter(student)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = resize(deeper, x.shape[2:])
             gate, deeper_gate = torch.sigmoid(self.attention(torch.cat([x, deeper], 1))).split(1, 1)
             x = gate * x + deeper_gate * deeper
@@ -87,7 +87,7 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class ReviewKDOptions:
     """Options of ReviewKD; meanings and defaults in `conf/method/reviewkd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -99,16 +99,16 @@ class ReviewKD(Method):
     """Knowledge review. Terms: ce, reviewkd. Reads the student's maps and the teacher's pre-activations of all stages
     but the stem, and both pooled features; trains the fusions, which are in the order of the stages."""
 
-    Options = Options
+    Options = ReviewKDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: ReviewKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         stages_s, stages_t = zip(*last_stages(student, teacher), strict=True)
         return Requirements(
             Needs(logits=True, pooled=True, maps=stages_s), Needs(pooled=True, pre_activations=stages_t)
         )
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: ReviewKDOptions, context: Context) -> None:
         super().__init__(options, context)
         student, teacher = context.student, context.teacher
         self.stages = last_stages(student, teacher)
@@ -121,14 +121,14 @@ class ReviewKD(Method):
         options = self.options
         pairs = [(student.maps[k], teacher.pre_activations[j]) for k, j in self.stages]
         pairs.append((student.pooled[:, :, None, None], teacher.pooled[:, :, None, None]))
-        loss, fused = 0.0, None
+        context_losses, fused = [], None
         for fusion, (student_map, teacher_map) in zip(reversed(self.fusions), reversed(pairs), strict=True):
             output, fused = fusion(student_map, fused, teacher_map.shape[2:])
-            loss = loss + context_loss(output, teacher_map)
+            context_losses.append(context_loss(output, teacher_map))
         ramp = warmup_ramp(batch.epoch, options.warmup)
         return {
             "ce": cross_entropy_term(student, batch, options.ce_weight),
-            "reviewkd": Term(loss, ramp * options.reviewkd_weight),
+            "reviewkd": Term(total(context_losses), ramp * options.reviewkd_weight),
         }
 
 

@@ -42,7 +42,7 @@ def relations(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass
-class Options:
+class RKDOptions:
     """Options of RKD; meanings and defaults in `conf/method/rkd.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -53,7 +53,7 @@ class Options:
 class RKD(Method):
     """Relational distillation. Terms: ce, distance, angle. Reads both networks' pooled features."""
 
-    Options = Options
+    Options = RKDOptions
     student_needs = Needs(logits=True, pooled=True)
     teacher_needs = Needs(pooled=True)
 

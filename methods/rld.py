@@ -37,7 +37,7 @@ def mcd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperat
 
 
 @dataclass
-class Options:
+class RLDOptions:
     """Options of RLD; meanings and defaults in `conf/method/rld.yaml`."""
 
     temperature: float = positive()
@@ -50,7 +50,7 @@ class Options:
 class RLD(Method):
     """Refined logit distillation. Terms: ce, scd, mcd. Reads the teacher's logits."""
 
-    Options = Options
+    Options = RLDOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

@@ -45,7 +45,7 @@ def row_losses(student: Tensor, teacher: Tensor, labels: Tensor, temperature: fl
 
 
 @dataclass
-class Options:
+class SDDOptions:
     """Options of SDD; meanings and defaults in `conf/method/sdd.yaml`."""
 
     loss: str = one_of("kd", "dkd")
@@ -60,7 +60,7 @@ class Options:
     warmup: float = non_negative()
 
 
-def grid_sizes(options: Options) -> list[int]:
+def grid_sizes(options: SDDOptions) -> list[int]:
     """Return the sizes m of the m × m grids of cells."""
     return [2] * options.pool_2 + [4] * options.pool_4
 
@@ -68,14 +68,14 @@ def grid_sizes(options: Options) -> list[int]:
 class SDD(Method):
     """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Reads both networks' logits and class activation maps."""
 
-    Options = Options
+    Options = SDDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: SDDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         needs = Needs(logits=True, class_maps=grid_sizes(options))
         return Requirements(needs, needs)
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: SDDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.grids = grid_sizes(options)
 

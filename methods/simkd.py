@@ -13,6 +13,7 @@ student, the projector, the average over the positions, and the teacher's classi
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,7 +62,7 @@ class ReusedClassifier(nn.Module):
 
 
 @dataclass
-class Options:
+class SimKDOptions:
     """Options of SimKD; meanings and defaults in `conf/method/simkd.yaml`."""
 
     simkd_weight: float = loss_weight()
@@ -72,16 +73,16 @@ class SimKD(Method):
     """Reuse of the teacher's classifier. Term: simkd. Reads the student's map after its last stage and the teacher's
     last map; trains the projector."""
 
-    Options = Options
+    Options = SimKDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: SimKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         channels = teacher.last_map[0]
         if options.factor > channels:
             raise ValueError(f"factor is {options.factor}, but the teacher has {channels} channels to divide by it")
         return Requirements(Needs(logits=True, maps=[len(student.stages) - 1]), Needs(last_map=True))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: SimKDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.stage = len(context.student.stages) - 1
         self.projector = Projector(context.student.stages[-1], context.teacher.last_map, options.factor)
@@ -92,7 +93,7 @@ class SimKD(Method):
         return {"simkd": Term(mse(projected, target), self.options.simkd_weight)}
 
     def inference_model(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
-        return ReusedClassifier(student, self.stage, self.projector, teacher.head)
+        return ReusedClassifier(student, self.stage, self.projector, cast(Any, teacher).head)
 
 
 PROVENANCE = """

@@ -29,7 +29,7 @@ def similarity_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 @dataclass
-class Options:
+class SPOptions:
     """Options of SP; meanings and defaults in `conf/method/sp.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -39,14 +39,14 @@ class Options:
 class SP(Method):
     """Similarity-preserving distillation. Terms: ce, sp. Reads both networks' map after the last stage."""
 
-    Options = Options
+    Options = SPOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: SPOptions, student: Shapes, teacher: Shapes) -> Requirements:
         maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
         return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: SPOptions, context: Context) -> None:
         super().__init__(options, context)
         self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
 

@@ -29,7 +29,7 @@ def matching_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float, 
 
 
 @dataclass
-class Options:
+class TTMOptions:
     """Options of TTM; meanings and defaults in `conf/method/ttm.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -41,7 +41,7 @@ class Options:
 class TTM(Method):
     """Matching of the transformed teacher. Terms: ce, ttm. Reads the teacher's logits."""
 
-    Options = Options
+    Options = TTMOptions
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
-from methods.losses import SquaredSum, cross_entropy_term, pool_to_smaller, shared_stages
+from methods.losses import SquaredSum, cross_entropy_term, pool_to_smaller, shared_stages, total
 from methods.options import loss_weight
 
 EPS = 1e-5
@@ -53,7 +53,7 @@ def negative_log_likelihood(mean: Tensor, variance: Tensor, x: Tensor) -> Tensor
 
 
 @dataclass
-class Options:
+class VIDOptions:
     """Options of VID; meanings and defaults in `conf/method/vid.yaml`."""
 
     ce_weight: float = loss_weight()
@@ -64,14 +64,14 @@ class VID(Method):
     """Variational information distillation. Terms: ce, vid. Reads both networks' maps after all stages but the stem;
     trains a regressor and variances for each stage."""
 
-    Options = Options
+    Options = VIDOptions
 
     @classmethod
-    def requirements(cls, options: Options, student: Shapes, teacher: Shapes) -> Requirements:
+    def requirements(cls, options: VIDOptions, student: Shapes, teacher: Shapes) -> Requirements:
         stages = shared_stages(student, teacher)
         return Requirements(Needs(logits=True, maps=stages), Needs(maps=stages))
 
-    def __init__(self, options: Options, context: Context) -> None:
+    def __init__(self, options: VIDOptions, context: Context) -> None:
         super().__init__(options, context)
         self.stages = shared_stages(context.student, context.teacher)
         student, teacher = context.student.stages, context.teacher.stages
@@ -79,9 +79,10 @@ class VID(Method):
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         layers = zip(self.stages, self.likelihoods, strict=True)
+        likelihood = total(layer(student.maps[k], teacher.maps[k]) for k, layer in layers)
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
-            "vid": Term(sum(layer(student.maps[k], teacher.maps[k]) for k, layer in layers), self.options.vid_weight),
+            "vid": Term(likelihood, self.options.vid_weight),
         }
 
 

@@ -163,7 +163,7 @@ def test_the_loss_is_that_of_kd(make, make_batch, make_outputs):
 
 def test_another_method_can_be_trained_with_separate_momenta(make, make_batch, make_outputs):
     @dataclasses.dataclass
-    class Options(dkd.Options):
+    class Options(dkd.DKDOptions):
         delta: float
 
     class DKDWithDOT(SeparateMomenta, dkd.DKD):

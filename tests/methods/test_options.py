@@ -122,4 +122,4 @@ def test_the_limits_of_published_methods_apply(make_options):
     assert [(name, reason) for name, _, _, reason in violations(calibrated)] == [("alpha", "it must be at most 1")]
     _, contrastive = make_options("crd", momentum=1.5)
     assert [name for name, *_ in violations(contrastive)] == ["momentum"]
-    assert set(dotted_names(loca.Options)) == {"temperature", "ce_weight", "kd_weight", "alpha"}
+    assert set(dotted_names(loca.LoCaOptions)) == {"temperature", "ce_weight", "kd_weight", "alpha"}

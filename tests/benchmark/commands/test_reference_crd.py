@@ -7,7 +7,7 @@ import torch
 
 from benchmark.commands.reference_crd import GatheringCRD
 from methods.contract import Batch, Context, Outputs, Shapes
-from methods.crd import CRD, Options
+from methods.crd import CRD, CRDOptions
 
 LABELS = torch.arange(40) % 5  # 5 classes of 8 samples: 32 negatives each
 
@@ -16,7 +16,7 @@ def build(negatives: int) -> tuple[CRD, GatheringCRD]:
     shapes = Shapes(((2, 8, 8),), 6)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fused = CRD(Options(1.0, 0.8, 4, negatives, 0.07, 0.5, "exact"), Context(5, shapes, shapes, LABELS, 20))
+        fused = CRD(CRDOptions(1.0, 0.8, 4, negatives, 0.07, 0.5, "exact"), Context(5, shapes, shapes, LABELS, 20))
     gathering = copy.deepcopy(fused.double())
     gathering.__class__ = GatheringCRD
     return fused, gathering
