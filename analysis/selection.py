@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
+
+import pandas as pd
 
 from analysis.groups import ResultGroup, group_runs
 from analysis.load import TEACHERS, Runs, UnfinishedRun, load_runs
@@ -65,7 +68,8 @@ def select(options: AnalysisOptions) -> Selection:
             if name not in known:
                 raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, known)}")
         if names:
-            chosen = chosen[chosen[key].isin([*names, STUDENT] if key == "method" else names)]
+            kept = [*names, STUDENT] if key == "method" else names
+            chosen = cast(pd.DataFrame, chosen[chosen[key].isin(kept)])
     if chosen.empty:
         filters = " ".join(f"{key}={','.join(getattr(options, key))}" for key in FILTERS if getattr(options, key))
         raise UserError(f"no finished runs in {options.runs} have all of {filters}")

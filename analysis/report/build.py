@@ -6,6 +6,7 @@ Same runs, same bytes. Figures are also written as .png and .pdf to `<reports>/p
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -24,7 +25,7 @@ from analysis.tables import files, results
 from benchmark.runs.folder import write_text
 from benchmark.tables.model import Listing
 
-STYLE = style.STYLE | {"svg.hashsalt": "report"}
+STYLE: dict[Any, Any] = {**style.STYLE, "svg.hashsalt": "report"}
 
 
 def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -81,10 +81,11 @@ def render(parts: Sequence[Part], groups: Sequence[ResultGroup], root: Path) -> 
     sections = [section for part in parts for section in part.sections]
     pairs = [pair for group in groups for pair in group.pairs] + [s.pair for s in sections if s.pair]
     methods = [row.method for group in groups for row in group.method_rows] + [s.method for s in sections if s.method]
+    titles = {k: v for group in groups for k, v in zip(group.runs.method, group.runs.title, strict=True)}
     filters = html.Filters(list(dict.fromkeys(pairs)), list(dict.fromkeys(methods)))
     return environment.get_template("report.html.j2").render(
         parts=parts, root=str(root), runs=sum(len(group.runs) for group in groups), filters=filters,
-        table=html.render, titles={run.method: run.title for group in groups for run in group.runs.itertuples()},
+        table=html.render, titles=titles,
         script=script, style=style, allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 

@@ -21,28 +21,29 @@ CLASS_FIGURES = {
 
 def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
     """Iterate over critical differences, outcomes and performance profile, as far as there is something to draw."""
-    group, rows = source.group, len(ranking.rows)
-    if rows > ranks.MAX_ROWS:
-        source.problems.append(f"no figures of ranks: {rows} rows are too many to draw; choose some with method=…")
-        return
-    averages = "; ".join(f"{r.label} {v:.2f}" for r, v in zip(ranking.rows, ranking.average, strict=True))
-    if rows > 2:
-        figure = ranks.draw_critical_difference(group, ranking, source.colors)
-        alt = f"Critical difference diagram. Average ranks: {averages}; difference {ranking.critical_difference:.2f}."
-        caption = (
-            "Average ranks over the pairs, 1 the best; a bar joins methods that Nemenyi's test does not tell apart"
-        )
-        yield source.picture(figure, "ranks", alt, caption)
-    if (ranking.wins + ranking.ties).any():
-        figure = ranks.draw_outcomes(group, ranking)
-        alt = "Matrix of wins, ties and losses of each method against each other. The table of ranks has their sums."
-        caption = "Wins/ties/losses of the row against the column, in pairs, by 95 % intervals"
-        yield source.picture(figure, "wins", alt, caption)
-    figure = ranks.draw_profile(group, ranking, source.colors)
-    best = "; ".join(f"{r.label} {v:.0%}" for r, v in zip(ranking.rows, ranking.share_within(1.0), strict=True))
-    alt = f"Performance profile. Share of pairs within one point of the best: {best}."
-    caption = "Performance profile: share of the pairs on which a method is at most τ points below the best"
-    yield source.picture(figure, "profile", alt, caption)
+    averages, within = (
+        "; ".join(f"{row.label} {value:{form}}" for row, value in zip(ranking.rows, values, strict=True))
+        for values, form in ((ranking.average, ".2f"), (ranking.share_within(1.0), ".0%"))
+    )
+    texts = {
+        "ranks": (
+            "Average ranks over the pairs, 1 the best; a bar joins methods that Nemenyi's test does not tell apart",
+            f"Critical difference diagram. Average ranks: {averages}; difference {ranking.critical_difference:.2f}.",
+        ),
+        "wins": (
+            "Wins/ties/losses of the row against the column, in pairs, by 95 % intervals",
+            "Matrix of wins, ties and losses of each method against each other. The tables of ranks have its values.",
+        ),
+        "profile": (
+            "Performance profile: share of the pairs on which a method is at most τ points below the best",
+            f"Performance profile. Share of pairs within one point of the best: {within}.",
+        ),
+    }
+    figures, problems = ranks.draw(source.group, ranking, source.colors)
+    source.problems += problems
+    for name, (caption, alt) in texts.items():
+        if name in figures:
+            yield source.picture(figures[name], name, alt, caption)
 
 
 def of_curves(source: Source, pair: str) -> Iterator[Picture]:

@@ -148,11 +148,12 @@ def provenance(source: Source) -> Section:
     columns += [Column("Folder", CODE), Column("W&B", TEXT)]
     lines = []
     for pair, row, of in source.results.seed_groups():
-        for i, run in enumerate(of.runs.itertuples()):
-            line = [Cell(pair), Cell(row.label), cells.integer(run.seed), cells.number(run.top1_last)]
-            line += [cells.number(run.top1_best), cells.integer(run.epochs), cells.duration(run.wall_s)]
-            line += [Cell(notes.hardware(run.hardware) or NOTHING)] if several else []
-            line += [Cell(run.folder.relative_to(source.root).as_posix()), _tracked(run.folder)]
+        for i, run in enumerate(of.runs.to_dict("records")):
+            line = [Cell(pair), Cell(row.label), Cell(str(run["seed"]), value=run["seed"])]
+            line += [cells.number(run["top1_last"]), cells.number(run["top1_best"])]
+            line += [cells.integer(run["epochs"]), cells.duration(run["wall_s"])]
+            line += [Cell(notes.hardware(run["hardware"]) or NOTHING)] if several else []
+            line += [Cell(run["folder"].relative_to(source.root).as_posix()), _tracked(run["folder"])]
             id = "" if i else accuracy.anchor(of, source.prefix)
             lines.append(Line(line, pair, without_baselines(row.method), id))
     tables = [Table(f"Runs; folders below {source.root}", columns, [lines]), _teachers(source)]
@@ -163,9 +164,10 @@ def _teachers(source: Source) -> Table:
     columns = [Column("Teacher", TEXT), Column("top-1"), Column("Pairs", TEXT)]
     columns += [Column("Folder", CODE), Column("SHA-256 of the weights", CODE), Column("W&B", TEXT)]
     teachers: dict[tuple[str, ...], tuple[float, list[str]]] = {}
-    for run in source.group.runs.itertuples():
-        key = tuple(t if isinstance(t, str) else "" for t in (run.teacher, run.teacher_run, run.teacher_sha256))
-        teachers.setdefault(key, (run.teacher_top1, []))[1].append(run.pair)
+    for run in source.group.runs.to_dict("records"):
+        names = (run[key] for key in ("teacher", "teacher_run", "teacher_sha256"))
+        key = tuple(name if isinstance(name, str) else "" for name in names)
+        teachers.setdefault(key, (run["teacher_top1"], []))[1].append(run["pair"])
     lines = []
     for (network, folder, sha256), (top1, pairs) in teachers.items():
         line = [Cell(network), cells.number(top1), Cell(", ".join(dict.fromkeys(pairs)))]

@@ -57,6 +57,7 @@ class _AccuracyTable:
                     self.with_published.add(pair)
 
     def build(self) -> Table:
+        """Return the table."""
         group = self.group
         columns, heads = [Column("Method", TEXT)], [Head("", 1)]
         for pair in group.pairs:

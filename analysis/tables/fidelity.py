@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.fidelity import EXTREME_CLASSES, LEVEL_PLURALS, MEASURES, ClassChanges, Fidelity, Measure
+from analysis.frames import rows_where
 from analysis.groups import file_name
 from analysis.load import UnfinishedRun
 from analysis.predictions import CALIBRATION_BINS
@@ -41,7 +42,7 @@ def table(fidelity: Fidelity) -> Table:
     columns = [Column("Pair", TEXT), Column("Method", TEXT), Column("n"), *map(_column, MEASURES)]
     blocks = []
     for pair in fidelity.pairs:
-        rows = fidelity.summary[fidelity.summary.pair == pair].to_dict("records")
+        rows = rows_where(fidelity.summary, pair=pair).to_dict("records")
         marks = _marks(rows)
         for baselines in (True, False):
             of_kind = [row for row in rows if (row["method"] in BASELINES) == baselines]

@@ -11,7 +11,7 @@ from tests.analysis.reading import cells
 PAIR = "resnet20-resnet8"
 
 
-def test_filters_choose_and_pairs_keep_their_order(full, analyse):
+def test_filters_select_runs_and_pairs_keep_the_given_order(full, analyse):
     out = analyse("table", "pair=resnet20-resnet8,resnet56-resnet20", "method=kd", "dataset=cifar100")[1]
     assert re.findall(r"resnet\d+-resnet\d+", out)[:2] == ["resnet20-resnet8", "resnet56-resnet20"]
     assert cells(out, "KD")[0] == "**61.25 ± 1.00 (3)**"
@@ -21,7 +21,7 @@ def test_filters_choose_and_pairs_keep_their_order(full, analyse):
     assert out == analyse("table", f"pair=[{PAIR},resnet56-resnet20]", "method=[kd]", "dataset=[cifar100]")[1]
 
 
-def test_a_method_that_only_failed_may_be_asked_for(full, analyse):
+def test_a_method_without_finished_runs_can_be_selected(full, analyse):
     status, out, _ = analyse("table", f"pair={PAIR}", "method=kd,crd", "profile=short")
     assert status == 0
     assert "crd seed=0: diverged: term kd is nan" in out
@@ -42,7 +42,7 @@ def test_a_method_that_only_failed_may_be_asked_for(full, analyse):
         (["table", "dataset=digits", "profile=short"], "have all of dataset=digits profile=short"),
     ],
 )
-def test_bad_arguments_are_one_line_and_status_2(full, analyse, tmp_path, arguments, says):
+def test_bad_arguments_give_one_line_and_exit_status_2(full, analyse, tmp_path, arguments, says):
     status, out, err = analyse(*arguments)
     assert status == 2
     assert out == ""
@@ -52,7 +52,7 @@ def test_bad_arguments_are_one_line_and_status_2(full, analyse, tmp_path, argume
     assert not (tmp_path / "reports").exists()
 
 
-def test_no_runs(tree, analyse, tmp_path):
+def test_a_folder_without_finished_runs_gives_one_line(tree, analyse, tmp_path):
     for prepare in (lambda: None, tree.root.mkdir, lambda: (tree.root / "wandb" / "run").mkdir(parents=True)):
         prepare()
         status, out, err = analyse("table", "plots")
@@ -66,14 +66,14 @@ def test_no_runs(tree, analyse, tmp_path):
     assert "failed: no memory" in err
 
 
-def test_reports_that_cannot_be_written_are_one_line(full, analyse, tmp_path):
+def test_an_unwritable_reports_folder_gives_one_line(full, analyse, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, err = analyse("table", f"reports={tmp_path / 'file'}")
     assert status == 2
     assert err.count("\n") == 1
 
 
-def test_alone_it_prints_usage_and_it_never_imports_torch(tmp_path):
+def test_without_arguments_usage_is_printed_and_torch_is_not_imported(tmp_path):
     code = "import sys, analysis.__main__ as m, analysis.figures.curves; m.main([])"
     code += "; sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -81,12 +81,12 @@ def test_alone_it_prints_usage_and_it_never_imports_torch(tmp_path):
     assert done.stdout.startswith("usage: python -m analysis")
 
 
-def test_all_stands_for_no_choice(tree, analyse):
+def test_all_is_the_same_as_no_filter(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
     assert analyse("table", "method=all", "pair=all") == analyse("table")
 
 
-def test_a_list_of_pairs_stands_for_those_that_have_runs(full, analyse):
+def test_a_list_of_pairs_selects_its_pairs_with_runs(full, analyse):
     status, out, _ = analyse("table", "pair=classic", "dataset=cifar100")
     assert status == 0
     assert "resnet56-resnet20" in out and "resnet20-resnet8" not in out  # the one is classic, the other is not

@@ -1,6 +1,6 @@
-"""The report page: what is in it, and that it works, opened as a file in a headless Chromium.
+"""The report page: its content, and its script in a headless Chromium.
 
-One page is made for most tests, of a tree in which something of every kind is broken, missing, or hostile.
+Most tests share one page, of a tree in which something of every kind is broken, missing, or hostile.
 """
 
 import base64
@@ -29,7 +29,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text that a reader sees."""
+    """A parsed page: tags with their attributes, and the visible text."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Page(HTMLParser):
         return re.findall(r"<h3[^>]*>([^<]*)</h3>", self.source)
 
 
-def worsen(tree: Tree) -> None:
-    """Breaks files of each kind, and gives a method, the classes and a W&B run hostile names."""
+def damage(tree: Tree) -> None:
+    """Damage files of each kind, and give a method, the classes and a W&B run hostile names."""
     folder = tree.root / "cifar100" / A
     (folder / "kd" / "0000000000a2" / "seed=2" / "result.json").write_text('{"status": "do')
     (folder / "ce" / "0000000000a1" / "seed=1" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
@@ -105,11 +105,11 @@ def ablate(tree: Tree) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Page:
-    """The page of the CIFAR-100 runs of the full tree, worsened; its figures and tables are beside it."""
+    """The page of the CIFAR-100 runs of the damaged full tree; its figures and tables are beside it."""
     folder = tmp_path_factory.mktemp("report")
     tree = Tree(folder / "runs")
     fill(tree)
-    worsen(tree)
+    damage(tree)
     rows = [{"method": "kd", "peak_mb": 1357.2}, {"method": "crd", "peak_mb": "much"}, 7]
     write_json(folder / "reports" / "speed" / f"{A}.json", {"rows": rows})
     with pytest.MonkeyPatch.context() as patch:
@@ -130,7 +130,7 @@ def bare(full) -> Tree:
 # ---------------------------------------------------------------- what is in it
 
 
-def test_all_sections_files_and_anchors(page):
+def test_the_page_has_all_sections_files_and_anchors(page):
     assert page.headings() == [
         "Results", "Significance", "Learning curves and time", "Class structure", "t-SNE", "Cost", "Protocol",
         "Provenance", "What is missing",
@@ -148,7 +148,7 @@ def test_all_sections_files_and_anchors(page):
     assert all((page.path.parent / n).read_bytes().startswith(b"%PDF-") for n in named)
 
 
-def test_it_needs_no_network(page):
+def test_the_page_needs_no_network(page):
     assert all(s.startswith("data:image/") for s in page.all("src"))
     assert [h for h in page.all("href") if not h.startswith("#")] == ["https://wandb.ai/a/b/runs/abc"]
     assert {tag for tag, a in page.tags if "href" in a} == {"a"}
@@ -165,7 +165,7 @@ def test_every_image_has_a_text_and_every_table_a_caption(page):
     assert all(a.get("scope") for tag, a in page.tags if tag == "th")
 
 
-def test_the_numbers_are_those_of_the_table(page):
+def test_the_numbers_agree_with_hand_computed_ones(page):
     """The student's seeds end at 59, 60 and 61; KD's at 60.25 and 61.25, the third being broken; the better variant of
     CLKD's at 60.5, 61.5 and 62.5."""
     assert "<strong>61.50 ± 1.00 (3)</strong>" in page.source
@@ -177,7 +177,7 @@ def test_the_numbers_are_those_of_the_table(page):
     assert f"cifar100/{A}/kd/0000000000a2/seed=1" in page.text
 
 
-def test_what_is_missing_is_said(page):
+def test_missing_runs_and_files_are_named(page):
     for text in (
         f"{B} kd seed=2: running or interrupted",
         f"{A} crd seed=0: diverged: term kd is nan at step 12 (epoch 1)",
@@ -191,7 +191,7 @@ def test_what_is_missing_is_said(page):
         assert text in page.text
 
 
-def test_an_ablation_shows_the_chosen_settings_test_accuracy_alone(page):
+def test_an_ablation_shows_the_test_accuracy_of_the_chosen_setting_only(page):
     """nu=0 − default: 3, 1 and 2 points. On the test set nu=0 reaches 59.50 and KD 60.75; the default's is 61.50."""
     part = page.source[page.source.index('<section id="ablation-0"') :]
     part = part[: part.index("</section>")]
@@ -204,7 +204,7 @@ def test_an_ablation_shows_the_chosen_settings_test_accuracy_alone(page):
     assert (page.path.parent / "ablations" / "mine.pdf").is_file()
 
 
-def test_only_a_run_online_is_linked(page):
+def test_only_tracked_runs_that_are_online_are_linked(page):
     assert "def, offline" in page.text
     assert "javascript:" not in page.source
 
@@ -215,7 +215,7 @@ def test_names_from_run_folders_are_escaped(page):
     assert not any(name.startswith("on") for _, a in page.tags for name in a)
 
 
-def test_the_filters_of_the_command_line(bare, analyse, tmp_path):
+def test_command_line_filters_select_the_runs_of_the_page(bare, analyse, tmp_path):
     assert analyse("report", f"pair={A}", "method=kd", "dataset=cifar100")[:2] == (0, "")
     page = Page(tmp_path / "reports" / "report.html")
     assert B not in page.text
@@ -223,7 +223,7 @@ def test_the_filters_of_the_command_line(bare, analyse, tmp_path):
     assert "KD" in page.text
 
 
-def test_without_outputs_the_page_comes_and_is_the_same_in_another_process(bare, analyse, tmp_path):
+def test_the_page_without_test_outputs_is_the_same_bytes_in_another_process(bare, analyse, tmp_path):
     assert analyse("report", "dataset=digits")[0] == 0
     page = Page(tmp_path / "reports" / "report.html")
     assert "t-SNE" not in page.headings()
@@ -321,7 +321,7 @@ def choose(driver, name: str, to: str) -> None:
 ROWS = ["KD", HOSTILE, "CLKD (nu=0)", "CLKD (nu=0.4)"]
 
 
-def test_it_sorts_by_numbers_with_missing_ones_last(opened):
+def test_columns_sort_by_number_with_missing_values_last(opened):
     """Δ on the first pair, where the student's mean is 68, KD's and CLKD's 69.5 and CRD's 69.004; one variant of CLKD
     has no run there."""
     assert column(opened, 0) == ROWS
@@ -337,7 +337,7 @@ def test_it_sorts_by_numbers_with_missing_ones_last(opened):
     assert first[:2] == (None, ROWS)
 
 
-def test_numbers_are_no_texts_and_one_column_sorts_at_a_time(opened):
+def test_one_column_sorts_at_a_time(opened):
     """Δ on the second pair: KD is 0.75 above the student's mean, CLKD's variants 1.50 above and 0.50 below."""
     top1, delta = Heading(opened, 4), Heading(opened, 5)
     top1.button.click()
@@ -356,7 +356,7 @@ def test_numbers_are_no_texts_and_one_column_sorts_at_a_time(opened):
     assert names == ["CLKD", "CLKD", "CLKD", "KD", "KD", "Student", "Student"]
 
 
-def test_methods_and_pairs_are_chosen_and_stay_so_when_sorted(opened):
+def test_filters_hide_methods_and_pairs_also_after_sorting(opened):
     box(opened, "methods", "clkd").click()
     assert column(opened, 0) == ["KD", HOSTILE]
     Heading(opened, 1).button.click()
@@ -373,7 +373,7 @@ def test_methods_and_pairs_are_chosen_and_stay_so_when_sorted(opened):
     assert sorted(column(opened, 0)) == sorted(ROWS)
 
 
-def test_choosing_no_pair_says_so(opened):
+def test_a_notice_appears_when_no_pair_is_selected(opened):
     notice = opened.find_element("id", "nothing")
     assert not notice.is_displayed()
     choose(opened, "pairs", "none")
@@ -383,12 +383,12 @@ def test_choosing_no_pair_says_so(opened):
     assert not notice.is_displayed()
 
 
-def test_a_number_leads_to_its_runs(opened):
+def test_a_mean_links_to_its_runs(opened):
     opened.find_element("css selector", f"{RESULTS} tbody:last-of-type a").click()
     assert f"cifar100/{B}/kd/0000000000b2/seed=0" in opened.find_element("css selector", "tr:target").text
 
 
-def test_it_prints_all_tables_without_controls(opened):
+def test_the_printed_page_has_all_tables_and_no_controls(opened):
     content = base64.b64decode(opened.print_page())
     assert content.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", content)) >= 4
@@ -410,12 +410,12 @@ def test_it_prints_all_tables_without_controls(opened):
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_hostile_names_run_nothing(opened):
+def test_hostile_names_are_never_executed(opened):
     assert opened.title == "Knowledge distillation: report"
     assert HOSTILE in column(opened, 0)
 
 
-def test_what_cannot_be_and_what_is_not_at_equal_cost_are_shown_too(tree, tmp_path):
+def test_unsupported_pairs_and_unequal_cost_are_shown(tree, tmp_path):
     """A marked label still leads to its runs and is chosen by its method; an impossible cell is n/a."""
     tree.teacher("resnet20", 62.3)
     tree.student(A, "ce", "0000000000a1", 0, 60.0)

@@ -22,7 +22,7 @@ def test_one_seed_has_no_deviation(tree, analyse, tmp_path):
     assert csv_records(tmp_path / CSV)[1]["std"] == ""
 
 
-def test_best_on_test_never_enters_the_headline(tree, analyse, tmp_path):
+def test_the_best_test_accuracy_is_in_the_csv_file_only(tree, analyse, tmp_path):
     tree.student(PAIR, "kd", "0000000000a2", 0, 50.0, changes={"top1_best": 77.77})
     assert "77.77" not in analyse("table")[1]
     assert csv_records(tmp_path / CSV)[1]["best_mean"] == "77.77"
@@ -38,7 +38,7 @@ def test_best_on_test_never_enters_the_headline(tree, analyse, tmp_path):
         (62.0, 62.0, 62.0, ["**62.00 (1)**"] * 3),
     ],
 )
-def test_marks(tree, analyse, kd, crd, clkd, expected):
+def test_the_best_two_methods_are_marked_by_their_printed_means(tree, analyse, kd, crd, clkd, expected):
     tree.student(PAIR, "ce", "0000000000a1", 0, 99.0)  # neither the student nor the teacher is marked
     for i, (method, top1) in enumerate({"kd": kd, "crd": crd, "clkd": clkd}.items()):
         tree.student(PAIR, method, f"0000000000b{i}", 0, top1)
@@ -54,7 +54,7 @@ def test_difference_that_rounds_to_nothing_has_no_sign(tree, analyse):
     assert cells(analyse("table")[1], "KD")[1] == "0.00"
 
 
-def test_rows_by_year_then_title_and_no_year_last(tree, analyse):
+def test_rows_are_sorted_by_year_and_title_and_methods_without_a_year_are_last(tree, analyse):
     tree.student(PAIR, "clkd", "0000000000a1", 0, 60.0)
     tree.student(PAIR, "kd", "0000000000a2", 0, 60.0, changes={"year": None})
     tree.student(PAIR, "crd", "0000000000a3", 0, 60.0)
@@ -63,7 +63,7 @@ def test_rows_by_year_then_title_and_no_year_last(tree, analyse):
     assert re.findall(r"^\| (\w+)", block, re.M) == ["Method", "Teacher", "Student", "CRD", "CLKD", "KD"]
 
 
-def test_title_falls_back_to_the_method_and_shared_titles_are_told_apart(tree, analyse):
+def test_shared_titles_are_followed_by_the_method_name(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0, changes={"title": None})
     assert cells(analyse("table")[1], "kd")[0] == "**60.00 (1)**"
     tree.student(PAIR, "crd", "0000000000a2", 0, 61.0, changes={"title": "kd"})
@@ -75,7 +75,7 @@ def test_title_falls_back_to_the_method_and_shared_titles_are_told_apart(tree, a
 # ---------------------------------------------------------------- runs of unlike configs
 
 
-def test_identities_are_never_averaged(tree, analyse):
+def test_runs_of_different_identities_are_never_averaged(tree, analyse):
     for i, nu in enumerate((0.0, 0.4, 10.0)):
         for seed in (0, 1):
             tree.student(PAIR, "clkd", f"0000000000a{i}", seed, 60.0 + i + seed, options={"nu": nu, "norm": "fro"})
@@ -85,13 +85,13 @@ def test_identities_are_never_averaged(tree, analyse):
     assert "norm=" not in markdown
 
 
-def test_options_that_follow_the_pair_share_a_row(tree, analyse):
+def test_options_that_differ_between_pairs_only_share_a_row(tree, analyse):
     tree.student("resnet20-resnet8", "kd", "0000000000a1", 0, 60.0, options={"T": 2.0})
     tree.student("resnet56-resnet8", "kd", "0000000000a2", 0, 61.0, options={"T": 6.0})
     assert cells(analyse("table")[1], "KD")[:3:2] == ["**60.00 (1)**", "**61.00 (1)**"]
 
 
-def test_unlike_recipes_have_their_own_rows_and_baselines(tree, analyse):
+def test_runs_of_different_recipes_have_their_own_rows_and_baselines(tree, analyse):
     for i, (epochs, top1) in enumerate(((2, 30.0), (20, 60.0))):
         tree.student(PAIR, "ce", f"0000000000a{i}", 0, top1, epochs=epochs)
         tree.student(PAIR, "kd", f"0000000000b{i}", 0, top1 + 1 + i, epochs=epochs)
@@ -105,13 +105,13 @@ def test_unlike_recipes_have_their_own_rows_and_baselines(tree, analyse):
     assert "Runs of one pair differ in recipe.epochs, recipe.milestones: compare like with like" in markdown
 
 
-def test_pairs_of_unlike_length_are_named(tree, analyse):
+def test_pairs_with_unequal_numbers_of_epochs_are_named(tree, analyse):
     tree.student("resnet20-resnet8", "kd", "0000000000a1", 0, 60.0, epochs=2)
     tree.student("resnet56-resnet8", "kd", "0000000000a2", 0, 61.0, epochs=20)
     assert "not trained alike. Epochs: resnet20-resnet8 2; resnet56-resnet8 20." in analyse("table")[1]
 
 
-def test_unlike_teachers_are_not_mixed(tree, analyse):
+def test_runs_of_different_teachers_have_their_own_rows(tree, analyse):
     for i, (sha256, top1) in enumerate({"d1" * 32: 70.0, "e2" * 32: 75.0}.items()):
         where = {"sha256": sha256, "teacher_top1": top1}
         tree.student(PAIR, "ce", f"0000000000a{i}", 0, 60.0 + i, **where)
@@ -123,14 +123,14 @@ def test_unlike_teachers_are_not_mixed(tree, analyse):
     assert cells(markdown, "KD (teacher=e2e2e2e2)")[1] == "+5.00"
 
 
-def test_a_result_without_its_teachers_hash_still_counts(tree, analyse):
+def test_a_result_without_the_hash_of_its_teacher_counts(tree, analyse):
     for method, identity, top1 in (("ce", "0000000000a1", 60.0), ("kd", "0000000000a2", 61.0)):
         folder = tree.student(PAIR, method, identity, 0, top1, changes={"teacher_sha256": None})
         (folder / "config.yaml").unlink()
     assert cells(analyse("table")[1], "KD") == ["**61.00 (1)**", "+1.00"]
 
 
-def test_identities_without_a_readable_config_are_told_apart_by_their_hash(tree, analyse):
+def test_identities_without_a_readable_config_are_labeled_by_their_hash(tree, analyse):
     for i in (0, 1):
         folder = tree.student(PAIR, "kd", f"0000000000a{i}", 0, 60.0 + i)
         (folder / "config.yaml").write_text("{: not yaml")
@@ -139,7 +139,7 @@ def test_identities_without_a_readable_config_are_told_apart_by_their_hash(tree,
     assert cells(markdown, "KD (run 0000000000a1)")[0] == "**61.00 (1)**"
 
 
-def test_profiles_have_tables_of_their_own(tree, analyse, tmp_path):
+def test_each_profile_has_its_own_table(tree, analyse, tmp_path):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
     tree.student(PAIR, "kd", "0000000000a2", 0, 70.0, profile="paper", epochs=240)
     analyse("table")
@@ -181,7 +181,7 @@ def test_published_values_are_comparable_with_the_papers_recipe_only(tree, analy
     assert "not comparable" in analyse("table", "profile=paper")[1]
 
 
-def test_rules_of_the_sources_are_named(tree, analyse, tmp_path):
+def test_sources_name_the_epoch_they_report(tree, analyse, tmp_path):
     tree.student("wrn40_2-wrn16_2", "kd", "0000000000a1", 0, 75.0, sha256="d1" * 32)
     tree.student("resnet32x4-vgg8", "kd", "0000000000a2", 0, 75.0, sha256="d1" * 32)
     out = analyse("table")[1]
@@ -200,7 +200,7 @@ def test_no_published_column_without_published_values(full, analyse):
 # ---------------------------------------------------------------- notes
 
 
-def test_runs_of_one_setting_by_different_code_are_said(tree, analyse):
+def test_a_note_names_rows_whose_runs_have_different_code_versions(tree, analyse):
     for seed, code in enumerate(("c0de00000001", "c0de00000001", "c0de00000002")):
         tree.student(PAIR, "kd", "0000000000a1", seed, 60.0, changes={"code": code})
         tree.student(PAIR, "ce", "0000000000a2", seed, 60.0, changes={"code": "c0de00000003"})
@@ -209,7 +209,7 @@ def test_runs_of_one_setting_by_different_code_are_said(tree, analyse):
     assert f"KD on {PAIR}: {note}" in out and out.count("different versions of its code") == 1
 
 
-def test_a_row_that_is_compared_with_nothing_says_why(tree, analyse):
+def test_a_note_names_rows_without_a_readable_config(tree, analyse):
     for seed in (0, 1):
         tree.student(PAIR, "ce", "0000000000a0", seed, 60.0)
         folder = tree.student(PAIR, "kd", "0000000000a1", seed, 61.0)
@@ -223,7 +223,7 @@ def test_a_row_that_is_compared_with_nothing_says_why(tree, analyse):
     assert f"KD on {PAIR} is compared with nothing: no config.yaml of its runs can be read." in out
 
 
-def test_what_cannot_be_is_shown_with_its_reason(full, analyse):
+def test_unsupported_pairs_are_na_with_the_reason_in_a_note(full, analyse):
     other = "resnet56-resnet20"
     full.ended(PAIR, "fsp", "0000000000f1", 0, "skipped", "FSP needs equal channels")  # nowhere possible
     full.ended(other, "fsp", "0000000000f2", 0, "skipped", "FSP needs equal channels")
@@ -239,7 +239,7 @@ def test_what_cannot_be_is_shown_with_its_reason(full, analyse):
     assert "\nfsp & n/a & " in tex
 
 
-def test_what_is_not_at_equal_cost_is_marked(tree, analyse):
+def test_methods_at_unequal_cost_are_marked(tree, analyse):
     tree.teacher("resnet20", 62.3)
     for seed in range(2):
         tree.student(PAIR, "ce", "0000000000a1", seed, 60.0, changes={"parameters": 100, "inference_parameters": 100})
@@ -253,7 +253,7 @@ def test_what_is_not_at_equal_cost_is_marked(tree, analyse):
     assert "| Student " in out and "| Student *" not in out
 
 
-def test_runs_with_a_validation_split_have_a_table_of_their_own(tree, analyse):
+def test_runs_with_a_validation_split_have_their_own_table(tree, analyse):
     """They were trained on fewer images."""
     tree.teacher("resnet20", 62.3)
     tree.student(PAIR, "ce", "0000000000a1", 0, 60.0)
