@@ -205,9 +205,11 @@ def test_code_in_a_checkpoint_is_not_run(save, tmp_path, plain_pickle):
 
 
 def test_content_without_a_state_dictionary_is_an_error(save):
+    state = trained().state_dict()
+    with_and_without_prefix = state | prefixed("module.", state)
     for content in (
-        {}, {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, {"model": {}}, {"model": {"conv1.weight": 3}},
-        {"model": {0: torch.ones(2)}}, [torch.ones(2)], torch.ones(2), None,
+        with_and_without_prefix, {}, {"epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, {"model": {}},
+        {"model": {"conv1.weight": 3}}, {"model": {0: torch.ones(2)}}, [torch.ones(2)], torch.ones(2), None,
     ):  # fmt: skip
         assert "holds no state dictionary" in error_message(save(content))
 

@@ -16,7 +16,7 @@ import resource, torch
 from benchmark.training.hardware import keep_freed_memory
 
 def page_faults(size):
-    for _ in range(3):
+    for _ in range(10):
         torch.ones(size)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
@@ -76,6 +76,22 @@ def test_auto_precision_is_bf16_where_the_cpu_has_instructions_for_it(monkeypatc
     cpu = Hardware("cpu", 1, False, False)
     assert cpu.resolve_precision("auto") == ("bf16" if avx512_bf16 or amx else "fp32")
     assert (cpu.resolve_precision("fp32"), cpu.resolve_precision("bf16")) == ("fp32", "bf16")
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_precision_is_bf16_where_the_gpu_does_not_emulate_it(monkeypatch, native):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native)
+    assert Hardware("cuda", 1, False, True).resolve_precision("auto") == ("bf16" if native else "fp32")
+
+
+def test_preparing_a_process_sets_its_threads_and_keeps_its_memory(monkeypatch):
+    kept = []
+    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: kept.append(True))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)  # restored afterwards
+    Hardware("cpu", 2, False, False).prepare()
+    assert torch.get_num_threads() == 2 and kept == [True] and not torch.backends.cudnn.benchmark
+    Hardware("cuda", 1, False, True).prepare()
+    assert torch.get_num_threads() == 1 and torch.backends.cudnn.benchmark
 
 
 def test_a_result_records_the_hardware(monkeypatch):
