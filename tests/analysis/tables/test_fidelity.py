@@ -12,6 +12,7 @@ import pytest
 
 from analysis import fidelity
 from analysis.fidelity import Fidelity
+from analysis.figures import fidelity as figures
 from analysis.groups import group_runs
 from analysis.load import load_runs
 from analysis.tables import fidelity as tables
@@ -160,7 +161,8 @@ def test_long_lists_of_missing_runs_are_cut_on_the_terminal_only(tree, tmp_path)
     assert (tmp_path / "tables/cifar100-short-structure.md").read_text().count("is left out") == 25
 
 
-def test_groups_without_test_outputs_are_named(full, analyse, tmp_path):
+def test_groups_without_test_outputs_are_named(full, analyse, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "write", lambda *_: [])
     for path in full.root.glob("cifar100/**/test_outputs.npz"):
         path.unlink()
     status, out, err = analyse("structure", "dataset=cifar100")
