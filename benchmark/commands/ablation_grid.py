@@ -166,7 +166,7 @@ def axis_values(option: str, sweep: Sweep, default: Any) -> list[Any]:
         try:
             ((scale, numbers),) = sweep.items()
             numbers = [numbers] if isinstance(numbers, int) else list(numbers)
-            values = _scale_values(scale, numbers, default, integral)
+            values: list[Any] = _scale_values(scale, numbers, default, integral)
         except (AttributeError, TypeError, ValueError) as e:
             reason = f" ({e})" if isinstance(e, ValueError) else ""
             raise UserError(
@@ -181,7 +181,7 @@ def axis_values(option: str, sweep: Sweep, default: Any) -> list[Any]:
     return values
 
 
-def _scale_values(scale: str, numbers: list[float], default: Any, integral: bool) -> list[float]:
+def _scale_values(scale: str, numbers: Sequence[float], default: Any, integral: bool) -> list[float]:
     """Return the values of a range, a log scale or a decade. Raises ValueError with the reason why there are none."""
     if scale == "range":
         first, last, step = numbers

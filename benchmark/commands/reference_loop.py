@@ -1,9 +1,9 @@
-"""The field's usual training loop, built to be compared with: eager float32, per-image PIL augmentation, live teacher.
+"""The usual training loop of the field's code, as a reference: eager float32, per-image PIL augmentation, live teacher.
 
-What the code bases of the field do in a step: crop, flip and normalise each image in Python, run the whole teacher (but
-for the student alone) with all its feature maps, run the student, compute the method's loss in its published form, and
-step a plain SGD. Images are loaded in the process itself, without workers, so that nothing is computed while another
-loop is being timed.
+In each step that code crops, flips and normalizes each image in Python, runs the whole teacher (except for the student
+alone) with all its feature maps, runs the student, computes the method's reference implementation, and steps a plain
+SGD. Images are loaded in the process itself, without workers, so that nothing is computed while another loop is
+being timed.
 """
 
 import numpy as np
@@ -25,8 +25,8 @@ from methods.crd import CRD
 REFERENCE_IMPLEMENTATIONS: dict[type, type[Method]] = {CRD: GatheringCRD}
 
 
-class PlainTrainer:
-    """One method in the plain loop. `method` is used in its published form where it has one."""
+class ReferenceLoop:
+    """One method in the usual loop. `method` becomes its reference implementation where there is one."""
 
     def __init__(
         self, network: Network, method: Method, teacher: Network, split: Split, config: DatasetConfig,
@@ -43,53 +43,53 @@ class PlainTrainer:
         )  # fmt: skip
         self.images = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.labels = split.labels
-        weak = [
-            transforms.RandomCrop(config.size, padding=config.padding),
-            *([transforms.RandomHorizontalFlip()] if config.flip else []),
+        crop = transforms.RandomCrop(config.size, padding=config.padding)
+        weak = [crop, *([transforms.RandomHorizontalFlip()] if config.flip else [])]
+        to_tensor = [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
+        self.transforms = [
+            transforms.Compose([*weak, *to_tensor]),
+            transforms.Compose([*weak, transforms.RandAugment(2, 10), *to_tensor]),
         ]
-        tensor = [transforms.ToTensor(), transforms.Normalize(config.mean, config.std)]
-        self.transform = transforms.Compose([*weak, *tensor])
-        self.strong = transforms.Compose([*weak, transforms.RandAugment(2, 10), *tensor])
         self.batch_size = batch_size
         student_needs, teacher_needs = method.requires.needs(1)
-        self.everything = _everything(network) | student_needs
-        self.everything_of_teacher = _everything(teacher) | teacher_needs
-        self._random, self._draws = np.random.default_rng(0), generator("method", 0, device=device)
+        self.student_outputs = _all_outputs(network) | student_needs
+        self.teacher_outputs = _all_outputs(teacher) | teacher_needs
+        self._order, self._draws = np.random.default_rng(0), generator("method", 0, device=device)
 
     def batch(self) -> Batch:
-        """The next batch, image by image."""
-        picks = self._random.choice(len(self.labels), self.batch_size, replace=False)
-        images = [self._load(picks, t) for t in (self.transform, self.strong)[: self.method.requires.views]]
-        indices = torch.from_numpy(picks).to(self.device)
-        labels = self.labels[torch.from_numpy(picks)].to(self.device)
-        return Batch(images, labels, indices, 1, self._draws)
-
-    def _load(self, picks: np.ndarray, transform: transforms.Compose) -> Tensor:
-        return torch.stack([transform(Image.fromarray(self.images[i])) for i in picks]).to(self.device)
+        """Return the next batch, loaded image by image."""
+        picks = self._order.choice(len(self.labels), self.batch_size, replace=False)
+        images = [self._load(picks, transform) for transform in self.transforms[: self.method.requires.views]]
+        indices = torch.from_numpy(picks)
+        return Batch(images, self.labels[indices].to(self.device), indices.to(self.device), 1, self._draws)
 
     def step(self) -> Tensor:
-        """Load a batch and take one optimiser step on it; the loss."""
+        """Load a batch and take one optimizer step on it; return the loss, a scalar."""
         batch = self.batch()
         self.network.train()
         student_needs, teacher_needs = self.method.requires.needs(1)
-        given = self._outputs(self.network, batch, self.everything)
-        known = Outputs()
+        student_outputs = _forward(self.network, batch, self.student_outputs)
+        teacher_outputs = Outputs()
         if not teacher_needs.empty:
             with torch.no_grad():
-                known = self._outputs(self.teacher, batch, self.everything_of_teacher)
-        terms = self.method.losses(given.select(student_needs), known.select(teacher_needs), batch)
+                teacher_outputs = _forward(self.teacher, batch, self.teacher_outputs)
+        terms = self.method.losses(student_outputs.select(student_needs), teacher_outputs.select(teacher_needs), batch)
         loss = self.method.optimizer_step(terms, self.optimizer)
         with torch.no_grad():
             self.method.on_step_end()
         return loss
 
-    @staticmethod
-    def _outputs(network: Network, batch: Batch, needs: Needs) -> Outputs:
-        weak, *others = (network(images, needs) for images in batch.images)
-        weak.further_views = others
-        return weak
+    def _load(self, picks: np.ndarray, transform: transforms.Compose) -> Tensor:
+        images: list[Tensor] = [transform(Image.fromarray(self.images[i])) for i in picks]  # pyright: ignore[reportAssignmentType]
+        return torch.stack(images).to(self.device)
 
 
-def _everything(network: Network) -> Needs:
-    """What the networks of the field's code give in every call."""
+def _forward(network: Network, batch: Batch, needs: Needs) -> Outputs:
+    weak, *others = (network(images, needs) for images in batch.images)
+    weak.further_views = others
+    return weak
+
+
+def _all_outputs(network: Network) -> Needs:
+    """Return what the networks of the field's code compute in every call."""
     return Needs(logits=True, pooled=True, maps=range(network.stages))

@@ -144,7 +144,7 @@ class SpeedOptions:
     """Keys of `speed`, in addition to those of a training command."""
 
     profile: str = option()
-    rounds: int = integer(1)
+    rounds: int = integer(2)  # fewer samples than two have no interquartile range
     steps: int = integer(1)
 
 

@@ -1,8 +1,6 @@
-"""The speed command: what it reports, and that the plain loop trains. Nothing here depends on how fast anything is."""
+"""`speed`: its result and its loops. Nothing here depends on how fast anything is."""
 
-import copy
 import dataclasses
-import itertools
 import json
 import weakref
 
@@ -10,29 +8,40 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
-from benchmark.commands import speed
-from benchmark.commands.reference_loop import PlainTrainer
-from benchmark.config import compose as configs
+from benchmark.commands import speed, speed_harness
+from benchmark.commands.speed_harness import Measurement, SpeedHarness, SubprocessLoop
+from benchmark.config.compose import load_config
 from benchmark.errors import UserError
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """A few steps on a few images."""
-    for name, value in {"ROUNDS": 2, "STEPS": 1, "IMAGES": 600}.items():
-        monkeypatch.setattr(speed, name, value)
+    """Few images, in this process."""
+    monkeypatch.setattr(speed_harness, "IMAGES", 600)
 
 
 OVERRIDES = [
     "profile=speed", "pair=resnet14-resnet8", "device=cpu", "threads=1", "dataset.size=16", "recipe.batch_size=16",
     "crd.negatives=32",
 ]  # fmt: skip
+FEW = ["rounds=2", "steps=1"]
 
 
-def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(speed, "_peaks", lambda *of: dict.fromkeys(of[-1], 123.0))
+def measurement(*words: str, rounds: int = 2) -> Measurement:
+    """What `speed` would measure with few samples."""
+    overrides = [*OVERRIDES, *words]
+    return Measurement(load_config(overrides), overrides, "resnet14", "resnet8", rounds, 1)
+
+
+@pytest.fixture
+def harness(small) -> SpeedHarness:
+    return SpeedHarness(measurement())
+
+
+def test_the_result_has_all_keys_with_numbers_that_agree(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "peak_memory_of_each", lambda _, names: dict.fromkeys(names, 123.0))
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
-    overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd,mlld", *folders]
+    overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd,mlld", *FEW, *folders]
     assert main(["speed", *overrides]) == 0
     found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
     assert found["hardware"]["device"] == "cpu" and found["versions"]["torch"] == torch.__version__
@@ -76,31 +85,28 @@ def test_the_report_holds_what_is_promised(small, tmp_path, monkeypatch, capsys)
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
-    found |= {"burst": 20, "hardware": {**found["hardware"], "device": "cuda", "cuda_graph": True}}
-    told = speed.markdown(found)
-    assert "steps as CUDA graphs" in told and "times 20 steps of ours and one of the plain loop" in told
 
 
-def test_what_is_done_is_written_where_it_is_stopped(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "_peaks", lambda *of: dict.fromkeys(of[-1], 123.0))
-    plain = speed.Apart.__init__
+def test_an_interrupted_measurement_keeps_the_finished_methods(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "peak_memory_of_each", lambda _, names: dict.fromkeys(names, 123.0))
+    original = SubprocessLoop.__init__
 
-    def stopped(self, config, overrides, teacher, student, name):
+    def interrupted(self, measurement, name):
         if name == "crd":
             raise KeyboardInterrupt
-        plain(self, config, overrides, teacher, student, name)
+        original(self, measurement, name)
 
-    monkeypatch.setattr(speed.Apart, "__init__", stopped)
+    monkeypatch.setattr(SubprocessLoop, "__init__", interrupted)
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
-    assert main(["speed", *OVERRIDES, "methods=kd,crd", *folders]) == 130
+    assert main(["speed", *OVERRIDES, "methods=kd,crd", *FEW, *folders]) == 130
     found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
     assert [r["method"] for r in found["rows"]] == ["kd"] and [w["methods"] for w in found["whole_pair"]] == [1]
     assert "| kd |" in (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text()
 
 
-def test_no_profile_means_its_own_and_a_data_set_must_tell_its_mean(small, tmp_path, capsys, monkeypatch):
+def test_the_profile_is_that_of_speed_and_a_data_set_needs_its_mean(small, tmp_path, capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr(speed, "measure", lambda config, *_: seen.append(config) or [])
+    monkeypatch.setattr(speed, "measure", lambda measurement: seen.append(measurement.config) or [])
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     assert main(["speed", *folders]) == 0
     assert (seen[0].profile, seen[0].dataset.name) == ("speed", "cifar100")
@@ -108,139 +114,75 @@ def test_no_profile_means_its_own_and_a_data_set_must_tell_its_mean(small, tmp_p
     assert "digits needs dataset.mean= and dataset.std=" in capsys.readouterr().err and len(seen) == 1
 
 
-def test_a_plain_loop_that_dies_is_told_in_one_line():
-    with speed.Apart(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8", "kd") as lane:
-        assert len(lane.run(2, lambda: None)) == 2
-        lane._process.kill()
-        with pytest.raises(UserError, match=r"plain loop of kd ended with status -9 .* leave the method out"):
-            lane.run(1, lambda: None)
-    assert not lane._process.is_alive()
+def test_a_reference_loop_that_dies_is_reported_in_one_line():
+    with SubprocessLoop(measurement(), "kd") as loop:
+        assert len(loop.run(2, lambda: None)) == 2
+        loop._process.kill()
+        with pytest.raises(UserError, match=r"reference loop of kd ended with status -9 .* leave the method out"):
+            loop.run(1, lambda: None)
+    assert not loop._process.is_alive()
 
 
 @pytest.mark.parametrize("name", ["kd", "crd", "sdd", "catkd", "mlld"])
-def test_a_filled_cache_runs_no_teacher(small, tmp_path, name):
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    lane, trainer = bench.ours(name, tmp_path)
+def test_a_filled_cache_runs_no_teacher(harness, tmp_path, name):
+    loop, trainer = harness.training_loop(name, tmp_path)
 
     def never(*_):
         raise AssertionError("the teacher was run")
 
-    trainer._frozen.forward = never
-    assert len(lane.run(3, bench.wait)) == 3
+    trainer.teacher_outputs.network.forward = never
+    assert len(loop.run(3, harness.wait)) == 3
 
 
 def test_a_cache_beyond_the_limit_is_not_timed(small, tmp_path, capsys):
-    overrides = [*OVERRIDES, "teacher.cache_gb=0.001"]
-    bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
-    _, trainer = bench.ours("kd", tmp_path)
-    assert trainer.cache is None and trainer.teacher_passes == 1
+    _, trainer = SpeedHarness(measurement("teacher.cache_gb=0.001")).training_loop("kd", tmp_path)
+    assert trainer.teacher_outputs.caches == [None] and trainer.teacher_outputs.live_passes == 1
     assert "more than teacher.cache_gb=0.001; the teacher runs live" in capsys.readouterr().err
-    assert speed._cost_of_caches(bench, trainer)["cache_gb"] == 0
+    assert speed.cache_costs(trainer)["cache_gb"] == 0
 
 
-def test_the_steps_go_on_where_an_epoch_ends(small, tmp_path):
-    overrides = [*OVERRIDES, "recipe.batch_size=200"]  # three batches of 600 images
-    bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
-    lane, _ = bench.ours("kd", tmp_path)
-    assert len(lane.run(5, bench.wait)) == 5
-    assert speed._pipeline_rate(bench) > 0
+def test_steps_continue_into_the_next_epoch(small, tmp_path):
+    harness = SpeedHarness(measurement("recipe.batch_size=200"))  # three batches of 600 images
+    loop, _ = harness.training_loop("kd", tmp_path)
+    assert len(loop.run(5, harness.wait)) == 5
+    assert speed.measure_pipeline_rate(harness) > 0
 
 
-def test_a_first_stage_counts_for_the_whole_pair(small):
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
+def test_initialization_epochs_count_in_the_hours_of_a_pair(harness):
     row = {
         "method": "ab", "pre_epochs": 30, "step_ms": 9.0, "live_step_ms": 9.0, "plain_step_ms": 40.0,
         "cache_kinds": [], "cache_fill_s": 0.0, "second_cache_kinds": [], "second_cache_fill_s": 0.0,
     }  # fmt: skip
-    (told,) = speed._whole_pair(bench, {"ours": 0.0, "plain": 0.0}, [row])
-    assert told["live"] == told["cached"] == pytest.approx(3 * 270 * 38 * 9 / 3.6e6)
+    (hours,) = speed.pair_hours(harness, {"ours": 0.0, "plain": 0.0}, [row])
+    assert hours["live"] == hours["cached"] == pytest.approx(3 * 270 * 38 * 9 / 3.6e6)
 
 
-def test_lanes_take_turns_forth_and_back(small, monkeypatch):
-    monkeypatch.setattr(speed, "ROUNDS", 3)
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    steps = []
-    lanes = [speed.Lane(lambda name=name: steps.append(name)) for name in "abc"]
-    speed._take_turns(bench, lanes)
-    assert "".join(steps) == "abccbaabc" and all(len(lane.seconds) == 3 for lane in lanes)
-
-
-def test_the_steps_of_a_burst_share_its_time(monkeypatch):
-    monkeypatch.setattr("time.perf_counter", itertools.count().__next__)
-    steps, waits = [], []
-    lane = speed.Lane(lambda: steps.append(1), burst=4)
-    assert lane.run(2, lambda: waits.append(len(steps))) == [0.25, 0.25]
-    assert waits == [0, 4, 4, 8]
-
-
-def test_the_part_of_the_teacher_is_recorded_where_steps_are(small, monkeypatch):
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    trainer, replays = bench.trainer("fitnet"), []
-    bench.machine = dataclasses.replace(bench.machine, graphs=True)
-    images, taught = [], trainer.taught_live
-    trainer.taught_live = lambda x, needs: (images.append(weakref.ref(x)), taught(x, needs))[1]
+def test_the_teacher_s_passes_are_captured_where_steps_are(harness, monkeypatch):
+    trainer, replays = harness.trainer("fitnet"), []
+    harness.hardware = dataclasses.replace(harness.hardware, graphs=True)
+    outputs = trainer.teacher_outputs
+    images, live = [], outputs.live
+    outputs.live = lambda x, *rest: (images.append(weakref.ref(x)), live(x, *rest))[1]
 
     def record(step, _):
         given = step()
         return lambda: replays.append(given), None
 
     monkeypatch.setattr("benchmark.training.capture.cuda_graph", record)
-    lane = bench.teacher_part(trainer)
-    lane.run(2, bench.wait)
+    harness.teacher_loop(trainer).run(2, harness.wait)
     assert [list(given[0].maps) for given in replays] == [[2], [2]]
-    assert images[-1]() is not None  # a recording reads them where they were
+    assert images[-1]() is not None  # the captured step reads their memory
 
 
-def test_all_steps_are_of_one_epoch(small, monkeypatch):
-    """As an epoch begins with a recording."""
-    monkeypatch.setitem(speed.BURST, "cpu", 20)
-    for size, burst in ((16, 11), (50, 2), (200, 1)):  # 600 images; 3 warm steps, a burst and two more
-        overrides = [*OVERRIDES, f"recipe.batch_size={size}"]
-        bench = speed.Bench(configs.load(overrides), overrides, "resnet14", "resnet8")
-        assert bench.burst == burst and bench.steps == 3 + 3 * burst
+def test_all_steps_are_within_one_epoch(small, monkeypatch):
+    """Because an epoch starts with a capture."""
+    monkeypatch.setitem(speed_harness.STEPS_PER_SAMPLE, "cpu", 20)
+    for size, steps in ((16, 11), (50, 2), (200, 1)):  # 600 images; 3 steps to warm up, one sample, and two more
+        harness = SpeedHarness(measurement(f"recipe.batch_size={size}"))
+        assert harness.steps_per_sample == steps and harness.steps == 3 + 3 * steps
 
 
-def test_peak_memory_is_that_of_each_method_s_own_process(tmp_path):
-    overrides = [*OVERRIDES, f"runs={tmp_path}", "methods=ce,crd"]
-    peaks = speed._peaks(configs.load(overrides), overrides, "resnet14", "resnet8", ["ce", "crd"])
+def test_peak_memory_is_measured_per_process(tmp_path):
+    peaks = speed.peak_memory_of_each(measurement(f"runs={tmp_path}", "methods=ce,crd"), ["ce", "crd"])
     banks = 2 * 50_000 * 128 * 4 / 1e6
     assert peaks["ce"] > 100 and peaks["crd"] > peaks["ce"] + banks
-
-
-@pytest.mark.parametrize("name", ["ce", "kd", "fitnet", "crd", "clkd"])
-def test_the_plain_loop_trains_the_student_and_leaves_the_teacher(small, name):
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    teacher = bench.network("resnet14", plain=True).eval().requires_grad_(False)
-    before = copy.deepcopy(teacher.state_dict())
-    method = bench.method(name)
-    trainer = PlainTrainer(
-        bench.network("resnet8", plain=True), method, teacher, bench.dataset.train, bench.dataset.config, 16,
-        bench.schedule, "cpu",
-    )  # fmt: skip
-    assert type(trainer.method) is (type(method).published or type(method))
-    batch = trainer.batch()
-    assert batch.images.shape == (16, 3, 16, 16) and batch.images.is_contiguous()
-    assert torch.equal(bench.dataset.train.labels[batch.indices], batch.labels)
-    trainer.batch = lambda: batch
-    losses = [trainer.step().item() for _ in range(12)]
-    assert losses[-1] < losses[0]
-    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
-
-
-def test_the_plain_augmentation_is_ours(small):
-    """Every image of the plain loop is one of the views of our own augmentation."""
-    bench = speed.Bench(configs.load(OVERRIDES), OVERRIDES, "resnet14", "resnet8")
-    trainer = bench.trainer("ce")
-    plain = PlainTrainer(
-        bench.network("resnet8", plain=True), bench.method("ce"), trainer.teacher, bench.dataset.train,
-        bench.dataset.config, 4, bench.schedule, "cpu",
-    )  # fmt: skip
-    batch = plain.batch()
-    for image, index in zip(batch.images, batch.indices, strict=True):
-        views = trainer.loader.view(index.expand(162), torch.arange(162))
-        assert (views - image).abs().amax((1, 2, 3)).min() < 1e-5
-
-
-def test_drift_and_spread_by_hand():
-    lane = speed.Lane(lambda: None, [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0])
-    assert lane.ms == 2500 and lane.drift == 4.0
