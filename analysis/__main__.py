@@ -7,7 +7,7 @@ from pathlib import Path
 from analysis import commands, scale
 from analysis.selection import FILTERS, select
 from benchmark.config.command_options import load_analysis
-from benchmark.errors import UserError, nearest, unwritable
+from benchmark.errors import UserError, describe_os_error, nearest
 
 COMMANDS = {
     "table": commands.tables,
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         written = run(arguments)
     except (UserError, OSError) as e:
-        print(f"error: {unwritable(e) if isinstance(e, OSError) else e}", file=sys.stderr)
+        print(f"error: {describe_os_error(e) if isinstance(e, OSError) else e}", file=sys.stderr)
         return 2
     for path in dict.fromkeys(written):
         print(f"written: {path}", file=sys.stderr)

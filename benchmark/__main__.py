@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmark.errors import UserError, nearest, unwritable
+from benchmark.errors import UserError, describe_os_error, nearest
 from benchmark.grid.executors import stop
 from benchmark.runs.folder import RunBusy
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except OSError as e:  # a folder that is not writable, or a full disk
-        print(f"error: {unwritable(e)}", file=sys.stderr)
+        print(f"error: {describe_os_error(e)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         effect = "starts again" if command == "speed" else "continues after the last finished epoch"

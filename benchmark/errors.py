@@ -1,15 +1,15 @@
-"""Bad input: one clear line and exit status 2, never a traceback."""
+"""Errors of users: one clear line and exit status 2, never a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What the user gave cannot be used. The message is one line: what is wrong and what would be right."""
+    """Invalid input. The message is one line: what is wrong, and what would be right."""
 
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> str:
-    """'; did you mean a, b?' with the names nearest to `name` (case ignored), or '; known: …' where none is near."""
+    """Return '; did you mean a, b?' with the nearest names (ignoring case), or '; known: …' where none is near."""
     known = {k.lower(): k for k in names}
     close = difflib.get_close_matches(name.lower(), known, n=n, cutoff=0.5)
     if close:
@@ -17,6 +17,6 @@ def nearest(name: str, names: Iterable[str], n: int = 3) -> str:
     return f"; known: {', '.join(sorted(known.values()))}"
 
 
-def unwritable(e: OSError) -> str:
-    """What the system refused, in a line."""
+def describe_os_error(e: OSError) -> str:
+    """Return an error of the file system as one line."""
     return f"{e.filename}: {e.strerror}" if e.filename else f"{e.strerror or e}"

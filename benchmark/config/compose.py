@@ -87,7 +87,7 @@ class MethodComposer:
     def __init__(self, words: Sequence[str]) -> None:
         parsed = overrides.parse_all(words)
         self._shared = [o for o in parsed if overrides.is_shared(o.key)]
-        self._own = [o for o in parsed if not overrides.is_shared(o.key)]
+        self._method_overrides = [o for o in parsed if not overrides.is_shared(o.key)]
         self._composed: dict[str, ComposedMethod] = {}
         self._resolved: dict[tuple[str, str], MethodConfig] = {}
 
@@ -97,13 +97,13 @@ class MethodComposer:
         pair: as `networks.split_pair` writes it; an empty one has no values. Raises UserError.
         """
         composed = self._compose(name)
-        own = self._overrides(name, composed)
+        changes = self._overrides(name, composed)
         special = composed.values_for(pair)
         key = (name, repr(special))
         if key not in self._resolved:
             tree, defaults = _resolve(name, composed, special)
-            options = _resolve(name, composed, {**special, **own})[1] if own else defaults
-            about = dict.fromkeys(method_files.ABOUT) | tree["about"]
+            options = _resolve(name, composed, {**special, **changes})[1] if changes else defaults
+            about = dict.fromkeys(method_files.ABOUT_FIELDS) | tree["about"]
             tune = _search_space(tree, composed.schema)
             self._resolved[key] = MethodConfig(name, tree["implementation"], about, options, tune, defaults)
         return self._resolved[key]
@@ -112,22 +112,22 @@ class MethodComposer:
         if name not in self._composed:
             root = _compose([overrides.parse(f"method={name}"), *self._shared])
             plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
-            schema = method_files.check(name, plain, files.group_names("dataset")).Options
+            schema = method_files.load_implementation(name, plain, files.group_names("dataset")).Options
             self._composed[name] = ComposedMethod(root, schema, root.dataset.name)
         return self._composed[name]
 
     def _overrides(self, name: str, composed: ComposedMethod) -> dict[str, Any]:
         """Return the overrides of a method's options by dotted name. Raises UserError for an unknown option."""
         names = dotted_names(composed.schema)
-        own = {}
-        for override in self._own:
+        changes = {}
+        for override in self._method_overrides:
             owner, _, option = override.key.partition(".")
             if owner in (name, "method"):
                 if option not in names:
                     raise UserError(f"{name} has no option {option!r}{nearest(option, names)}")
-                own.pop(option, None)
-                own[option] = override.value
-        return own
+                changes.pop(option, None)  # the last word of an option counts
+                changes[option] = override.value
+        return changes
 
 
 def _resolve(name: str, composed: ComposedMethod, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -147,8 +147,8 @@ def _special_values(tree: Any, schema: type, dataset: str, pair: str, prefix: st
     for f in dataclasses.fields(schema):
         if is_schema(f.type):
             values |= _special_values(tree[f.name], cast(type, f.type), dataset, pair, f"{prefix}{f.name}.")
-    own = {**tree.get("datasets", {}).get(dataset, {}), **tree.get("pairs", {}).get(pair, {})}
-    return values | {prefix + key: value for key, value in own.items()}
+    direct = {**tree.get("datasets", {}).get(dataset, {}), **tree.get("pairs", {}).get(pair, {})}
+    return values | {prefix + key: value for key, value in direct.items()}
 
 
 def _search_space(tree: Mapping[str, Any], schema: type, prefix: str = "") -> dict[str, Any]:
@@ -231,14 +231,3 @@ def _keys(schema: type, prefix: str = "") -> list[str]:
         if is_schema(f.type):
             keys += _keys(cast(type, f.type), f"{prefix}{f.name}.")
     return keys
-
-
-# names of the functions above before they were verbs
-load, method, changed, group, is_shared = (
-    load_config,
-    load_method,
-    change_options,
-    files.group_names,
-    overrides.is_shared,
-)
-check_limits, CONF = checks.check_limits, files.CONF

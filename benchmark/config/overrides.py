@@ -161,7 +161,8 @@ def _in_hydra_grammar(word: str) -> str:
     if not equals:
         return word
     if key in PATHS and not re.match(r"['\"]|null$", value):
-        escaped = re.sub(r"(\\+)$", r"\1\1", value).replace("'", "\\'")
+        # a backslash is special only before a quote
+        escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"
     if key not in LISTS:
         return word

@@ -215,7 +215,7 @@ def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teac
     except ValueError as e:
         return f"{method.name} on {teacher}-{student}: {e}"
     except Exception as e:  # a mistake in a user's own method
-        return f"{method.name} on {teacher}-{student} cannot be built: {method_files.told(e)}"
+        return f"{method.name} on {teacher}-{student} cannot be built: {method_files.describe_exception(e)}"
     return None
 
 

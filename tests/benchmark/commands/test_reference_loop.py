@@ -49,5 +49,5 @@ def test_the_student_is_trained_and_the_teacher_is_not(harness, name):
 def test_each_image_is_a_view_of_this_suite_s_augmentation(harness):
     batch = reference_loop(harness, "ce", batch_size=4).batch()
     for image, index in zip(batch.images[0], batch.indices, strict=True):
-        views = harness.loader.view(index.expand(162), torch.arange(162))
+        views = harness.loader.augmented(index.expand(162), torch.arange(162))
         assert (views - image).abs().amax((1, 2, 3)).min() < 1e-5

@@ -1,49 +1,52 @@
+"""Composition of conf/ with overrides: precedence, scaling with the epochs, and one-line errors."""
+
 import csv
 
 import pytest
 
 from analysis import published
 from benchmark import networks
-from benchmark.config import compose as configs
-from benchmark.config import pairs
+from benchmark.config import files, overrides, pairs
+from benchmark.config.compose import MethodComposer, change_options, load_config, load_method
+from benchmark.config.schema import MethodConfig
 from benchmark.errors import UserError
 
 PAIR = "wrn40_2-wrn16_2"
 
 
-def refusal(*overrides: str) -> str:
-    """The one line that a bad command gets, whether it is found with the command or with a method."""
+def error_message(override: str) -> str:
+    """The one-line error of an override, raised for the command or for the method that it is about."""
+    name = overrides.method_of(override)
     with pytest.raises(UserError) as e:
-        config = configs.load(overrides)
-        for name in config.methods:
-            configs.method(name, PAIR, overrides)
+        load_config([override])
+        load_method(name or "kd", PAIR, [override])
     assert "\n" not in str(e.value)
     return str(e.value)
 
 
-@pytest.mark.parametrize("profile", configs.group("profile"))
-@pytest.mark.parametrize("dataset", configs.group("dataset"))
+@pytest.mark.parametrize("profile", files.group_names("profile"))
+@pytest.mark.parametrize("dataset", files.group_names("dataset"))
 def test_every_profile_composes_with_every_data_set(profile, dataset):
-    config = configs.load([f"profile={profile}", f"dataset={dataset}"])
+    config = load_config([f"profile={profile}", f"dataset={dataset}"])
     assert (config.profile, config.dataset.name) == (profile, dataset)
 
 
-@pytest.mark.parametrize("name", configs.group("method"))
-@pytest.mark.parametrize("pair", [PAIR, "resnet56-resnet20"])
-def test_every_method_composes(name, pair):
-    found = configs.method(name, pair, [])
-    assert found.name == name
-    assert {"title", "year", "family"} <= set(found.about)
+@pytest.mark.parametrize("name", files.group_names("method"))
+def test_every_method_composes(name):
+    composer = MethodComposer([])
+    for pair in (PAIR, "resnet56-resnet20"):
+        config = composer.method(name, pair)
+        assert config.name == name and {"title", "year", "family"} <= set(config.about)
 
 
-@pytest.mark.parametrize("name", configs.group("recipe"))
-@pytest.mark.parametrize("tracker", configs.group("tracker"))
-def test_every_recipe_and_tracker_composes(name, tracker):
-    assert configs.load([f"recipe={name}", f"tracker={tracker}"]).recipe.batch_size >= 2
+@pytest.mark.parametrize("recipe", files.group_names("recipe"))
+@pytest.mark.parametrize("tracker", files.group_names("tracker"))
+def test_every_recipe_and_tracker_composes(recipe, tracker):
+    assert load_config([f"recipe={recipe}", f"tracker={tracker}"]).recipe.batch_size >= 2
 
 
 def test_the_paper_profile_is_the_published_recipe():
-    config = configs.load(["profile=paper"])
+    config = load_config(["profile=paper"])
     r = config.recipe
     assert (config.dataset.name, config.seeds, config.precision) == ("cifar100", [0, 1, 2], "fp32")
     assert (r.epochs, r.batch_size, r.momentum, r.nesterov, r.weight_decay) == (240, 64, 0.9, False, 5e-4)
@@ -53,21 +56,21 @@ def test_the_paper_profile_is_the_published_recipe():
 
 
 def test_the_schedule_and_the_warm_ups_scale_with_the_epochs():
-    short = configs.load(["profile=short"])
+    short = load_config(["profile=short"])
     assert (short.recipe.epochs, short.recipe.milestones) == (20, [12.5, 15.0, 17.5])
-    warmup = lambda *o: configs.method("dkd", PAIR, o).options.warmup  # noqa: E731
+    warmup = lambda *o: load_method("dkd", PAIR, o).options.warmup  # noqa: E731
     assert warmup("profile=paper") == 20.0
     assert warmup("profile=short") == pytest.approx(20 * 20 / 240)
     assert warmup("profile=short", "dkd.warmup=3") == 3.0
 
 
 def test_a_command_line_wins_over_the_profile_which_wins_over_the_defaults():
-    config = configs.load(["profile=paper", "seeds=5", "dataset=cifar10", "recipe.epochs=12"])
+    config = load_config(["profile=paper", "seeds=5", "dataset=cifar10", "recipe.epochs=12"])
     assert (config.seeds, config.dataset.name, config.recipe.epochs) == ([5], "cifar10", 12)
 
 
-def test_options_of_a_method_pair_then_command_line():
-    beta = lambda pair, *o: configs.method("dkd", pair, o).options.beta  # noqa: E731
+def test_a_command_line_wins_over_the_values_of_a_pair_which_win_over_defaults():
+    beta = lambda pair, *o: load_method("dkd", pair, o).options.beta  # noqa: E731
     assert beta("resnet56-resnet20") == 2.0
     assert beta("resnet56-resnet20", "dkd.beta=3") == 3.0
     assert beta("resnet56-resnet20", "method.beta=3") == 3.0
@@ -75,21 +78,21 @@ def test_options_of_a_method_pair_then_command_line():
     assert beta("resnet8-resnet8") == 8.0
 
 
-def test_options_that_are_not_as_usual_are_known():
-    usual = configs.method("clkd", "resnet20-resnet8", ["dataset=digits", "recipe.lr=0.1", "kd.temperature=2"])
-    assert usual.changed == [] and usual.options.nu != 0.4  # scaled for the data set
-    given = configs.method("crd_kd", "", ["crd_kd.kd.temperature=2", "crd_kd.crd.negatives=16384"])
-    assert given.changed == ["kd.temperature"]
-    assert configs.changed(usual, {"nu": 0.0}).changed == ["nu"]
+def test_changed_options_are_listed():
+    default = load_method("clkd", "resnet20-resnet8", ["dataset=digits", "recipe.lr=0.1", "kd.temperature=2"])
+    assert default.changed == [] and default.options.nu != 0.4  # scaled for the data set
+    changed = load_method("crd_kd", "", ["crd_kd.kd.temperature=2", "crd_kd.crd.negatives=16384"])
+    assert changed.changed == ["kd.temperature"]
+    assert change_options(default, {"nu": 0.0}).changed == ["nu"]
 
 
 def test_lists_are_read_with_and_without_brackets():
     for seeds in ("0,1", "[0,1]"):
-        assert configs.load([f"seeds={seeds}", "methods=kd,ce"]).seeds == [0, 1]
-    assert len(configs.load(["pair=classic"]).pair) == 13
-    for chosen in ("all", "all,kd"):
-        assert configs.load([f"methods={chosen}"]).methods == configs.group("method")
-    assert configs.load(["methods=[ 'kd', ce ]"]).methods == ["kd", "ce"]
+        assert load_config([f"seeds={seeds}", "methods=kd,ce"]).seeds == [0, 1]
+    assert len(load_config(["pair=classic"]).pair) == 13
+    for methods in ("all", "all,kd"):
+        assert load_config([f"methods={methods}"]).methods == files.group_names("method")
+    assert load_config(["methods=[ 'kd', ce ]"]).methods == ["kd", "ce"]
 
 
 def test_the_lists_of_pairs_are_those_with_published_results():
@@ -102,7 +105,28 @@ def test_the_lists_of_pairs_are_those_with_published_results():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("pair", "words"),
+    [
+        ("resnet56-resnet20", ["profile=paper"]),
+        (PAIR, ["profile=quick", "dataset=cifar10", "method.ce_weight=0.5"]),
+        ("resnet20-resnet8", ["profile=short", "recipe.epochs=12", "kd.temperature=${recipe.lr_default}"]),
+    ],
+)
+def test_a_composer_gives_each_pair_what_a_composition_of_its_own_gives(pair, words):
+    composer = MethodComposer(words)
+    composer.method("kd", "vgg13-vgg8")
+    composer.method("dkd", "vgg13-vgg8")
+
+    def content(config: MethodConfig) -> tuple[object, ...]:
+        return config.resolved(), config.changed, config.tune, config.about
+
+    for name in ("kd", "dkd", "dkd_ls"):
+        assert content(composer.method(name, pair)) == content(load_method(name, pair, words))
+        assert composer.method(name, pair) is composer.method(name, pair)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
     [
         ("recipe.epoch=3", "unknown key 'recipe.epoch'; did you mean recipe.epochs"),
         ("recipee.epochs=3", "did you mean recipe.epochs"),
@@ -156,36 +180,31 @@ def test_the_lists_of_pairs_are_those_with_published_results():
         ("hydra.run.dir=x", "'hydra.run.dir=x' is not an override"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_with_what_would_be_right(override, said):
-    assert said in refusal(override)
+def test_invalid_overrides_are_refused_in_one_line(override, message):
+    assert message in error_message(override)
 
 
 @pytest.mark.parametrize("what", ["runs", "reports"])
-def test_a_folder_that_cannot_be_is_refused_before_anything_is_done(tmp_path, what):
+def test_a_folder_that_cannot_be_created_is_refused(tmp_path, what):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=rf"{what}=.*file is a file; give a folder"):
-            configs.load([f"{what}={path}"])
-    configs.load([f"{what}={tmp_path / 'new' / 'folder'}"])
+            load_config([f"{what}={path}"])
+    load_config([f"{what}={tmp_path / 'new' / 'folder'}"])
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["plain", "ünï ö", "a=b", "it's", "x{y}", "tail\\", "a,b", "[1]"])
-def test_a_folder_may_have_any_name(tmp_path, name):
-    assert configs.load([f"runs={tmp_path / name}"]).runs == str(tmp_path / name)
-    assert configs.load([f"teacher.checkpoint={tmp_path / name}"]).teacher.checkpoint == str(tmp_path / name)
-
-
-def test_a_folder_in_quotes_and_below_home(monkeypatch, tmp_path):
+def test_a_folder_in_quotes_or_below_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert configs.load(["runs='my runs'"]).runs == "my runs"
-    assert configs.load(["runs=~/runs"]).runs == str(tmp_path / "runs")
-    assert configs.load(["teacher.checkpoint=null"]).teacher.checkpoint is None
+    assert load_config(["runs='my runs'"]).runs == "my runs"
+    assert load_config(["runs=~/runs"]).runs == str(tmp_path / "runs")
+    assert load_config(["teacher.checkpoint=null"]).teacher.checkpoint is None
 
 
 @pytest.mark.parametrize("content", ["pairs: 5", "", "pair: [resnet20-resnet8]", "pairs: [5]", "pairs: []", "[[["])
-def test_a_list_of_pairs_that_is_none_is_named(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(pairs, "FOLDER", tmp_path)
-    (tmp_path / "mine.yaml").write_text(content)
+def test_an_invalid_list_of_pairs_is_named(tmp_path, monkeypatch, content):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs" / "mine.yaml").write_text(content)
+    monkeypatch.setattr(files, "CONF", tmp_path)
     with pytest.raises(UserError, match=r"mine\.yaml (is no list of pairs; it needs pairs: |cannot be read: )"):
-        configs.load(["pair=mine"])
+        pairs.lists()

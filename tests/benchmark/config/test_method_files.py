@@ -1,4 +1,4 @@
-"""A mistake in a method's own files: one line that names the file and what would be right."""
+"""Mistakes in a method's YAML and Python files: one line that names the file and what would be right."""
 
 import shutil
 import sys
@@ -7,19 +7,20 @@ import pytest
 
 import methods
 from benchmark.__main__ import main
-from benchmark.config import compose as configs
 from benchmark.config import files
+from benchmark.config.compose import load_config, load_method
 from benchmark.errors import UserError
 
 PAIR = "resnet20-resnet8"
-YAML = (configs.CONF / "method" / "kd.yaml").read_text().replace("name: kd", "name: mine", 1)
+YAML = (files.CONF / "method" / "kd.yaml").read_text().replace("name: kd", "name: mine", 1)
 CODE = """
 from dataclasses import dataclass
-from methods.contract import Method, weight
+from methods.contract import Method
+from methods.options import loss_weight
 
 @dataclass
 class Options:
-    kd_weight: float = weight()
+    kd_weight: float = loss_weight()
 
 class Mine(Method):
     Options = Options
@@ -45,18 +46,18 @@ def write(tmp_path, monkeypatch):
     return written
 
 
-def refusal() -> str:
+def error_message() -> str:
     overrides = ["methods=mine"]
     with pytest.raises(UserError) as e:
-        configs.load(overrides)
-        configs.method("mine", PAIR, overrides)
+        load_config(overrides)
+        load_method("mine", PAIR, overrides)
     assert "\n" not in str(e.value)
     return str(e.value)
 
 
-def test_what_need_not_be_told_is_null(write):
+def test_optional_fields_are_null(write):
     write(OWN, CODE)
-    found = configs.method("mine", PAIR, [])
+    found = load_method("mine", PAIR, [])
     assert found.about["title"] == "Mine" and found.about["paper"] is None
     assert found.options.kd_weight == 1.0
 
@@ -85,7 +86,7 @@ def test_what_need_not_be_told_is_null(write):
 def test_a_mistake_in_the_yaml(write, change, said):
     assert change[0] in YAML
     write(YAML.replace(*change, 1))
-    message = refusal()
+    message = error_message()
     assert message.startswith("conf/method/mine.yaml: ") and said in message
 
 
@@ -95,26 +96,26 @@ def test_a_mistake_in_the_yaml(write, change, said):
         ("pairs: { resnet20-resnet8: { temprature: 3 } }", "resnet20-resnet8 has no option 'temprature'; did you mean"),
         ("pairs: { resnet56-resnet20: { temprature: 3 } }", "resnet56-resnet20 has no option 'temprature'"),
         ("pairs: { resnet2-resnet8: { temperature: 3 } }", "pairs: network 'resnet2': the depth must be 6n+2"),
-        ("pairs: { ResNet20-resnet8: { temperature: 3 } }", "would not be found; write resnet20-resnet8"),
+        ("pairs: { ResNet20-resnet8: { temperature: 3 } }", "is not the name of a pair; write resnet20-resnet8"),
         ("pairs: { resnet20-resnet8: }", "resnet20-resnet8 needs {<option>: <value>}, not None"),
         ("pairs: [a]", "pairs needs {<name>: {<option>: <value>}}, not ['a']"),
         ("datasets: { cifar: { temperature: 3 } }", "unknown data set 'cifar'; did you mean cifar10"),
         ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
     ],
 )
-def test_a_mistake_in_what_is_special(write, more, said):
+def test_a_mistake_in_the_values_of_pairs_and_data_sets(write, more, said):
     write(f"{YAML}{more}\n")
-    message = refusal()
+    message = error_message()
     assert message.startswith("conf/method/mine.yaml: ") and said in message
 
 
 def test_a_mistake_in_a_combination(write):
     write(f"defaults: [crd@crd, _self_]\nname: mine\nimplementation: crd+kd\n{ABOUT}")
-    assert "the options of kd are missing; add kd@kd to its defaults" in refusal()
+    assert "the options of kd are missing; add kd@kd to its defaults" in error_message()
     write(f"defaults: [crd@crd, kd@kd, _self_]\nname: mine\nimplementation: crd+kd\n{ABOUT}kd: {{ temprature: 1 }}\n")
-    assert "there is no option kd.temprature; did you mean temperature" in refusal()
+    assert "there is no option kd.temprature; did you mean temperature" in error_message()
     write(f"defaults: [crd@crd, kd@kd, _self_]\nname: mine\nimplementation: crd+dot\n{ABOUT}")
-    assert "dot cannot be combined: it has a descend of its own" in refusal()
+    assert "dot cannot be combined with other methods: it overrides optimizer_step" in error_message()
 
 
 @pytest.mark.parametrize(
@@ -129,9 +130,9 @@ def test_a_mistake_in_a_combination(write):
         ("name: mine\nimplementation: kd\nabout: Mine\n", "about is missing; it needs title, year, family"),
     ],
 )
-def test_what_is_no_yaml_of_a_method(write, text, said):
+def test_files_that_are_no_yaml_of_a_method(write, text, said):
     write(text)
-    assert said in refusal() and "mine" in refusal()
+    assert said in error_message() and "mine" in error_message()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_what_is_no_yaml_of_a_method(write, text, said):
 def test_a_mistake_in_the_code(write, code, said):
     write(OWN, code)
     with pytest.raises(UserError, match=said):
-        configs.method("mine", PAIR, [])
+        load_method("mine", PAIR, [])
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,11 @@ def test_a_mistake_in_the_code(write, code, said):
         ("{}['x']", "mine on resnet14-resnet8 cannot be built: KeyError: 'x' ("),
     ],
 )
-def test_a_method_that_cannot_be_built_is_found_by_the_plan(write, tiny, capsys, line, said):
-    write(OWN, f"{CODE}    def __init__(self, options, context):\n        {line}\n")
+def test_a_method_whose_requirements_fail_is_refused_by_the_plan(write, tiny, capsys, line, said):
+    write(
+        OWN,
+        f"{CODE}    @classmethod\n    def requirements(cls, options, student_shapes, teacher_shapes):\n        {line}\n",
+    )
     assert main(["plan", *tiny, "methods=mine"]) == 2
     out, err = capsys.readouterr()
     assert said in err and len(err.splitlines()) == 1 and out == ""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.errors import unwritable
+from benchmark.errors import describe_os_error
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunBusy, RunFolder
 from benchmark.runs.record import RunStatus
@@ -62,7 +62,7 @@ def test_the_error_of_a_full_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left on device") as e:
         store.write_text(tmp_path / "a.txt", "new")
-    assert unwritable(e.value) == f"{tmp_path / 'a.txt'}: No space left on device"
+    assert describe_os_error(e.value) == f"{tmp_path / 'a.txt'}: No space left on device"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 
 
