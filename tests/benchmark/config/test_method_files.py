@@ -161,10 +161,8 @@ def test_a_mistake_in_the_code(write, code, said):
     ],
 )
 def test_a_method_whose_requirements_fail_is_refused_by_the_plan(write, tiny, capsys, line, said):
-    write(
-        OWN,
-        f"{CODE}    @classmethod\n    def requirements(cls, options, student_shapes, teacher_shapes):\n        {line}\n",
-    )
+    head = "    @classmethod\n    def requirements(cls, options, student_shapes, teacher_shapes):"
+    write(OWN, f"{CODE}{head}\n        {line}\n")
     assert main(["plan", *tiny, "methods=mine"]) == 2
     out, err = capsys.readouterr()
     assert said in err and len(err.splitlines()) == 1 and out == ""
