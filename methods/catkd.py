@@ -46,11 +46,12 @@ class CATKD(Method):
         return Requirements(Needs(logits=True, class_maps=grid), Needs(class_maps=grid))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        o = self.options
-        distance = attention_distance(student.class_maps[o.resolution], teacher.class_maps[o.resolution], o.normalise)
+        options = self.options
+        student_maps, teacher_maps = (outputs.class_maps[options.resolution] for outputs in (student, teacher))
+        distance = attention_distance(student_maps, teacher_maps, options.normalise)
         return {
-            "ce": cross_entropy_term(student, batch, o.ce_weight),
-            "catkd": Term(distance, o.catkd_weight),
+            "ce": cross_entropy_term(student, batch, options.ce_weight),
+            "catkd": Term(distance, options.catkd_weight),
         }
 
 

@@ -30,7 +30,7 @@ def flow(bottom: Tensor, top: Tensor) -> Tensor:
 
 
 def flow_distance(student: Mapping[int, Tensor], teacher: Mapping[int, Tensor]) -> Tensor:
-    """Mean squared differences of the FSP matrices, summed over neighbouring stages: 2 × {stage: map} -> scalar."""
+    """Mean squared differences of the FSP matrices, summed over neighboring stages: 2 × {stage: map} -> scalar."""
     neighbors = pairwise(sorted(student))
     return total(F.mse_loss(flow(student[a], student[b]), flow(teacher[a], teacher[b])) for a, b in neighbors)
 

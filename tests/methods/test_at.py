@@ -1,4 +1,4 @@
-"""AT: attention by loops, unlike sizes and numbers of stages."""
+"""AT: spatial attention, maps of unequal sizes, networks of unequal depth."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.at import attention, attention_distance
+from methods.at import attention_distance
 from methods.contract import Context, Outputs, Shapes
 from tests.methods.conftest import halved
 
@@ -19,13 +19,13 @@ def context(student=STUDENT, teacher=TEACHER):
 
 
 def outputs(stages, seed, n=3):
-    own = torch.Generator().manual_seed(seed)
-    maps = {k: torch.randn(n, *shape, generator=own, dtype=torch.float64) for k, shape in enumerate(stages)}
-    return Outputs(torch.randn(n, 5, generator=own, dtype=torch.float64), maps=maps)
+    generator = torch.Generator().manual_seed(seed)
+    maps = {k: torch.randn(n, *shape, generator=generator, dtype=torch.float64) for k, shape in enumerate(stages)}
+    return Outputs(torch.randn(n, 5, generator=generator, dtype=torch.float64), maps=maps)
 
 
 def naive_attention(sample):
-    """One sample's map [C, H, W]: squares averaged over channels, position by position, then scaled to length 1."""
+    """Average the squares of one sample's map [C, H, W] over channels, and scale the result to length 1."""
     channels, height, width = sample.shape
     energies = []
     for i in range(height):
@@ -50,7 +50,7 @@ def naive_distance(student, teacher):
 def test_terms_equal_naive_loops(make, make_batch):
     student, teacher = outputs(STUDENT, 1), outputs(TEACHER, 2)
     terms = make("at", context()).losses(student, teacher, make_batch(3))
-    # the teacher's fifth stage has no partner
+    # the student has no counterpart of the teacher's fifth stage
     expected = sum(naive_distance(student.maps[k], teacher.maps[k]) for k in (1, 2, 3))
     assert list(terms) == ["ce", "at"]
     assert terms["at"].value.item() == pytest.approx(expected, rel=1e-10)
@@ -65,17 +65,12 @@ def test_a_value_by_hand():
     assert attention_distance(student, teacher).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_attention_knows_neither_scale_nor_sign_nor_order_of_channels():
-    maps = outputs(STUDENT, 3).maps[2]
-    assert torch.allclose(attention(maps), attention(-7 * maps[:, [2, 0, 1]]))
-
-
 def test_gradient():
     student, teacher = outputs(STUDENT, 4).maps[1].requires_grad_(), outputs(TEACHER, 5).maps[1]
     assert torch.autograd.gradcheck(lambda s: attention_distance(s, teacher), student)
 
 
-def test_reads_all_stages_that_both_have_but_the_stem(make):
+def test_requires_the_maps_of_all_shared_stages_but_the_stem(make):
     method = make("at", context())
     assert method.requires.student.maps == method.requires.teacher.maps == {1, 2, 3}
     assert not (method.requires.teacher.logits or method.requires.teacher.pooled)

@@ -1,4 +1,4 @@
-"""CAT-KD: the pooled class activation maps by loops, and the published options."""
+"""CAT-KD: pooled class activation maps, and the published options."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.methods.conftest import randn
 
 
 def naive_attention(cam, resolution, normalise):
-    """Of one sample and class, [H, W]: the mean of each block; a block may overlap its neighbours."""
+    """Average the blocks of one class activation map [H, W]; blocks may overlap."""
     h, w = cam.shape
     out = np.zeros((resolution, resolution))
     for i in range(resolution):
@@ -46,21 +46,23 @@ def test_terms_equal_naive_loops(make, make_batch, options, sizes):
     method = make("catkd", **options)
     student, teacher = (randn(3, 5, size, size, seed=size) for size in sizes)
     grid = options.get("resolution", 2)
-    of_s, of_t = ({grid: adaptive_avg_pool2d(m, grid)} for m in (student, teacher))  # as networks give them
-    terms = method.losses(Outputs(randn(3, 5, seed=0), class_maps=of_s), Outputs(class_maps=of_t), make_batch(3))
+    pooled_s, pooled_t = ({grid: adaptive_avg_pool2d(m, grid)} for m in (student, teacher))  # as networks return them
+    terms = method.losses(
+        Outputs(randn(3, 5, seed=0), class_maps=pooled_s), Outputs(class_maps=pooled_t), make_batch(3)
+    )
     expected = naive(student, teacher, grid, options.get("normalise", False))
     assert list(terms) == ["ce", "catkd"]
     assert terms["catkd"].value.item() == pytest.approx(expected, rel=1e-10)
     assert [t.weight for t in terms.values()] == [1.0, 15.0]
 
 
-def test_normalised_maps_do_not_depend_on_the_size_of_the_values():
+def test_normalized_maps_are_invariant_to_scale():
     student, teacher = randn(2, 3, 4, 4, seed=1), randn(2, 3, 4, 4, seed=2)
     scaled = student * torch.tensor([0.1, 1.0, 7.0])[:, None, None]
     assert attention_distance(scaled, teacher, True) == pytest.approx(attention_distance(student, teacher, True).item())
 
 
-def test_needs_the_class_activation_maps(make):
+def test_requires_the_class_activation_maps(make):
     method = make("catkd")
     assert method.requires.student == Needs(logits=True, class_maps=[2])
     assert method.requires.teacher == Needs(class_maps=[2])
@@ -84,8 +86,8 @@ PUBLISHED = {  # weight, resolution, normalised
 
 def test_has_the_published_options_of_each_pair(read_yaml):
     keys = "catkd_weight", "resolution", "normalise"
-    found = {pair: tuple(o[k] for k in keys) for pair, o in read_yaml("catkd")["pairs"].items()}
-    assert found == PUBLISHED
+    options = {pair: tuple(o[k] for k in keys) for pair, o in read_yaml("catkd")["pairs"].items()}
+    assert options == PUBLISHED
 
 
 @pytest.mark.parametrize("normalise", [False, True])

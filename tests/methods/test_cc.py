@@ -1,4 +1,4 @@
-"""CC: products of neighbouring differences by loops."""
+"""CC: products of the differences of neighboring samples."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_a_value_by_hand():
     assert congruence(student, teacher).item() == ((0 + 6) + (0 + 3)) / 2
 
 
-def test_a_single_sample_has_no_neighbour():
+def test_a_single_sample_has_no_neighbor():
     student = torch.ones(1, 4, requires_grad=True)
     value = congruence(student, torch.zeros(1, 4))
     value.backward()

@@ -14,20 +14,20 @@ from tests.methods.conftest import small_context
 def build(read_yaml):
     """build(parts): the combination of methods with the options of their YAMLs."""
 
-    def combination(parts):
+    def build_combination(parts):
         implementation = methods.load("+".join(parts))
         values = {part: restrict(methods.load(part).Options, read_yaml(part)) for part in parts}
         return implementation(build_options(implementation.Options, values), small_context())
 
-    return combination
+    return build_combination
 
 
 def test_terms_are_those_of_the_parts_and_the_weights_of_cross_entropy_add_up(make, make_batch, make_outputs):
-    both = make("fitnet_kd", kd={"ce_weight": 0.25, "temperature": 3.0})
+    combination = make("fitnet_kd", kd={"ce_weight": 0.25, "temperature": 3.0})
     fitnet, kd = make("fitnet"), make("kd", ce_weight=0.25, kd_weight=1.0, temperature=3.0)
-    fitnet.load_state_dict(both.parts["fitnet"].state_dict())
+    fitnet.load_state_dict(combination.parts["fitnet"].state_dict())
     student, teacher, batch = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32), make_batch(8)
-    terms = both.losses(student, teacher, batch)
+    terms = combination.losses(student, teacher, batch)
     expected = [m.losses(student, teacher, batch) for m in (fitnet, kd)]
     assert list(terms) == ["ce", "hint", "kd"]
     assert terms["ce"].weight == 1.25 and torch.equal(terms["ce"].value, expected[0]["ce"].value)
@@ -36,20 +36,20 @@ def test_terms_are_those_of_the_parts_and_the_weights_of_cross_entropy_add_up(ma
 
 
 def test_requirements_and_layers_are_those_of_all_parts(make):
-    both = make("crd_kd")
-    assert both.requires.teacher == Needs(logits=True, pooled=True)
-    assert both.requires.student == Needs(logits=True, pooled=True)
-    assert {n.split(".")[1] for n, _ in both.named_parameters()} == {"crd"}
-    assert {n.removeprefix("parts.crd.") for n, _ in both.named_buffers()} == {"bank_s", "bank_t", "params"}
+    combination = make("crd_kd")
+    assert combination.requires.teacher == Needs(logits=True, pooled=True)
+    assert combination.requires.student == Needs(logits=True, pooled=True)
+    assert {n.split(".")[1] for n, _ in combination.named_parameters()} == {"crd"}
+    assert {n.removeprefix("parts.crd.") for n, _ in combination.named_buffers()} == {"bank_s", "bank_t", "params"}
 
 
 def test_the_end_of_a_step_reaches_the_parts(make, make_batch, make_outputs):
-    both, batch = make("crd_kd"), make_batch(4)
-    before = both.parts["crd"].bank_s.clone()
-    both.losses(make_outputs(4, 1, torch.float32), make_outputs(4, 2, torch.float32), batch)
+    combination, batch = make("crd_kd"), make_batch(4)
+    before = combination.parts["crd"].bank_s.clone()
+    combination.losses(make_outputs(4, 1, torch.float32), make_outputs(4, 2, torch.float32), batch)
     with torch.no_grad():
-        both.on_step_end()
-    changed = (both.parts["crd"].bank_s != before).any(1).nonzero()[:, 0]
+        combination.on_step_end()
+    changed = (combination.parts["crd"].bank_s != before).any(1).nonzero()[:, 0]
     assert changed.tolist() == sorted(batch.indices.tolist())
 
 
@@ -72,12 +72,12 @@ def test_a_pair_that_one_part_does_not_support_is_unsupported(make):
 
 
 def test_different_terms_of_the_same_name_are_prefixed(build, make_batch, make_outputs):
-    """KD and LoCa both call their term `kd`; MLLD's cross-entropy is of two views and KD's of one."""
+    """KD and LoCa combination call their term `kd`; MLLD's cross-entropy covers two views and KD's one."""
     student, teacher, batch = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32), make_batch(8)
     for parts, names in ((("kd", "loca"), ["ce", "kd", "loca_kd"]), (("mlld", "kd"), None)):
-        both = build(parts)
-        terms = both.losses(student, teacher, batch)
-        expected = [part.losses(student, teacher, batch) for part in both.parts.values()]
+        combination = build(parts)
+        terms = combination.losses(student, teacher, batch)
+        expected = [part.losses(student, teacher, batch) for part in combination.parts.values()]
         assert names is None or list(terms) == names
         assert weighted_sum(terms).item() == pytest.approx(
             sum(weighted_sum(part).item() for part in expected), rel=1e-6
@@ -87,7 +87,7 @@ def test_different_terms_of_the_same_name_are_prefixed(build, make_batch, make_o
 
 def test_an_initialization_stage_trains_only_the_parts_that_have_one(build, make_batch, make_outputs):
     student, teacher = make_outputs(8, 1, torch.float32), make_outputs(8, 2, torch.float32)
-    both = build(("fsp", "dkd"))
-    assert both.requires.init_epochs == both.parts["fsp"].requires.init_epochs > 0
-    assert list(both.losses(student, teacher, make_batch(8, epoch=0))) == ["fsp"]
-    assert {"ce", "tckd", "nckd"} <= set(both.losses(student, teacher, make_batch(8)))
+    combination = build(("fsp", "dkd"))
+    assert combination.requires.init_epochs == combination.parts["fsp"].requires.init_epochs > 0
+    assert list(combination.losses(student, teacher, make_batch(8, epoch=0))) == ["fsp"]
+    assert {"ce", "tckd", "nckd"} <= set(combination.losses(student, teacher, make_batch(8)))

@@ -29,13 +29,13 @@ def samples_of(method, batch, seed):
 
 
 def naive_embedding(layer, features):
-    found = []
+    results = []
     for row in features.tolist():
         weights = zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
         v = [sum(w * x for w, x in zip(ws, row, strict=True)) + bias for ws, bias in weights]
         length = math.sqrt(sum(x * x for x in v))
-        found.append([x / length for x in v])
-    return found
+        results.append([x / length for x in v])
+    return results
 
 
 def naive_scores(embeddings, bank, samples, temperature):
@@ -97,8 +97,8 @@ def test_gradients_equal_those_of_gathered_rows(crd, make_batch, make_outputs):
     naive = gathered(crd.embed_s, student.pooled, crd.bank_t) + gathered(crd.embed_t, teacher.pooled, crd.bank_s)
     expected = torch.autograd.grad(naive, inputs)
     terms = crd.losses(student, teacher, batch)
-    found = torch.autograd.grad(terms["crd_student"].value + terms["crd_teacher"].value, inputs)
-    for a, b in zip(found, expected, strict=True):
+    results = torch.autograd.grad(terms["crd_student"].value + terms["crd_teacher"].value, inputs)
+    for a, b in zip(results, expected, strict=True):
         torch.testing.assert_close(a, b)
         assert a.abs().max() > 0
 
@@ -169,8 +169,8 @@ def test_mode_relax_draws_the_positive_from_the_class(make, make_batch, make_out
     samples = torch.cat([positives[:, None], list_draws(method.sampler.other_classes(batch.labels, random))], 1)
     scores = naive_scores(naive_embedding(method.embed_s, student.pooled), method.bank_t.tolist(), samples, 0.07)
     batch.generator = generator(3)
-    found = method.losses(student, teacher, batch)["crd_student"].value.item()
-    assert found == pytest.approx(naive_contrast(scores, mean(scores) * 40, 40), rel=1e-9)
+    results = method.losses(student, teacher, batch)["crd_student"].value.item()
+    assert results == pytest.approx(naive_contrast(scores, mean(scores) * 40, 40), rel=1e-9)
 
 
 def test_the_negatives_depend_on_the_generator_alone(crd, make_batch, make_outputs):

@@ -11,7 +11,7 @@ from methods.losses import kl_divergence, standardize_logits
 START = 1 + 20 / (1 + math.exp(-1))  # T where t is 1
 
 
-def test_starts_as_kd_at_the_temperature_of_the_authors(make, make_batch, make_outputs):
+def test_the_initial_loss_is_kd_at_the_temperature_of_the_authors(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     terms = make("ctkd").double().losses(student, teacher, batch)
     assert list(terms) == ["ce", "kd"]
@@ -49,12 +49,12 @@ def test_the_temperatures_gradient_is_reversed_and_the_students_is_not(make, mak
 
     slope = (value(1 + 1e-5) - value(1 - 1e-5)) / 2e-5
     assert method.t.grad.item() == pytest.approx(-strength(epoch, 10.0) * slope, rel=1e-4)
-    plain = student.logits.detach().requires_grad_()
-    kl_divergence(plain, teacher.logits, START).backward()
-    torch.testing.assert_close(student.logits.grad, plain.grad, rtol=1e-6, atol=1e-9)
+    logits = student.logits.detach().requires_grad_()
+    kl_divergence(logits, teacher.logits, START).backward()
+    torch.testing.assert_close(student.logits.grad, logits.grad, rtol=1e-6, atol=1e-9)
 
 
-def test_descent_makes_the_task_harder(make, make_batch, make_outputs):
+def test_training_the_temperature_raises_the_loss(make, make_batch, make_outputs):
     method, student, teacher = make("ctkd"), make_outputs(8, 1), make_outputs(8, 2)
     optimizer = torch.optim.SGD(method.parameters(), 0.05)
     values = []
@@ -67,7 +67,7 @@ def test_descent_makes_the_task_harder(make, make_batch, make_outputs):
     assert values == sorted(values) and values[-1] > values[0]
 
 
-def test_reversal_is_the_identity_with_a_turned_gradient():
+def test_reversal_is_the_identity_with_a_reversed_gradient():
     x = torch.tensor([1.0, -2.0], requires_grad=True)
     y = Reversal.apply(x, 0.25)
     assert torch.equal(y, x)
@@ -86,7 +86,7 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
     assert torch.autograd.gradcheck(loss, make_outputs(4, 1, grad=True).logits)
 
 
-def test_with_logit_standardisation(make, make_batch, make_outputs):
+def test_logit_standardization(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     terms = make("ctkd_ls").double().losses(student, teacher, batch)
     expected = kl_divergence(standardize_logits(student.logits), standardize_logits(teacher.logits), START)

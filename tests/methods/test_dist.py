@@ -34,7 +34,7 @@ def test_a_value_by_hand():
     assert decorrelation(student, teacher).item() == pytest.approx(1 - (0.5 - 1) / 2, rel=1e-7)
 
 
-def test_the_constant_of_the_published_code_stands_in_the_denominator():
+def test_the_epsilon_of_the_published_code_is_in_the_denominator():
     # vectors of length 1e-4 each: 1e-8 / (1e-8 + 1e-8)
     rows = 1e-4 / math.sqrt(2) * torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     assert decorrelation(rows, rows).item() == pytest.approx(0.5, rel=1e-9)
@@ -54,7 +54,7 @@ def test_gradients_equal_finite_differences(make_outputs):
     assert torch.autograd.gradcheck(lambda z: decorrelation(z.softmax(1).T, teacher.T), student)
 
 
-def test_scale_and_shift_of_a_row_do_not_count(make_outputs):
+def test_invariance_to_scale_and_shift_of_a_row(make_outputs):
     student, teacher = make_outputs(6, 1).logits, make_outputs(6, 2).logits
     by_row = torch.arange(1.0, 7).double()[:, None]
     torch.testing.assert_close(decorrelation(by_row * student + by_row, teacher), decorrelation(student, teacher))

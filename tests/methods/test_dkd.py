@@ -1,4 +1,4 @@
-"""Decoupled distillation: target-class and non-target-class terms."""
+"""DKD: target-class and non-target-class terms."""
 
 import math
 
@@ -15,7 +15,7 @@ def softmax(row):
 
 
 def naive(student, teacher, labels, temperature):
-    """TCKD and NCKD, from the probabilities as the paper defines them."""
+    """Compute TCKD and NCKD from the probabilities, as the paper defines them."""
     target, others = 0.0, 0.0
     for s, t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
         p_s, p_t = softmax([v / temperature for v in s]), softmax([v / temperature for v in t])
@@ -40,7 +40,7 @@ def test_terms_equal_naive_loops(make, make_batch, make_outputs, seed, temperatu
 
 
 def test_equals_the_published_form_with_a_masked_target(make_outputs, make_batch):
-    # mdistiller leaves the target out by subtracting 1000 from its scaled logit
+    # mdistiller masks the target by subtracting 1000 from its scaled logit
     student, teacher, labels = make_outputs(7, 1).logits, make_outputs(7, 2).logits, make_batch(7).labels
     mask = 1000 * torch.nn.functional.one_hot(labels, student.shape[1])
     masked = kl_divergence(student / 4 - mask, teacher / 4 - mask, 1.0) * 16
@@ -80,7 +80,7 @@ def test_warm_up_scales_both_distillation_terms(make, make_batch, make_outputs, 
     assert [t.weight for t in terms.values()] == pytest.approx([1.0, 3 * ramp, 8 * ramp])
 
 
-def test_two_classes_have_a_single_non_target(make_outputs):
+def test_nckd_is_zero_and_tckd_is_kd_for_two_classes(make_outputs):
     student, teacher, labels = (
         make_outputs(4, 1).logits[:, :2],
         make_outputs(4, 2).logits[:, :2],
@@ -90,7 +90,7 @@ def test_two_classes_have_a_single_non_target(make_outputs):
     torch.testing.assert_close(tckd(student, teacher, labels, 4.0), kl_divergence(student, teacher, 4.0))
 
 
-def test_a_certain_target_keeps_its_logarithm_finite():
+def test_the_logarithm_is_finite_for_a_certain_target():
     # 1 − p_y underflows to 0 in float32; its logarithm is −200 + log 2
     teacher, student = torch.zeros(1, 3), torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
     value = tckd(student, teacher, torch.tensor([0]), 1.0)
@@ -100,7 +100,7 @@ def test_a_certain_target_keeps_its_logarithm_finite():
     assert student.grad[0].tolist() == pytest.approx([2 / 3, -1 / 3, -1 / 3], rel=1e-6)
 
 
-def test_with_logit_standardisation(make, make_batch, make_outputs):
+def test_logit_standardization(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7, epoch=20)
     z_s, z_t = (
         (z - z.mean(1, keepdim=True)) / (1e-7 + z.std(1, keepdim=True)) for z in (student.logits, teacher.logits)
@@ -111,6 +111,6 @@ def test_with_logit_standardisation(make, make_batch, make_outputs):
     assert [t.weight for t in terms.values()] == [1.0, 9.0, 72.0]
 
 
-def test_the_published_weights_of_standardised_dkd(read_yaml):
+def test_the_published_weights_of_dkd_with_standardization(read_yaml):
     # w = 18 and beta = 2 there
     assert read_yaml("dkd_ls")["pairs"]["resnet56-resnet20"] == {"temperature": 3.0, "alpha": 18.0, "beta": 36.0}

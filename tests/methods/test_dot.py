@@ -15,9 +15,9 @@ STEPS = 4
 
 def problem():
     """Build two parameters of both terms, one of the task's alone, and one of the distillation's alone."""
-    own = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shapes = ((3, 2), (2,), (4,), (5,))
-    return [torch.randn(s, generator=own, dtype=torch.float64).requires_grad_() for s in shapes]
+    return [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
 
 
 def terms_of(parameters):
@@ -38,7 +38,7 @@ def naive_steps(steps, delta, lr, momentum, decay, nesterov):
     velocity = [[None, None] for _ in parameters]
     for _ in range(steps):
         terms = terms_of(parameters)
-        found = [
+        gradients = [
             torch.autograd.grad(t.weight * t.value, parameters, allow_unused=True, retain_graph=True)
             for t in (terms["ce"], terms["kd"])
         ]
@@ -46,10 +46,10 @@ def naive_steps(steps, delta, lr, momentum, decay, nesterov):
             for i, p in enumerate(parameters):
                 before = p.clone()
                 for kind, sign in ((0, -1), (1, 1)):
-                    g = found[kind][i]
+                    g = gradients[kind][i]
                     if g is None:
                         continue
-                    alone = found[1 - kind][i] is None
+                    alone = gradients[1 - kind][i] is None
                     m = momentum if alone else momentum + sign * delta
                     if alone or kind == 0:
                         g = g + decay * before
@@ -85,13 +85,15 @@ def test_two_steps_of_a_scalar_by_hand(make):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_delta_0_is_plain_sgd(make, nesterov):
-    ours, plain = problem(), problem()
+    parameters_dot, reference = problem(), problem()
     method = make("dot", delta=0.0)
-    optimizers = [optimizer_of(p, nesterov=nesterov) for p in (ours, plain)]
+    optimizers = [optimizer_of(p, nesterov=nesterov) for p in (parameters_dot, reference)]
     for _ in range(STEPS):
-        loss = method.optimizer_step(terms_of(ours), optimizers[0])
-        torch.testing.assert_close(loss, super(SeparateMomenta, method).optimizer_step(terms_of(plain), optimizers[1]))
-    for p, e in zip(ours, plain, strict=True):
+        loss = method.optimizer_step(terms_of(parameters_dot), optimizers[0])
+        torch.testing.assert_close(
+            loss, super(SeparateMomenta, method).optimizer_step(terms_of(reference), optimizers[1])
+        )
+    for p, e in zip(parameters_dot, reference, strict=True):
         torch.testing.assert_close(p, e)
 
 
@@ -115,11 +117,11 @@ def test_both_buffers_are_saved_in_and_restored_from_the_optimizer_state(make):
     ]  # fmt: skip
 
     resumed = [p.detach().clone().requires_grad_() for p in parameters]
-    again = optimizer_of(resumed)
-    again.load_state_dict(state)
+    new_optimizer = optimizer_of(resumed)
+    new_optimizer.load_state_dict(state)
     for _ in range(2):
         method.optimizer_step(terms_of(parameters), optimizer)
-        make("dot").optimizer_step(terms_of(resumed), again)
+        make("dot").optimizer_step(terms_of(resumed), new_optimizer)
     assert all(torch.equal(p, r) for p, r in zip(parameters, resumed, strict=True))
     # without the state the result differs
     fresh = [p.detach().clone().requires_grad_() for p in parameters]
@@ -129,12 +131,12 @@ def test_both_buffers_are_saved_in_and_restored_from_the_optimizer_state(make):
 
 
 def test_parameter_groups_keep_their_settings(make):
-    ours = problem()
-    groups = [{"params": ours[:1]}, {"params": ours[1:], "lr": 0.01, "weight_decay": 0.0}]
+    parameters_dot = problem()
+    groups = [{"params": parameters_dot[:1]}, {"params": parameters_dot[1:], "lr": 0.01, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9, weight_decay=0.02)
-    make("dot").optimizer_step(terms_of(ours), optimizer)
+    make("dot").optimizer_step(terms_of(parameters_dot), optimizer)
     first, rest = naive_steps(1, 0.075, 0.05, 0.9, 0.02, False), naive_steps(1, 0.075, 0.01, 0.9, 0.0, False)
-    for p, e in zip(ours, [first[0], *rest[1:]], strict=True):
+    for p, e in zip(parameters_dot, [first[0], *rest[1:]], strict=True):
         torch.testing.assert_close(p, e)
 
 
@@ -156,8 +158,8 @@ def test_a_parameter_without_gradient_is_unchanged(make):
 
 def test_the_loss_is_that_of_kd(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(6, 1), make_outputs(6, 2), make_batch(6)
-    ours, kd = (make(name).losses(student, teacher, batch) for name in ("dot", "kd"))
-    assert ours == kd
+    parameters_dot, kd = (make(name).losses(student, teacher, batch) for name in ("dot", "kd"))
+    assert parameters_dot == kd
     assert make("dot").options.delta == 0.075
 
 
@@ -169,8 +171,8 @@ def test_another_method_can_be_trained_with_separate_momenta(make, make_batch, m
     class DKDWithDOT(SeparateMomenta, dkd.DKD):
         pass
 
-    plain = make("dkd")
-    method = DKDWithDOT(Options(**dataclasses.asdict(plain.options), delta=0.075), plain.context)
+    reference = make("dkd")
+    method = DKDWithDOT(Options(**dataclasses.asdict(reference.options), delta=0.075), reference.context)
     student, teacher, batch = make_outputs(6, 1, grad=True), make_outputs(6, 2), make_batch(6)
     before = student.logits.detach().clone()
     optimizer = optimizer_of([student.logits], weight_decay=0.0)
@@ -181,7 +183,7 @@ def test_another_method_can_be_trained_with_separate_momenta(make, make_batch, m
     task, distil = torch.zeros_like(z), torch.zeros_like(z)
     for _ in range(2):
         student.logits = z
-        terms = plain.losses(student, teacher, batch)
+        terms = reference.losses(student, teacher, batch)
         (g_task,) = torch.autograd.grad(terms["ce"].weight * terms["ce"].value, z, retain_graph=True)
         (g_distil,) = torch.autograd.grad(sum(terms[k].weight * terms[k].value for k in ("tckd", "nckd")), z)
         task, distil = 0.825 * task + g_task, 0.975 * distil + g_distil

@@ -58,10 +58,10 @@ def test_terms_equal_naive_loops_stage_by_stage(make, make_batch, student, teach
     assert factors.shape[1] == teacher[0] // 2
 
     first = method.losses(student_outputs, teacher_outputs, make_batch(3, epoch=0))
-    again = naive_layers(method.paraphraser.decoder, factors)
+    reconstructed = naive_layers(method.paraphraser.decoder, factors)
     assert list(first) == ["paraphrase"] and first["paraphrase"].weight == 1.0
     assert first["paraphrase"].value.item() == pytest.approx(
-        ((again - teacher_outputs.maps[1].numpy()) ** 2).mean(), rel=1e-10
+        ((reconstructed - teacher_outputs.maps[1].numpy()) ** 2).mean(), rel=1e-10
     )
 
     then = method.losses(student_outputs, teacher_outputs, make_batch(3))

@@ -1,4 +1,4 @@
-"""ICKD: correlations of channels by loops."""
+"""ICKD: correlations of channels."""
 
 import math
 
@@ -29,7 +29,7 @@ def naive_distance(student, teacher):
 
 
 def naive_embedding(maps, embed):
-    """A matrix for each position, then batch norm with the batch's statistics."""
+    """Apply a matrix to each position, then batch norm with the batch's statistics."""
     mixed = torch.einsum("nchw,dc->ndhw", maps, embed[0].weight[:, :, 0, 0])
     for c in range(mixed.shape[1]):
         values = mixed[:, c].flatten().tolist()
@@ -58,7 +58,7 @@ def test_row_products_are_those_of_the_matrices():
     assert torch.allclose(row_products(a, b), ((a @ a.mT) * (b @ b.mT)).sum(2))
 
 
-def test_a_silent_channel_counts_as_in_the_matrices():
+def test_a_zero_channel_has_zero_correlations():
     student, teacher = randn(2, 4, 2, 2, seed=5), randn(2, 4, 2, 2, seed=6)
     teacher[0, 1] = 0
     student[1] = 0
@@ -66,7 +66,7 @@ def test_a_silent_channel_counts_as_in_the_matrices():
     assert correlation_distance(student, teacher).item() == pytest.approx(expected, rel=1e-10)
 
 
-def test_knows_neither_scale_nor_a_rotation_of_the_positions():
+def test_invariance_to_scale_and_to_rotations_of_the_positions():
     student, teacher = randn(2, 5, 1, 4, seed=7), randn(2, 5, 2, 2, seed=8)
     rotation = torch.linalg.qr(randn(4, 4, seed=9)).Q
     assert torch.allclose(correlation_distance(student, teacher), correlation_distance(3 * student @ rotation, teacher))

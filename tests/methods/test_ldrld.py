@@ -15,14 +15,14 @@ CLASSES = 12
 
 
 def naive_kl(student, teacher, classes, temperature):
-    """T² · KL of one sample's softmaxes over some classes."""
+    """Compute T² · KL of one sample's softmaxes over some classes."""
     e_s, e_t = ([math.exp(z[c] / temperature) for c in classes] for z in (student, teacher))
     p_s, p_t = ([v / sum(e) for v in e] for e in (e_s, e_t))
     return temperature**2 * sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True))
 
 
 def naive(student, teacher, k, temperature):
-    """L_local and L_rest, pair by pair."""
+    """Compute L_local and L_rest, pair by pair."""
     local, rest = 0.0, 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
         ranked = sorted(range(len(s)), key=lambda c, s=s: -s[c])

@@ -15,7 +15,7 @@ def softmax(row):
 
 
 def naive(teacher, labels, temperature, alpha):
-    """The probabilities p' as the paper defines them."""
+    """Compute the probabilities p' as the paper defines them."""
     rows = []
     for z, y in zip(teacher.tolist(), labels.tolist(), strict=True):
         p = softmax([v / temperature for v in z])

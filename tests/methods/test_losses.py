@@ -14,6 +14,7 @@ from methods.losses import (
     binary_logits,
     check_resizable,
     cross_entropy_term,
+    halving_total,
     kl_divergence,
     kl_per_sample,
     last_stages,
@@ -25,6 +26,7 @@ from methods.losses import (
     self_product,
     shared_stages,
     standardize_logits,
+    total,
     warmup_ramp,
 )  # fmt: skip
 from tests.methods.conftest import randn
@@ -43,6 +45,12 @@ def test_cross_entropy_is_the_mean_negative_log_probability_of_the_labels(make_b
     term = cross_entropy_term(student, batch, 0.3)
     assert term.value.item() == pytest.approx(sum(expected) / 7, rel=1e-12)
     assert term.weight == 0.3
+
+
+def test_totals_of_scalars_by_hand():
+    values = [torch.tensor(v) for v in (8.0, 4.0, 3.0)]
+    assert total(values).item() == 15
+    assert halving_total(values).item() == 8 / 4 + 4 / 2 + 3
 
 
 @pytest.mark.parametrize(

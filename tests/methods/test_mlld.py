@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: both forms against loops over entries, and the masks that select nothing."""
+"""MLLD: both forms against naive loops, and the masks of the published code, which only scale."""
 
 import math
 
@@ -24,7 +24,7 @@ def naive_kl(student, teacher, temperature):
 
 
 def naive_relation(student, teacher, temperature):
-    """The summed squared difference of the matrices of all pairs of rows, per row of them."""
+    """Sum the squared differences of the products of all pairs of rows, divided by the number of rows."""
     student, teacher = ([softmax(r, temperature) for r in rows] for rows in (student, teacher))
     n = len(student)
     total = 0.0
@@ -36,7 +36,7 @@ def naive_relation(student, teacher, temperature):
 
 
 def naive_class_relation(student, teacher, temperature):
-    """The same of the columns, after the softmax of the rows."""
+    """Sum the squared differences of the products of all pairs of columns, divided by their number."""
     student, teacher = (np.array([softmax(r, temperature) for r in rows]) for rows in (student, teacher))
     classes, total = student.shape[1], 0.0
     for i in range(classes):
@@ -67,12 +67,12 @@ def test_the_published_code_equals_naive_loops(make, make_batch, make_outputs, n
     kd += sum(naive_kl(weak_s, weak_t, t) for t in (2.0, 6.0))
     batch = u * sum(naive_relation(weak_s, weak_t, t) for t in ALL)
     classes = v * sum(naive_class_relation(weak_s, weak_t, t) for t in ALL)
-    found = [terms[k].value.item() for k in ("kd", "batch", "class")]
-    assert found == pytest.approx([kd, batch, classes], rel=1e-9)
+    values = [terms[k].value.item() for k in ("kd", "batch", "class")]
+    assert values == pytest.approx([kd, batch, classes], rel=1e-9)
     assert [t.weight for t in terms.values()] == [0.1, 0.9, 0.9, 0.9]
 
 
-def test_the_paper_s_form_equals_naive_loops(make, make_batch, make_outputs):
+def test_the_form_of_the_paper_equals_naive_loops(make, make_batch, make_outputs):
     student, teacher = make_outputs(6, 3), make_outputs(6, 4)
     terms = make("mlld", form="paper").losses(student, teacher, make_batch(6))
     views = list(zip(logits(student), logits(teacher), strict=True))
@@ -102,30 +102,30 @@ def test_a_relation_by_hand():
 @pytest.mark.parametrize(
     ("values", "share"), [([3, 1, 2, 4], 0.5), ([3, 1, 2], 2 / 3), ([1, 1, 1, 5], 0.75), ([2, 2], 1), ([7], 1)]
 )
-def test_the_share_up_to_the_median(values, share):
+def test_share_up_to_the_median(values, share):
     assert share_up_to_median(torch.tensor(values).float()).item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize("form", ["published_code", "paper"])
-def test_standardisation_is_in_the_kl_alone(make, make_batch, make_outputs, form):
+def test_standardization_affects_the_kl_alone(make, make_batch, make_outputs, form):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
-    plain, standardised = (
+    raw, standardized = (
         make("mlld_ls", form=form, standardise=on).losses(student, teacher, batch) for on in (False, True)
     )
-    assert plain["kd"].value != standardised["kd"].value
+    assert raw["kd"].value != standardized["kd"].value
     for name in ("ce", "batch", "class"):
-        assert plain[name].value == standardised[name].value
-    # what the KL sees no more are a sample's mean and scale
+        assert raw[name].value == standardized[name].value
+    # the KL is invariant to the mean and scale of a sample
     scale = torch.arange(1.0, 8.0)[:, None]
-    moved = make_outputs(7, 1)
-    moved.logits, moved.view(1).logits = scale * moved.logits + 5, scale * moved.view(1).logits - scale
+    scaled = make_outputs(7, 1)
+    scaled.logits, scaled.view(1).logits = scale * scaled.logits + 5, scale * scaled.view(1).logits - scale
     teacher_moved = make_outputs(7, 2)
     teacher_moved.view(1).logits = 3 * teacher_moved.view(1).logits
-    again = make("mlld_ls", form=form).losses(moved, teacher_moved, batch)
-    torch.testing.assert_close(again["kd"].value, standardised["kd"].value, rtol=1e-5, atol=0)
+    scaled_terms = make("mlld_ls", form=form).losses(scaled, teacher_moved, batch)
+    torch.testing.assert_close(scaled_terms["kd"].value, standardized["kd"].value, rtol=1e-5, atol=0)
 
 
-def test_the_published_weights_of_mlld_with_standardisation(read_yaml):
+def test_the_published_weights_of_mlld_with_standardization(read_yaml):
     tree = read_yaml("mlld_ls")
     assert (tree["temperature"], tree["kd_weight"], tree["batch_weight"], tree["class_weight"]) == (2.0, 9.0, 9.0, 9.0)
     of_pairs = {"kd_weight": 6.0, "batch_weight": 6.0, "class_weight": 6.0}
@@ -137,25 +137,25 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
     student = make_outputs(4, 1, grad=True).logits
     assert torch.autograd.gradcheck(lambda z: instance_losses(z, teacher, temperatures), student)
     assert torch.autograd.gradcheck(lambda z: relation_losses(z, teacher, temperatures), student)
-    batch, taught = make_batch(4), make_outputs(4, 2)
+    batch, teacher_outputs = make_batch(4), make_outputs(4, 2)
     for form in ("published_code", "paper"):
         method = make("mlld", form=form)
 
         def total(first, second, method=method):
             outputs = make_outputs(4, 1)
             outputs.logits, outputs.view(1).logits = first, second
-            return sum(t.weight * t.value for t in method.losses(outputs, taught, batch).values())
+            return sum(t.weight * t.value for t in method.losses(outputs, teacher_outputs, batch).values())
 
         assert torch.autograd.gradcheck(total, (student, make_outputs(4, 3, grad=True).logits))
 
 
 def test_the_instance_level_is_kd_at_every_temperature(make_outputs):
     student, teacher = make_outputs(5, 1).logits, make_outputs(5, 2).logits
-    found = instance_losses(student, teacher, torch.tensor(ALL)).tolist()
-    assert found == pytest.approx([kl_divergence(student, teacher, t).item() for t in ALL], rel=1e-12)
+    values = instance_losses(student, teacher, torch.tensor(ALL)).tolist()
+    assert values == pytest.approx([kl_divergence(student, teacher, t).item() for t in ALL], rel=1e-12)
 
 
-def test_the_order_of_samples_and_classes_does_not_count(make, make_batch, make_outputs):
+def test_invariance_to_the_order_of_samples_and_classes(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(6, 1), make_outputs(6, 2), make_batch(6)
     method = make("mlld")
     before = method.losses(student, teacher, batch)
@@ -167,7 +167,7 @@ def test_the_order_of_samples_and_classes_does_not_count(make, make_batch, make_
         torch.testing.assert_close(before[name].value, after[name].value)
 
 
-def test_reads_the_logits_of_two_views_alone(make):
+def test_requires_only_the_logits_of_two_views(make):
     method = make("mlld")
     assert method.requires.views == 2 and not list(method.parameters()) and not method.state_dict()
     for needs in (method.requires.student, method.requires.teacher):

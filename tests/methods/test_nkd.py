@@ -1,4 +1,4 @@
-"""NKD: target and normalised non-target terms."""
+"""NKD: target and normalized non-target terms."""
 
 import math
 
@@ -65,8 +65,8 @@ def test_the_target_logit_does_not_enter_the_non_target_term(make_batch, make_ou
     assert student.grad.abs().max() > 0
 
 
-def test_shifts_of_a_sample_do_not_count(make_batch, make_outputs):
+def test_invariance_to_shifts_of_a_sample(make_batch, make_outputs):
     student, teacher, labels = make_outputs(6, 1).logits, make_outputs(6, 2).logits, make_batch(6).labels
     shift = torch.arange(6.0).double()[:, None]
-    for term in (target_loss, lambda *both: nontarget_loss(*both, 3.0)):
+    for term in (target_loss, lambda *inputs: nontarget_loss(*inputs, 3.0)):
         torch.testing.assert_close(term(student + shift, teacher - 2 * shift, labels), term(student, teacher, labels))

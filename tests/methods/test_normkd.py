@@ -10,15 +10,15 @@ from methods.normkd import normalized_kl
 
 
 def naive(student, teacher, temperature):
-    def own(z):
+    def sample_temperature(z):
         mean = sum(z) / len(z)
         return temperature * math.sqrt(sum((v - mean) ** 2 for v in z) / (len(z) - 1))
 
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
-        e_s, e_t = ([math.exp(v / own(z)) for v in z] for z in (s, t))
+        e_s, e_t = ([math.exp(v / sample_temperature(z)) for v in z] for z in (s, t))
         p_s, p_t = ([v / sum(e) for v in e] for e in (e_s, e_t))
-        total += own(t) ** 2 * sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True))
+        total += sample_temperature(t) ** 2 * sum(b * math.log(b / a) for a, b in zip(p_s, p_t, strict=True))
     return total / len(student)
 
 
@@ -41,7 +41,7 @@ def test_a_value_by_hand():
     assert normalized_kl(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-6)
 
 
-def test_for_one_sample_it_is_kd_of_standardised_logits_times_the_teachers_variance(make_outputs):
+def test_for_one_sample_it_is_kd_of_standardized_logits_times_the_teachers_variance(make_outputs):
     for i in range(5):
         student, teacher = make_outputs(5, 1).logits[[i]], make_outputs(5, 2).logits[[i]]
         lskd = kl_divergence(standardize_logits(student), standardize_logits(teacher), 2.0)
@@ -49,7 +49,7 @@ def test_for_one_sample_it_is_kd_of_standardised_logits_times_the_teachers_varia
 
 
 def test_gradients_equal_finite_differences(make_outputs):
-    # the student's own temperature has a gradient
+    # the student's temperature has a gradient
     student, teacher = make_outputs(4, 1, grad=True).logits, make_outputs(4, 2).logits
     assert torch.autograd.gradcheck(lambda z: normalized_kl(z, teacher, 2.0), student)
 
@@ -61,7 +61,7 @@ def test_invariances(make_outputs):
     torch.testing.assert_close(normalized_kl(student, 3 * teacher, 2.0), 9 * value)
 
 
-def test_teacher_logits_that_are_all_alike_teach_nothing():
+def test_equal_teacher_logits_give_zero_loss_and_gradient():
     student = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     loss = normalized_kl(student, torch.ones(2, 5), 2.0)
     loss.backward()

@@ -1,4 +1,4 @@
-"""NST: the kernel by loops over channels, on either side."""
+"""NST: the kernel by loops over channels, for both ways to compute it."""
 
 import math
 
@@ -15,7 +15,7 @@ TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (9, 4, 4), (6, 2, 2))
 
 
 def naive_kernel(a, b):
-    """Of lists of vectors."""
+    """Average the squared cosines of two lists of vectors."""
     total = 0.0
     for x in a:
         for y in b:
@@ -62,7 +62,7 @@ def test_both_forms_equal_naive_loops(form, c_s, c_t, positions):
 
 
 @pytest.mark.parametrize("form", [by_channels, by_positions])
-def test_a_channel_of_zeros_has_a_cosine_of_0_with_all(form):
+def test_a_zero_channel_has_a_cosine_of_0_with_all(form):
     s, t = randn(2, 3, 4, seed=5), randn(2, 3, 4, seed=6)
     s[:, 1] = 0
     lengths = [np.linalg.norm(x, axis=2, keepdims=True) for x in (s, t)]
@@ -81,7 +81,7 @@ def test_a_value_by_hand():
     assert discrepancy(student, teacher).item() == pytest.approx(1 + 3 / 4 - 2 * 1 / 4, rel=1e-6)
 
 
-def test_knows_neither_scale_nor_sign_nor_order_of_channels():
+def test_invariance_to_scale_sign_and_order_of_channels():
     student, teacher = randn(2, 3, 4, 4, seed=3), randn(2, 5, 4, 4, seed=4)
     changed = teacher[:, [4, 2, 0, 1, 3]] * torch.tensor([-1.0, 2, 3, 4, 5])[:, None, None]
     assert torch.allclose(discrepancy(student, teacher), discrepancy(student, changed))

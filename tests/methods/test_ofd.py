@@ -31,22 +31,24 @@ def naive_margin(bias, scale):
 
 
 def naive(connector, student, teacher, margin):
-    """Position by position: a matrix, batch norm over the batch, and the three cases."""
+    """Apply a matrix, batch norm over the batch, and the three cases, position by position."""
     matrix = connector[0].weight.detach().numpy()[:, :, 0, 0]
-    own = np.einsum("oc,nchw->nohw", matrix, student.numpy())
-    own = (own - own.mean((0, 2, 3), keepdims=True)) / np.sqrt(own.var((0, 2, 3), keepdims=True) + 1e-5)
-    step = teacher.shape[2] // own.shape[2]
+    connected = np.einsum("oc,nchw->nohw", matrix, student.numpy())
+    connected = (connected - connected.mean((0, 2, 3), keepdims=True)) / np.sqrt(
+        connected.var((0, 2, 3), keepdims=True) + 1e-5
+    )
+    step = teacher.shape[2] // connected.shape[2]
     total = 0.0
-    for n, c, i, j in np.ndindex(*own.shape):
+    for n, c, i, j in np.ndindex(*connected.shape):
         block = teacher[n, c, i * step : (i + 1) * step, j * step : (j + 1) * step]
-        s, t, m = own[n, c, i, j], block.mean().item(), margin[c]
+        s, t, m = connected[n, c, i, j], block.mean().item(), margin[c]
         if t > 0:
             total += (s - t) ** 2
         elif t > m:
             total += (s - t) ** 2 if s > t else 0
         else:
             total += (s - m) ** 2 if s > m else 0
-    return total / len(own)
+    return total / len(connected)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +78,11 @@ def test_terms_equal_naive_loops(make, make_batch, student, teacher, stages):
 
 @pytest.mark.parametrize(("bias", "scale"), [(0.0, 1.0), (0.5, 0.3), (-1.2, 0.7), (2.0, 0.66), (-30.0, 0.1)])
 def test_margins_are_the_mean_of_the_negative_part(bias, scale):
-    found = margins(torch.tensor([bias]).double(), torch.tensor([scale]).double()).item()
+    margin = margins(torch.tensor([bias]).double(), torch.tensor([scale]).double()).item()
     low, mass = bias - 12 * scale, norm.cdf(0, bias, scale)
     integral = quad(lambda x: x * norm.pdf(x, bias, scale), low, min(0.0, bias + 12 * scale))[0]
-    assert found == pytest.approx(integral / mass, rel=1e-6)
-    assert found < 0
+    assert margin == pytest.approx(integral / mass, rel=1e-6)
+    assert margin < 0
 
 
 @pytest.mark.parametrize(("bias", "scale", "margin"), [(4.0, 1.0, -3.0), (1e4, 1e-3, -3e-3), (1.0, 0.0, 0.0)])

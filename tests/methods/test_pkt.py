@@ -1,4 +1,4 @@
-"""PKT: affinities and divergence by loops."""
+"""PKT: affinities and divergence."""
 
 import math
 
@@ -12,14 +12,14 @@ from tests.methods.conftest import randn
 
 def naive_affinities(rows):
     rows = rows.tolist()
-    found = []
+    affinity_rows = []
     for a in rows:
         row = []
         for b in rows:
             cosine = sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
             row.append((cosine + 1) / 2)
-        found.append([v / sum(row) for v in row])
-    return found
+        affinity_rows.append([v / sum(row) for v in row])
+    return affinity_rows
 
 
 def test_terms_equal_naive_loops(make, make_batch):
@@ -47,7 +47,7 @@ def test_a_value_by_hand():
     assert value.item() == pytest.approx(2 * math.log(3 / 2) / 4, rel=1e-5)
 
 
-def test_affinities_know_no_scale_of_a_sample():
+def test_affinities_are_invariant_to_the_scale_of_a_sample():
     rows = randn(5, 4, seed=3)
     assert torch.allclose(affinities(rows), affinities(rows * torch.tensor([[1.0], [2], [3], [4], [5]])))
 

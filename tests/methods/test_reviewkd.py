@@ -1,4 +1,4 @@
-"""ReviewKD: the fused maps and the context loss by NumPy, the warm-up, and unequal stages."""
+"""ReviewKD: the fused maps and the context loss by NumPy, the warm-up, and networks of unequal depth."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def outputs(stages, pooled, seed):
 
 
 def convolved(x, weight, bias=None):
-    """A convolution of odd kernel that keeps the size, [N, C, H, W] by [O, C, k, k], offset by offset."""
+    """Convolve [N, C, H, W] by an odd kernel [O, C, k, k], offset by offset, keeping the size."""
     reach = weight.shape[2] // 2
     padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     out = np.zeros((len(x), len(weight), *x.shape[2:]))
@@ -56,7 +56,7 @@ def naive_loss(s, t):
 
 
 def naive(method, student, teacher):
-    """The sum over the stages, last to first."""
+    """Sum over the stages, last to first."""
     levels = [(student.maps[k].numpy(), teacher.pre_activations[j].numpy()) for k, j in method.stages]
     levels.append((student.pooled.numpy()[:, :, None, None], teacher.pooled.numpy()[:, :, None, None]))
     total, handed = 0.0, None
@@ -84,7 +84,7 @@ def naive(method, student, teacher):
 )
 def test_terms_equal_naive_loops(make, make_batch, student, teacher, stages):
     method = make("reviewkd", context(student, teacher), warmup=0.0).double()
-    assert method.stages == stages  # the last stages belong together
+    assert method.stages == stages  # stages are paired from the last
     student_outputs, teacher_outputs = outputs(student, 6, 1), outputs(teacher, 7, 41)
     terms = method.losses(student_outputs, teacher_outputs, make_batch(3))
     assert list(terms) == ["ce", "reviewkd"]
@@ -112,7 +112,7 @@ def test_resnet32x4_resnet8x4_has_the_published_parameter_count(make):
     assert sum(p.numel() for p in method.parameters()) == 1_808_774
 
 
-def test_the_middle_has_at_most_512_channels(make):
+def test_the_fused_maps_have_at_most_512_channels(make):
     shapes = Shapes(((1, 8, 8), (2, 8, 8)), 1280)
     method = make("reviewkd", Context(5, shapes, shapes, torch.arange(40) % 5, 20))
     assert method.fusions[0].enter[0].out_channels == 512
@@ -129,13 +129,13 @@ def test_the_loss_by_hand():
     assert context_loss(s, torch.zeros_like(s)).item() == pytest.approx(1 / 1.5)
 
 
-def test_sizes_change_to_the_nearest_neighbour():
+def test_sizes_change_to_the_nearest_neighbor():
     x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert resize(x, (4, 4))[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
     assert resize(x, (2, 2)) is x
 
 
-def test_a_batch_of_one_takes_the_running_statistics_of_the_pooled_features():
+def test_a_batch_of_one_uses_the_running_statistics_of_the_pooled_features():
     norm = BatchNorm(3)
     norm.running_mean += 1
     one = torch.tensor([2.0, 3.0, 4.0]).reshape(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""RKD: distances and angles by loops over pairs and triplets."""
+"""RKD: distances and angles over pairs and triplets."""
 
 import math
 
@@ -62,14 +62,14 @@ def test_a_triangle_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_single_precision_is_enough_where_features_share_a_large_mean(dtype):
     rows = 0.05 * randn(64, 128, seed=3) + 5
-    given, exact = relations(rows.to(dtype)), naive_relations(rows[:12])
-    again = relations(rows[:12].to(dtype))
-    assert torch.allclose(again[0].flatten().double(), torch.tensor(exact[0]).double(), atol=1e-4)
-    assert torch.allclose(again[1].flatten().double(), torch.tensor(exact[1]).double(), atol=1e-4)
-    assert given[1].abs().max() < 1 + 1e-4
+    all_relations, exact = relations(rows.to(dtype)), naive_relations(rows[:12])
+    some_relations = relations(rows[:12].to(dtype))
+    assert torch.allclose(some_relations[0].flatten().double(), torch.tensor(exact[0]).double(), atol=1e-4)
+    assert torch.allclose(some_relations[1].flatten().double(), torch.tensor(exact[1]).double(), atol=1e-4)
+    assert all_relations[1].abs().max() < 1 + 1e-4
 
 
-def test_relations_know_neither_place_nor_scale_nor_a_rotation():
+def test_invariance_to_translation_scale_and_rotation():
     rows = randn(6, 5, seed=4)
     rotation = torch.linalg.qr(randn(5, 5, seed=5)).Q
     for a, b in zip(relations(rows), relations(3 * rows @ rotation + 7), strict=True):

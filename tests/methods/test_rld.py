@@ -40,14 +40,14 @@ def test_terms_equal_naive_loops(make, make_batch, make_outputs, seed, temperatu
     assert terms["mcd"].value.item() == pytest.approx(correlation, rel=1e-9)
 
 
-def test_is_dkd_where_the_teacher_is_right(make_outputs):
+def test_the_terms_are_those_of_dkd_where_the_teacher_is_right(make_outputs):
     student, teacher = make_outputs(7, 1).logits, make_outputs(7, 2).logits
-    both = student, teacher, teacher.argmax(1), 4.0
-    torch.testing.assert_close(scd(*both), tckd(*both))
-    torch.testing.assert_close(mcd(*both), nckd(*both))
+    inputs = student, teacher, teacher.argmax(1), 4.0
+    torch.testing.assert_close(scd(*inputs), tckd(*inputs))
+    torch.testing.assert_close(mcd(*inputs), nckd(*inputs))
 
 
-def test_classes_above_the_label_are_free(make_outputs):
+def test_classes_above_the_label_have_no_gradient(make_outputs):
     teacher = torch.tensor([[3.0, 2.0, 1.0, 0.0]], dtype=torch.float64)
     student = torch.tensor([[5.0, 1.0, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
     mcd(student, teacher, torch.tensor([1]), 1.0).backward()
@@ -68,7 +68,7 @@ def test_gradients_equal_finite_differences(make_batch, make_outputs):
         assert torch.autograd.gradcheck(lambda z, term=term: term(z, teacher, labels, 4.0), student)
 
 
-def test_shifts_of_a_sample_do_not_count(make_batch, make_outputs):
+def test_invariance_to_shifts_of_a_sample(make_batch, make_outputs):
     student, teacher, labels = make_outputs(6, 1).logits, make_outputs(6, 2).logits, make_batch(6).labels
     shift = torch.arange(6.0).double()[:, None]
     for term in (scd, mcd):

@@ -12,13 +12,13 @@ from methods.losses import kl_divergence
 from methods.sdd import region_weights, regional_logits
 
 
-def cams(n, size, seed):
-    own = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(n, 5, size, size, generator=own, dtype=torch.float64)
+def class_maps(n, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(n, 5, size, size, generator=generator, dtype=torch.float64)
 
 
 def naive_regions(maps, cells):
-    """Logits of all regions of all samples, by loops over the positions: the cells of a scale row by row."""
+    """Average class activation maps over all regions of each sample; the cells of a grid are in row order."""
     rows = []
     for sample in maps:
         regions, size = [], sample.shape[1]
@@ -39,18 +39,18 @@ def naive_kd(z_s, z_t, temperature):
 
 
 def naive(student, teacher, labels, cells, temperature, complementary):
-    """The distillation term of SD-KD, region by region."""
+    """Compute the distillation term of SD-KD, region by region."""
     terms = []
     regions = zip(naive_regions(student, cells), naive_regions(teacher, cells), labels.tolist(), strict=True)
-    for of_s, of_t, y in regions:
-        right = [z.index(max(z)) == y for z in of_t]
-        for z_s, z_t, r in zip(of_s, of_t, right, strict=True):
+    for regions_s, regions_t, y in regions:
+        right = [z.index(max(z)) == y for z in regions_t]
+        for z_s, z_t, r in zip(regions_s, regions_t, right, strict=True):
             terms.append((1 if r == right[0] else complementary) * naive_kd(z_s, z_t, temperature))
     return sum(terms) / len(terms)
 
 
 def outputs(maps):
-    """Of a network with these class activation maps [N, C, H, W]."""
+    """Build the outputs of a network with these class activation maps [N, C, H, W]."""
     return Outputs(maps.mean((2, 3)), class_maps={m: adaptive_avg_pool2d(maps, m) for m in (2, 4)})
 
 
@@ -59,7 +59,7 @@ def outputs(maps):
 )
 @pytest.mark.parametrize("size", [4, 8])
 def test_sd_kd_equals_naive_loops(make, make_batch, pools, cells, size):
-    student, teacher, batch = cams(6, size, 1), cams(6, size, 2), make_batch(6)
+    student, teacher, batch = class_maps(6, size, 1), class_maps(6, size, 2), make_batch(6)
     method = make("sdd", pool_2=pools[0], pool_4=pools[1], complementary=3.0)
     terms = method.losses(outputs(student), outputs(teacher), batch)
     assert list(terms) == ["ce", "kd"]
@@ -69,7 +69,7 @@ def test_sd_kd_equals_naive_loops(make, make_batch, pools, cells, size):
 
 
 def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
-    student, teacher, batch = cams(5, 4, 1), cams(5, 4, 2), make_batch(5, epoch=20)
+    student, teacher, batch = class_maps(5, 4, 1), class_maps(5, 4, 2), make_batch(5, epoch=20)
     student, teacher = outputs(student), outputs(teacher)
     terms = make("sdd_dkd").losses(student, teacher, batch)
     assert list(terms) == ["ce", "tckd", "nckd"]
@@ -83,16 +83,16 @@ def test_sd_dkd_is_the_weighted_mean_of_dkd_over_the_regions(make, make_batch):
     assert [t.weight for t in terms.values()] == [1.0, 1.0, 8.0]
 
 
-def test_the_whole_alone_is_kd_and_dkd(make, make_batch):
-    student, teacher, batch = outputs(cams(6, 4, 1)), outputs(cams(6, 4, 2)), make_batch(6)
+def test_without_cells_the_terms_are_kd_and_dkd(make, make_batch):
+    student, teacher, batch = outputs(class_maps(6, 4, 1)), outputs(class_maps(6, 4, 2)), make_batch(6)
     terms = make("sdd", pool_2=False).losses(student, teacher, batch)
     torch.testing.assert_close(terms["kd"].value, kl_divergence(student.logits, teacher.logits, 4.0))
     terms = make("sdd_dkd", pool_2=False).losses(student, teacher, batch)
     torch.testing.assert_close(terms["tckd"].value, tckd(student.logits, teacher.logits, batch.labels, 4.0))
 
 
-def test_regions_equal_naive_loops_and_begin_with_the_logits():
-    maps = cams(3, 8, 1)
+def test_regions_equal_naive_loops_with_the_whole_image_first():
+    maps = class_maps(3, 8, 1)
     torch.testing.assert_close(
         regional_logits(outputs(maps), [2, 4]), torch.tensor(naive_regions(maps, [1, 2, 4])).double()
     )
@@ -107,7 +107,7 @@ def test_weights_by_hand():
 
 
 def test_gradients_equal_finite_differences(make, make_batch):
-    teacher, batch = outputs(cams(2, 4, 2)), make_batch(2)
+    teacher, batch = outputs(class_maps(2, 4, 2)), make_batch(2)
     for name in ("sdd", "sdd_dkd"):
         method = make(name, pool_4=True)
 
@@ -115,22 +115,22 @@ def test_gradients_equal_finite_differences(make, make_batch):
             terms = method.losses(outputs(maps), teacher, batch)
             return sum(t.weight * t.value for t in terms.values())
 
-        assert torch.autograd.gradcheck(loss, cams(2, 4, 1).requires_grad_())
+        assert torch.autograd.gradcheck(loss, class_maps(2, 4, 1).requires_grad_())
 
 
-def test_needs_the_class_activation_maps_of_both(make):
+def test_requires_the_class_activation_maps_of_both_networks(make):
     for grids, pools in (({2}, {}), ({2, 4}, {"pool_4": True}), ((), {"pool_2": False})):
         method = make("sdd", **pools)
         assert method.requires.student == method.requires.teacher == Needs(logits=True, class_maps=grids)
 
 
-def test_warm_up_of_sd_dkd_alone(make, make_batch, make_outputs):
+def test_sd_dkd_has_a_warm_up_and_sd_kd_has_none(make, make_batch, make_outputs):
     terms = {n: make(n).losses(make_outputs(4), make_outputs(4, 9), make_batch(4)) for n in ("sdd", "sdd_dkd")}
     assert terms["sdd"]["kd"].weight == 0.9
     assert terms["sdd_dkd"]["nckd"].weight == pytest.approx(8 * 12 / 20)  # epoch 1 of 20 / 12
 
 
-def test_unlike_architectures_have_finer_regions(read_yaml):
+def test_pairs_of_unlike_architectures_have_finer_regions(read_yaml):
     for name in ("sdd", "sdd_dkd"):
         pairs = read_yaml(name)["pairs"]
         assert pairs["ResNet50-vgg8"]["pool_4"] and pairs["wrn40_2-ShuffleV1"]["pool_4"]

@@ -1,4 +1,4 @@
-"""SimKD: the projector by loops, the one term, and what is deployed."""
+"""SimKD: the projector, the only term, and the inference model."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def context(student, teacher):
 
 
 def naive_projection(projector, x):
-    """Three convolutions, offset by offset, each with batch norm over the batch and ReLU."""
+    """Apply three convolutions, each with batch norm over the batch and ReLU."""
     for conv in (m for m in projector.modules() if isinstance(m, nn.Conv2d)):
         weight = conv.weight.detach().numpy()
         reach = weight.shape[2] // 2
@@ -46,7 +46,7 @@ def test_the_term_equals_naive_loops(make, make_batch, student, teacher):
     assert terms["simkd"].weight == 1.0
 
 
-def test_needs_the_last_map_and_the_one_that_is_pooled(make):
+def test_requires_the_students_last_stage_and_the_teachers_last_map(make):
     method = make("simkd")
     assert method.requires.student == Needs(logits=True, maps=[3])
     assert method.requires.teacher == Needs(last_map=True)
@@ -59,20 +59,20 @@ def test_the_projector_has_the_size_of_the_formula(factor):
     assert sum(p.numel() for p in projector.parameters()) == convolutions + 2 * (2 * middle + 256)
 
 
-def test_a_factor_that_leaves_no_channel_is_refused(make):
+def test_a_factor_that_leaves_no_channel_is_rejected(make):
     with pytest.raises(ValueError, match=r"factor is 9, .* 6 channels"):
         make("simkd", factor=9)
 
 
 @pytest.mark.parametrize("pair", ["resnet14-resnet8", "wrn16_1-vgg8", "vgg8-MobileNetV2", "resnet8x4-ShuffleV2"])
-def test_deployed_is_student_projector_average_and_the_teachers_classifier(make, pair):
+def test_the_inference_model_is_student_projector_average_and_the_teachers_classifier(make, pair):
     names = networks.split_pair(pair)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         teacher, student = (networks.build(name, 5) for name in names)
     teacher.eval().requires_grad_(False)
     method = make("simkd", Context(5, shapes(student, 16), shapes(teacher, 16), torch.arange(40) % 5, 20))
-    deployed = method.inference_model(student, teacher).eval()
+    model = method.inference_model(student, teacher).eval()
     assert not student.training and not method.projector.training
     images = randn(3, 3, 16, 16, seed=3).float()
     with torch.no_grad():
@@ -80,15 +80,14 @@ def test_deployed_is_student_projector_average_and_the_teachers_classifier(make,
         while maps.shape[2] > method.context.teacher.last_map[1]:
             maps = nn.functional.avg_pool2d(maps, 2)
         expected = teacher.head(method.projector.layers(maps).flatten(2).mean(2))
-        torch.testing.assert_close(deployed(images).logits, expected)
+        torch.testing.assert_close(model(images).logits, expected)
     owned = {id(p) for p in method.parameters()}
     assert not owned & {id(p) for p in [*teacher.parameters(), *student.parameters()]}
-    assert {id(p) for p in [*method.parameters(), *teacher.head.parameters()]} <= {id(p) for p in deployed.parameters()}
+    assert {id(p) for p in [*method.parameters(), *teacher.head.parameters()]} <= {id(p) for p in model.parameters()}
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
-def test_a_student_that_is_the_teacher_is_at_rest_where_the_projector_is_the_identity(make_batch, make_outputs, make):
-    """The deployed classifier then gives the teacher's logits."""
+def test_the_loss_is_zero_for_equal_maps_and_an_identity_projector(make_batch, make_outputs, make):
     method, batch = make("simkd", context((6, 2, 2), (6, 2, 2)), factor=1), make_batch(4)
     for layer in method.projector.layers:
         if isinstance(layer, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""SP: similarities by loops."""
+"""SP: similarities of the samples."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_a_value_by_hand():
     assert similarity_distance(student, teacher).item() == pytest.approx((first + second) / 4, rel=1e-6)
 
 
-def test_similarity_knows_neither_scale_nor_a_rotation_of_the_features():
+def test_invariance_to_scale_and_to_rotations_of_the_features():
     maps = randn(4, 6, 1, 1, seed=3)
     rotation = torch.linalg.qr(randn(6, 6, seed=4)).Q
     assert torch.allclose(similarity(maps), similarity(3 * torch.einsum("nchw,cd->ndhw", maps, rotation)))

@@ -23,7 +23,7 @@ def softmax(row):
 
 
 def naive(student, teacher, gamma, weighted):
-    """By powers of probabilities, as published."""
+    """Compute the term from powers of probabilities, as published."""
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
         powers = [p**gamma for p in softmax(t)]
@@ -58,7 +58,7 @@ def test_at_power_1_both_are_kd_at_temperature_1(make_outputs):
         torch.testing.assert_close(matching_loss(student, teacher, 1.0, weighted), kl_divergence(student, teacher, 1.0))
 
 
-def test_is_at_rest_where_the_student_is_the_transformed_teacher(make_outputs):
+def test_loss_and_gradient_vanish_where_the_student_is_the_transformed_teacher(make_outputs):
     teacher = make_outputs(6, 2).logits
     student = (0.2 * teacher).requires_grad_()
     loss = matching_loss(student, teacher, 0.2, True)
@@ -78,7 +78,7 @@ def test_gradients_equal_finite_differences(make_outputs):
         assert torch.autograd.gradcheck(lambda z, w=weighted: matching_loss(z, teacher, 0.3, w), student)
 
 
-def test_shifts_of_a_sample_do_not_count(make_outputs):
+def test_invariance_to_shifts_of_a_sample(make_outputs):
     student, teacher, shift = make_outputs(6, 1).logits, make_outputs(6, 2).logits, torch.arange(6.0).double()[:, None]
     value = matching_loss(student, teacher, 0.2, True)
     torch.testing.assert_close(matching_loss(student + shift, teacher - 2 * shift, 0.2, True), value)

@@ -1,4 +1,4 @@
-"""VID: the likelihood by loops and by SciPy, and its variance, which must learn."""
+"""VID: the likelihood against SciPy, and its trained variance."""
 
 import math
 
@@ -16,7 +16,7 @@ TEACHER = ((5, 8, 8), (5, 4, 4), (7, 4, 4), (6, 4, 4), (6, 2, 2))
 
 
 def naive(layer, student, teacher):
-    """Position by position: three matrices with ReLU between, then the Gaussian's density by SciPy."""
+    """Apply three matrices with ReLU between, then SciPy's Gaussian density, position by position."""
     student, teacher = student.numpy(), teacher.numpy()
     while student.shape[2] > teacher.shape[2]:
         student = halved(student)
@@ -40,14 +40,14 @@ def test_terms_equal_naive_loops(make, make_batch):
     student = Outputs(randn(2, 5, seed=0), maps={k: randn(2, *s, seed=k) for k, s in enumerate(STUDENT)})
     teacher = Outputs(maps={k: randn(2, *s, seed=10 + k) for k, s in enumerate(TEACHER)})
     terms = method.losses(student, teacher, make_batch(2))
-    # the teacher's fifth stage has no partner
+    # the student has no counterpart of the teacher's fifth stage
     expected = sum(naive(method.likelihoods[k - 1], student.maps[k], teacher.maps[k]) for k in (1, 2, 3))
     assert list(terms) == ["ce", "vid"]
     assert terms["vid"].value.item() == pytest.approx(expected, rel=1e-10)
     assert [t.weight for t in terms.values()] == [1.0, 1.0]
 
 
-def test_the_variance_begins_at_5_and_is_trained_to_the_errors():
+def test_the_variance_starts_at_5_and_is_trained_to_the_mean_squared_errors():
     layer = Likelihood(2, 3)
     variance = torch.nn.functional.softplus(layer.log_scale) + 1e-5
     assert torch.allclose(variance, torch.full((3,), 5.0))
