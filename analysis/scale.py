@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.command_options import load_scale
 from benchmark.errors import UserError
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunRecord, RunStatus
@@ -26,7 +27,6 @@ from benchmark.tables.model import Column, Line, Table
 
 SEEDS = 5
 METHODS = ("ce", "kd", "fitnet", "at", "vid", "crd", "reviewkd", "dkd", "clkd", "dist")
-MIN_RUNS = 40  # for a quarter of them to have two seeds of every method
 DIGEST = "0123456789abcdef" * 4
 EPOCHS = {"paper": 240, "short": 20}
 
@@ -41,21 +41,9 @@ class Measurement:
     peak_mib: float
 
 
-def parse(arguments: Sequence[str]) -> int:
-    """Return the number of runs. Raises UserError for any other argument."""
-    n = "10000"
-    for argument in arguments:
-        key, equals, n = argument.partition("=")
-        if key != "n" or not equals:
-            raise UserError(f"{argument!r} is not known: python -m analysis scale n=10000")
-    if not n.isdecimal() or int(n) < MIN_RUNS:
-        raise UserError(f"n={n}: a whole number of at least {MIN_RUNS} runs is needed")
-    return int(n)
-
-
 def main(arguments: Sequence[str]) -> None:
-    """Measure, and print the result as a Markdown table."""
-    n = parse(arguments)
+    """Measure, and print the result as a Markdown table. Raises UserError for invalid arguments."""
+    n = load_scale(arguments).n
     measurements: list[Measurement] = []
     with tempfile.TemporaryDirectory() as folder:
         generated = 0

@@ -166,4 +166,4 @@ class AnalysisOptions:
 class ScaleOptions:
     """Keys of `scale`."""
 
-    n: int = integer(4)
+    n: int = integer(40)  # so that a quarter of the runs has two seeds of every method

@@ -70,7 +70,7 @@ def test_unknown_keys_of_the_analysis_are_refused(words, message):
 
 def test_the_size_of_the_scale_benchmark():
     assert load_scale(["n=40"]).n == 40
-    with pytest.raises(UserError, match="n is 3: it must be at least 4"):
+    with pytest.raises(UserError, match="n is 3: it must be at least 40"):
         load_scale(["n=3"])
 
 
