@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmark.runs import folder as files
-from methods.contract import Needs, Outputs
+from methods.contract import NOT_READ, Needs, Outputs
 
 GIGABYTE = 1e9
 RESERVED_GB = 1.0  # disk space that a new cache leaves free for checkpoints and results
@@ -211,7 +211,7 @@ def _outputs_from_rows(rows: dict[str, Tensor], classes: int) -> Outputs:
     """Return rows [B, D] of each kind as outputs."""
     grids = {int(k.removeprefix(CLASS_MAPS)): k for k in rows if k.startswith(CLASS_MAPS)}
     class_maps = {m: rows[k].view(-1, classes, m, m) for m, k in grids.items()}
-    return Outputs(rows.get("logits"), rows.get("pooled"), class_maps=class_maps)
+    return Outputs(rows.get("logits", NOT_READ), rows.get("pooled", NOT_READ), class_maps=class_maps)
 
 
 def expected_distinct_views(outcomes: int, visits: int) -> float:
