@@ -214,8 +214,3 @@ def _finite(value: Any) -> Any:
 
 def _is_epoch(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_EPOCH
-
-
-def unusable(result: Mapping[str, Any] | None) -> str | None:
-    """Return why a parsed result.json cannot be used."""
-    return RunRecord.from_json(result).problem
