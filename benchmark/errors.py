@@ -10,11 +10,11 @@ class UserError(Exception):
 
 def nearest(name: str, names: Iterable[str], n: int = 3) -> str:
     """Return '; did you mean a, b?' with the nearest names (ignoring case), or '; known: …' where none is near."""
-    known = {k.lower(): k for k in names}
-    close = difflib.get_close_matches(name.lower(), known, n=n, cutoff=0.5)
+    by_lowercase = {k.lower(): k for k in names}
+    close = difflib.get_close_matches(name.lower(), by_lowercase, n=n, cutoff=0.5)
     if close:
-        return f"; did you mean {', '.join(known[c] for c in close)}?"
-    return f"; known: {', '.join(sorted(known.values()))}"
+        return f"; did you mean {', '.join(by_lowercase[c] for c in close)}?"
+    return f"; known: {', '.join(sorted(by_lowercase.values()))}"
 
 
 def describe_os_error(e: OSError) -> str:

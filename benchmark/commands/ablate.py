@@ -74,8 +74,8 @@ def parse(words: Sequence[str]) -> Request:
     if axes and options.grid:
         raise UserError(f"give either grid={','.join(options.grid)} or {', '.join(axes)}, not both")
     method = options.method or next(filter(None, map(method_of, axes)), None)
-    if method is not None and method not in (known := files.group_names("method")):
-        raise UserError(f"unknown method {method!r}{nearest(method, known)}")
+    if method is not None and method not in (names := files.group_names("method")):
+        raise UserError(f"unknown method {method!r}{nearest(method, names)}")
     if axes:
         grids = [grid_from_options(method or METHOD, axes)]
         grid_words = {grids[0].name: [f"method={grids[0].method}", *axis_words]}

@@ -90,7 +90,7 @@ def write(plan: AblationPlan, grid_words: Mapping[str, Sequence[str]], words: Se
     """Write manifest and sweep of each ablation; return the files. grid_words: those that request each grid."""
     written, config = [], plan.config
     fixed = [w for w in words if key_of(w) not in ("pair", "seeds", "methods", "tracker.mode")]
-    assert plan.dataset.val is not None
+    assert plan.dataset.val is not None  # the plan holds out a split
     for a in plan.ablations:
         stem = file_stem(a, config)
         written.append(Path(config.runs) / FOLDER / f"{stem}.json")

@@ -102,9 +102,9 @@ class Setting:
 
 def load_grid(name: str) -> Grid:
     """Return a grid of `conf/ablation/`. Raises UserError for an unknown name or an invalid file."""
-    known = files.group_names("ablation")
-    if name not in known:
-        raise UserError(f"unknown grid {name!r}{nearest(name, known)}")
+    names = files.group_names("ablation")
+    if name not in names:
+        raise UserError(f"unknown grid {name!r}{nearest(name, names)}")
     path = files.CONF / "ablation" / f"{name}.yaml"
     try:
         content = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GridFile), OmegaConf.load(path)))

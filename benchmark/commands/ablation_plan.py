@@ -210,5 +210,7 @@ def _check_option_names(g: Grid, options: Mapping[str, Sequence[str]]) -> None:
             continue
         if "." not in option:
             raise UserError(f"{method} has no option {option!r}{nearest(option, options[method])}")
-        known = [*recipe, *(f"{method}.{o}" for o in options[method])]
-        raise UserError(f"{option} is neither an option of {method} nor a key of the recipe{nearest(option, known)}")
+        known_keys = [*recipe, *(f"{method}.{o}" for o in options[method])]
+        raise UserError(
+            f"{option} is no option of {method} and no key of the recipe{nearest(option, known_keys)}"
+        )

@@ -53,8 +53,8 @@ def load_scale(words: Sequence[str]) -> ScaleOptions:
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:
     """Return the options of a command that takes no words but those about its options."""
-    known = keys or dotted_names(schema)
+    allowed = keys or dotted_names(schema)
     for key in map(overrides.key_of, words):
-        if key not in known:
-            raise UserError(f"unknown key {key!r}{nearest(key, known)}")
+        if key not in allowed:
+            raise UserError(f"unknown key {key!r}{nearest(key, allowed)}")
     return load_options(command, schema, words)[0]

@@ -170,11 +170,11 @@ def _expand_pairs(names: Sequence[str]) -> list[str]:
 
 
 def _expand_methods(names: Sequence[str]) -> list[str]:
-    known = files.group_names("method")
+    method_names = files.group_names("method")
     for name in names:
-        if name not in (*known, "all"):
-            raise UserError(f"unknown method {name!r}{nearest(name, known)}")
-    return known if "all" in names else list(names)
+        if name not in (*method_names, "all"):
+            raise UserError(f"unknown method {name!r}{nearest(name, method_names)}")
+    return method_names if "all" in names else list(names)
 
 
 def _check_owners(words: Sequence[str], methods: Sequence[str]) -> None:
@@ -216,10 +216,10 @@ def _explain(e: HydraException, words: Sequence[Override], command_keys: Sequenc
     """Describe Hydra's error in one line, with the nearest keys where a key is unknown."""
     if isinstance(e, MissingConfigException):
         return checks.one_line(e)
-    known = {*_keys(Config), *command_keys}
+    config_keys = {*_keys(Config), *command_keys}
     for key in (o.key for o in words):
-        if key not in known and not key.startswith("method.") and not (files.CONF / key).is_dir():
-            return f"unknown key {key!r}{nearest(key, known)}"
+        if key not in config_keys and not key.startswith("method.") and not (files.CONF / key).is_dir():
+            return f"unknown key {key!r}{nearest(key, config_keys)}"
     return checks.one_line(e.__cause__ or e)
 
 

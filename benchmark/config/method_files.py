@@ -76,10 +76,10 @@ def _check_about(file: str, about: Any) -> None:
 
 def _check_options(file: str, tree: Mapping[str, Any], schema: type, datasets: Collection[str], part: str = "") -> None:
     """Raise UserError for missing and unknown options. part: of a combination, such as `crd.`"""
-    known = [f.name for f in dataclasses.fields(schema)]
+    option_names = [f.name for f in dataclasses.fields(schema)]
     for key in tree:
-        if key not in (*known, *RESERVED_KEYS):
-            raise UserError(f"{file}: there is no option {part}{key}{nearest(key, known)}")
+        if key not in (*option_names, *RESERVED_KEYS):
+            raise UserError(f"{file}: there is no option {part}{key}{nearest(key, option_names)}")
     for f in dataclasses.fields(schema):
         if is_schema(f.type):
             if not isinstance(tree.get(f.name), Mapping):
@@ -117,6 +117,6 @@ def _check_pair(name: str) -> None:
         raise UserError(f"{name} is not the name of a pair; write {canonical}")
 
 
-def _check_dataset(known: Collection[str], name: str) -> None:
-    if name not in known:
-        raise UserError(f"unknown data set {name!r}{nearest(name, known)}")
+def _check_dataset(datasets: Collection[str], name: str) -> None:
+    if name not in datasets:
+        raise UserError(f"unknown data set {name!r}{nearest(name, datasets)}")

@@ -56,7 +56,7 @@ def test_invalid_command_lines(words, message):
     ("arguments", "message"),
     [
         (["clkd.nuu=0.1,0.2"], "clkd has no option 'nuu'; did you mean nu"),
-        (["kd.temperature=1,2", "method=clkd"], "kd.temperature is neither an option of clkd nor a key of the recipe"),
+        (["kd.temperature=1,2", "method=clkd"], "kd.temperature is no option of clkd and no key of the recipe"),
         (["recipe.batchsize=8,16"], "did you mean recipe.batch_size"),
         (["clkd.nu=range:1:40:1", "clkd.mu=range:1:40:1"], "has 1,600 settings, more than 1,000"),
         (["clkd.nu=0.1,-1"], "clkd.nu is -1.0: it must be at least 0"),
@@ -207,10 +207,10 @@ def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(made,
     assert parameters == {"setting": list(rows), "seeds": [0, 1]}
     assert not any(w.startswith("tracker.mode") for w in config["command"])  # that of the agent counts
     for label, seed in (("temperature=2", 1), ("Student", 0)):
-        given = sweeps.create_sweep_command_args({"args": {"setting": {"value": label}, "seeds": {"value": seed}}})
-        given |= {"program": [config["program"]], "interpreter": ["python"], "env": ["/usr/bin/env"]}
+        values = sweeps.create_sweep_command_args({"args": {"setting": {"value": label}, "seeds": {"value": seed}}})
+        values |= {"program": [config["program"]], "interpreter": ["python"], "env": ["/usr/bin/env"]}
         command = sweeps.create_sweep_command(config["command"])
-        words = [w for c in command for w in (given[c[2:-1]] if c.startswith("${") else [c])]
+        words = [w for c in command for w in (values[c[2:-1]] if c.startswith("${") else [c])]
         assert words[:5] == ["/usr/bin/env", "python", "-m", "benchmark", "ablate"]
         label = ablate.parse(words[5:]).options.setting
         assert label is not None

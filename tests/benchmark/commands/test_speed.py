@@ -58,9 +58,9 @@ def test_the_result_has_all_keys_with_numbers_that_agree(small, tmp_path, monkey
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     overrides = [*OVERRIDES, "methods=ce,kd,fitnet,crd,mlld", *FEW, *folders]
     assert main(["speed", *overrides]) == 0
-    found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
-    assert found["hardware"]["device"] == "cpu" and found["versions"]["torch"] == torch.__version__
-    rows = {r["method"]: r for r in found["rows"]}
+    result = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
+    assert result["hardware"]["device"] == "cpu" and result["versions"]["torch"] == torch.__version__
+    rows = {r["method"]: r for r in result["rows"]}
     assert list(rows) == ["ce", "kd", "fitnet", "crd", "mlld"]
     for row in rows.values():
         for key in ("step_ms", "images_per_s", "ratio_to_student", "speedup_over_plain", "peak_mb", "plain_step_ms"):
@@ -73,30 +73,30 @@ def test_the_result_has_all_keys_with_numbers_that_agree(small, tmp_path, monkey
     # FitNet alone runs a part of the teacher in each step
     assert rows["fitnet"]["teacher_part_ms"] > 20 * max(rows[n]["teacher_part_ms"] for n in ("ce", "kd", "crd", "mlld"))
     # a cache where logits or pooled features suffice, its size by hand: 600 images, 162 views, rows and checksums
-    width = 2 if found["precision"] == "bf16" else 4
+    width = 2 if result["precision"] == "bf16" else 4
     assert rows["kd"]["cache_gb"] == pytest.approx(600 * 162 * (100 * width + 8) / 1e9)
     assert rows["crd"]["cache_gb"] == pytest.approx(600 * 162 * (64 * width + 8) / 1e9)
     assert rows["ce"]["cache_gb"] == rows["fitnet"]["cache_gb"] == 0
     # and of the second views of one seed, a row for each of 240 epochs
     assert rows["mlld"]["second_cache_gb"] == pytest.approx(600 * 240 * (100 * width + 8) / 1e9)
     assert all(rows[n]["second_cache_gb"] == 0 for n in ("ce", "kd", "fitnet", "crd"))
-    assert [w["methods"] for w in found["whole_pair"]] == [1, 2, 3, 4, 5]
+    assert [w["methods"] for w in result["whole_pair"]] == [1, 2, 3, 4, 5]
     # hours by hand: 240 epochs of 38 steps, the teacher once and each method with three seeds, and the caches, of which
     # KD and MLLD share one
-    own, hour = found["teacher_training_step_ms"], 240 * 38 / 3.6e6
-    last = found["whole_pair"][-1]
+    own, hour = result["teacher_training_step_ms"], 240 * 38 / 3.6e6
+    last = result["whole_pair"][-1]
     for loop, key, teacher in (("live", "live_step_ms", "ours"), ("plain", "plain_step_ms", "plain")):
         assert last[loop] == pytest.approx(hour * (own[teacher] + 3 * sum(r[key] for r in rows.values())))
     fill = rows["kd"]["cache_fill_s"] + rows["crd"]["cache_fill_s"] + 3 * rows["mlld"]["second_cache_fill_s"]
     steps = hour * (own["ours"] + 3 * sum(r["step_ms"] for r in rows.values()))
-    assert last["cached"] == pytest.approx(steps + fill / 3600) and found["seeds"] == 3 and fill > 0
+    assert last["cached"] == pytest.approx(steps + fill / 3600) and result["seeds"] == 3 and fill > 0
     # FitNet's share counts the teacher to its second stage: 16 × 16 px, 3 stages of 4 convolutions and shortcuts
-    stage, rate = 16 * 16 * 9 * 16 * (3 + 16 * 4), found["matmul_gflops"] * 1e9
+    stage, rate = 16 * 16 * 9 * 16 * (3 + 16 * 4), result["matmul_gflops"] * 1e9
     halved = 16 * 16 * (9 * 16 * 32 + 9 * 32 * 32 * 3 + 16 * 32) // 4
     student = rows["ce"]["share_of_matmul_rate"] * rows["ce"]["step_ms"] * rate / 1000 / 16 / 2
     work = rows["fitnet"]["share_of_matmul_rate"] * rows["fitnet"]["step_ms"] * rate / 1000 / 16 / 2
     assert work - student == pytest.approx(stage + halved, rel=1e-6)
-    assert found["pipeline_images_per_s"] > 0
+    assert result["pipeline_images_per_s"] > 0
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
@@ -113,8 +113,8 @@ def test_an_interrupted_measurement_keeps_the_finished_methods(small, tmp_path, 
     monkeypatch.setattr(speed, "SubprocessLoop", interrupted)
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     assert main(["speed", *OVERRIDES, "methods=kd,crd", *FEW, *folders]) == 130
-    found = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
-    assert [r["method"] for r in found["rows"]] == ["kd"] and [w["methods"] for w in found["whole_pair"]] == [1]
+    result = json.loads((tmp_path / "reports" / "speed" / "resnet14-resnet8.json").read_text())
+    assert [r["method"] for r in result["rows"]] == ["kd"] and [w["methods"] for w in result["whole_pair"]] == [1]
     assert "\n| kd " in (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text()
 
 
