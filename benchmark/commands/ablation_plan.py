@@ -211,6 +211,4 @@ def _check_option_names(g: Grid, options: Mapping[str, Sequence[str]]) -> None:
         if "." not in option:
             raise UserError(f"{method} has no option {option!r}{nearest(option, options[method])}")
         known_keys = [*recipe, *(f"{method}.{o}" for o in options[method])]
-        raise UserError(
-            f"{option} is no option of {method} and no key of the recipe{nearest(option, known_keys)}"
-        )
+        raise UserError(f"{option} is no option of {method} and no key of the recipe{nearest(option, known_keys)}")
