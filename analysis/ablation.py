@@ -256,8 +256,8 @@ class Sensitivity:
 
 def sensitivities(ablation: Ablation) -> list[Sensitivity]:
     """Return the sensitivity to each numeric option with at least two values in its decade, the default among them."""
-    found = (_sensitivity(ablation, option, default) for option, default in ablation.default.values.items())
-    return [sensitivity for sensitivity in found if sensitivity]
+    candidates = (_sensitivity(ablation, option, default) for option, default in ablation.default.values.items())
+    return [sensitivity for sensitivity in candidates if sensitivity]
 
 
 def _sensitivity(ablation: Ablation, option: str, default: Any) -> Sensitivity | None:

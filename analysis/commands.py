@@ -96,10 +96,10 @@ def ablation(options: AnalysisOptions) -> list[Path]:
     if not chosen:
         raise UserError(f"no ablations in {folder}: make one with `make ablate METHOD=clkd`")
     for key in ABLATION_FILTERS:
-        known = {getattr(of, key) for of in chosen}
+        available = {getattr(of, key) for of in chosen}
         for name in getattr(options, key):
-            if name not in known:
-                raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, known)}")
+            if name not in available:
+                raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, available)}")
         chosen = [of for of in chosen if _passes(of, key, options)]
     written, reports = [], Path(options.reports)
     for i, of in enumerate(chosen):

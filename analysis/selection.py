@@ -62,11 +62,11 @@ def select(options: AnalysisOptions) -> Selection:
     chosen = everything.finished
     for key in FILTERS:
         names: list[str] = getattr(options, key)
-        known = set(everything.finished[key])
-        known |= {getattr(run, key) for run in everything.unfinished if run.pair != TEACHERS} - {None}
+        available = set(everything.finished[key])
+        available |= {getattr(run, key) for run in everything.unfinished if run.pair != TEACHERS} - {None}
         for name in names:
-            if name not in known:
-                raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, known)}")
+            if name not in available:
+                raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, available)}")
         if names:
             kept = [*names, STUDENT] if key == "method" else names
             chosen = cast(pd.DataFrame, chosen[chosen[key].isin(kept)])
@@ -90,12 +90,12 @@ def _load(root: Path) -> Runs:
     raise UserError(f"no finished runs in {root}, {n} unfinished, such as {first} ({REMEDY})")
 
 
-def _pairs(names: Iterable[str], known: Collection[str]) -> list[str]:
+def _pairs(names: Iterable[str], pairs_with_runs: Collection[str]) -> list[str]:
     """Replace each list of `conf/pairs`, such as classic, by its pairs that have runs."""
     named = lists()
     pairs = []
     for name in names:
-        with_runs = [pair for pair in named.get(name, ()) if pair in known]
+        with_runs = [pair for pair in named.get(name, ()) if pair in pairs_with_runs]
         pairs += with_runs or [name]
     return pairs
 

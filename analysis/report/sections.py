@@ -105,8 +105,10 @@ def protocol(source: Source) -> Section:
         for name, value in of.config.items():
             if name.split(".")[0] not in ("method", "teacher"):
                 values.setdefault(name, {}).setdefault(_value(value), []).append(pair)
-        own = {key.removeprefix("method."): v for key, v in of.config.items() if key.startswith("method.")}
-        text = ", ".join(f"{key} {_value(v)}" for key, v in own.items() if key not in ("name", "implementation"))
+        method_options = {key.removeprefix("method."): v for key, v in of.config.items() if key.startswith("method.")}
+        text = ", ".join(
+            f"{key} {_value(v)}" for key, v in method_options.items() if key not in ("name", "implementation")
+        )
         options.setdefault((row.method, row.label, text or NOTHING), []).append(pair)
     every = len(list(source.results.seed_groups()))
     settings = [

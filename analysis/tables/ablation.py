@@ -191,12 +191,14 @@ def document(ablation: Ablation) -> str:
 
 def write(ablation: Ablation, reports: Path) -> list[Path]:
     """Write the files of an ablation's tables to `<reports>/ablations`; return their paths."""
-    made = tables(ablation)
+    ablation_tables = tables(ablation)
     settings = list(records(ablation))
     texts = {
         ".md": document(ablation),
         ".tex": latex.floats(
-            ablation.name, caption(title(ablation), made[0]), [replace(table, title="") for table in made]
+            ablation.name,
+            caption(title(ablation), ablation_tables[0]),
+            [replace(table, title="") for table in ablation_tables],
         ),
         ".csv": csv.render(list(settings[0]), settings),
     }

@@ -52,8 +52,8 @@ class _AccuracyTable:
         entries += [(row.method, row.seed_groups) for row in self.group.rows]
         for method, by_pair in entries:
             for pair in self.group.pairs:
-                if pair in by_pair and (known := results.published(pair, method)):
-                    self.sources.setdefault(known.reference, len(self.sources) + 1)
+                if pair in by_pair and (reference := results.published(pair, method)):
+                    self.sources.setdefault(reference.reference, len(self.sources) + 1)
                     self.with_published.add(pair)
 
     def build(self) -> Table:
@@ -110,9 +110,9 @@ class _AccuracyTable:
         """The cell of a published value, where the pair has a column of them."""
         if pair not in self.with_published:
             return []
-        if method is None or (known := self.results.published(pair, method)) is None:
+        if method is None or (reference := self.results.published(pair, method)) is None:
             return [EMPTY]
-        return [Cell(cells.fixed(known.value), source=self.sources[known.reference], value=known.value)]
+        return [Cell(cells.fixed(reference.value), source=self.sources[reference.reference], value=reference.value)]
 
     def _missing(self, method: str, pair: str) -> Cell:
         unsupported = any((run.method, run.pair) == (method, pair) for run in self.results.skipped)
@@ -150,15 +150,15 @@ def _marks(results: Results) -> dict[Place, str]:
 
 def kd_table(results: Results) -> Table | None:
     """Return the differences to KD with their intervals and tests; None where nothing was tested."""
-    known = {place: c for place, c in results.kd_comparisons.items() if not math.isnan(c.difference)}
-    if not any(c.n >= MIN_SEEDS for c in known.values()):
+    comparisons = {place: c for place, c in results.kd_comparisons.items() if not math.isnan(c.difference)}
+    if not any(c.n >= MIN_SEEDS for c in comparisons.values()):
         return None
-    pairs = [pair for pair in results.group.pairs if any(pair == p for _, p in known)]
+    pairs = [pair for pair in results.group.pairs if any(pair == p for _, p in comparisons)]
     lines = []
     for row in results.group.rows:
-        found = [known.get((row.key, pair)) for pair in pairs]
-        if any(found):
-            lines.append(Line([Cell(row.label), *map(_kd_cell, found)], methods=without_baselines(row.method)))
+        by_pair = [comparisons.get((row.key, pair)) for pair in pairs]
+        if any(by_pair):
+            lines.append(Line([Cell(row.label), *map(_kd_cell, by_pair)], methods=without_baselines(row.method)))
     intro = (
         "Mean difference to KD in points over common seeds, [95 % interval] by Student's t (not corrected), p of the "
         f"paired t-test after Holm's correction (common seeds). All comparisons: {results.name}-significance.md."

@@ -19,11 +19,11 @@ class Filters:
 
     def attributes(self, pairs: Sequence[str | None] = (), methods: Sequence[str | None] = ()) -> Markup:
         """Return the attributes of an element that is shown where one of the pairs and all methods are chosen."""
-        found = Markup("")
+        attributes = Markup("")
         for name, chosen, every in (("pairs", pairs, self.pairs), ("methods", methods, self.methods)):
             if places := [str(every.index(item)) for item in chosen if item is not None]:
-                found += Markup(' data-{}="{}"').format(name, " ".join(places))
-        return found
+                attributes += Markup(' data-{}="{}"').format(name, " ".join(places))
+        return attributes
 
 
 def render(table: Table, filters: Filters) -> Markup:

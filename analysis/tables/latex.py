@@ -25,8 +25,8 @@ def escape(raw: str) -> str:
 def floats(name: str, caption: str, tables: Sequence[Table]) -> str:
     """Return `table` environments with up to `PER_FLOAT` tables each. name: of the label."""
     pages = [tables[i : i + PER_FLOAT] for i in range(0, len(tables), PER_FLOAT)]
-    made = [_float(name, caption, page, number) for number, page in enumerate(pages)]
-    return "% needs \\usepackage{amssymb,booktabs,graphicx}\n" + "\n".join(made)
+    floats = [_float(name, caption, page, number) for number, page in enumerate(pages)]
+    return "% needs \\usepackage{amssymb,booktabs,graphicx}\n" + "\n".join(floats)
 
 
 def _float(name: str, caption: str, tables: Sequence[Table], number: int) -> str:

@@ -61,14 +61,14 @@ def _explanation(results: Results) -> str:
 
 def _not_compared(results: Results) -> Iterator[str]:
     """The comparisons that were not made on each pair, and why."""
-    made = Counter(c.pair for c in results.comparisons)
+    counts = Counter(c.pair for c in results.comparisons)
     for pair in results.group.pairs:
         rows = sum(pair in row.seed_groups for row in results.group.rows)
         possible = math.comb(rows, 2)
-        if made[pair] == possible:
+        if counts[pair] == possible:
             continue
         if rows <= statistics.MAX_ROWS:
-            missing = possible - made[pair]
+            missing = possible - counts[pair]
             yield f"{pair}: {missing} of {possible} comparisons are not made: the rows were not trained alike."
         else:
             yield (

@@ -43,7 +43,6 @@ class TeacherOutputs:
     """Outputs of a frozen teacher for training batches.
 
     teacher: the network in eval mode on `device`; None for a method that reads nothing of one.
-    visits: how often training looks at each image, over all runs that will share the caches.
     Raises ValueError where the method needs a teacher and there is none.
     """
 
