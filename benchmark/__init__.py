@@ -1,1 +1,1 @@
-"""The benchmark: networks, data, teacher, training loop, one cell, the grid of cells, run store, tracking, commands."""
+"""The engine: configuration, data, networks, teacher, training, run folders, the grid of runs, and the commands."""
