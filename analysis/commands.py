@@ -77,7 +77,7 @@ def report(selection: Selection) -> list[Path]:
     from analysis.report import build
 
     loaded, problems = ablations.load(selection.root)
-    chosen = [of for of in loaded if all(_passes(of, key, selection.options) for key in FILTERS)]
+    chosen = [ablation for ablation in loaded if all(_passes(ablation, key, selection.options) for key in FILTERS)]
     written, more = build.write(selection, chosen, problems)
     _warn(more)
     return written
@@ -96,16 +96,16 @@ def ablation(options: AnalysisOptions) -> list[Path]:
     if not chosen:
         raise UserError(f"no ablations in {folder}: make one with `make ablate METHOD=clkd`")
     for key in ABLATION_FILTERS:
-        available = {getattr(of, key) for of in chosen}
+        available = {getattr(ablation, key) for ablation in chosen}
         for name in getattr(options, key):
             if name not in available:
                 raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, available)}")
-        chosen = [of for of in chosen if _passes(of, key, options)]
+        chosen = [ablation for ablation in chosen if _passes(ablation, key, options)]
     written, reports = [], Path(options.reports)
-    for i, of in enumerate(chosen):
-        print(("\n" if i else "") + ablation_tables.document(of), end="")
-        written += ablation_tables.write(of, reports)
-        written += figures.write(of, reports / ablations.FOLDER)
+    for i, ablation in enumerate(chosen):
+        print(("\n" if i else "") + ablation_tables.document(ablation), end="")
+        written += ablation_tables.write(ablation, reports)
+        written += figures.write(ablation, reports / ablations.FOLDER)
     return written
 
 

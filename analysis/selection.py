@@ -68,8 +68,8 @@ def select(options: AnalysisOptions) -> Selection:
             if name not in available:
                 raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, available)}")
         if names:
-            kept = [*names, STUDENT] if key == "method" else names
-            chosen = cast(pd.DataFrame, chosen[chosen[key].isin(kept)])
+            with_student = [*names, STUDENT] if key == "method" else names
+            chosen = cast(pd.DataFrame, chosen[chosen[key].isin(with_student)])
     if chosen.empty:
         filters = " ".join(f"{key}={','.join(getattr(options, key))}" for key in FILTERS if getattr(options, key))
         raise UserError(f"no finished runs in {options.runs} have all of {filters}")

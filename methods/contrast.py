@@ -147,11 +147,11 @@ class Sampler:
         while True:
             words = torch.empty(shape[0] * shape[1] // 8 + 1, dtype=torch.int64)
             keys = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: others.numel()].view(shape)
-            taken = (keys <= self.limit[labels]).logical_and_(others)
-            surplus = taken.sum(0, dtype=torch.int32) - self.k
+            mask = (keys <= self.limit[labels]).logical_and_(others)
+            surplus = mask.sum(0, dtype=torch.int32) - self.k
             if (surplus >= 0).all():
                 break
-        rows, order = taken.T, torch.arange(self.draws, dtype=torch.int32).expand(len(labels), -1)
+        rows, order = mask.T, torch.arange(self.draws, dtype=torch.int32).expand(len(labels), -1)
         first_draw = torch.empty(rows.shape, dtype=torch.int32)
         while (surplus > 0).any():
             drawn = torch.randint(shape[0], order.shape, generator=generator)
@@ -160,7 +160,7 @@ class Sampler:
             dropped.logical_and_(dropped.cumsum(1, dtype=torch.int32) <= surplus[:, None])
             rows.scatter_reduce_(1, drawn, ~dropped, "amin")
             surplus -= dropped.sum(1, dtype=torch.int32)
-        return taken
+        return mask
 
     def _with_replacement(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         bound = (len(self.labels) - self.sizes[labels]).expand(self.k, -1)

@@ -30,11 +30,11 @@ def hooks() -> ModuleType:
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed")
 def test_the_documentation_builds_without_warnings(tmp_path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
     table = (tmp_path / "methods.html").read_text()
     assert all(f"<code>{name}</code>" in table for name in group_names("method"))
     pages = list(tmp_path.rglob("*.html"))

@@ -37,9 +37,9 @@ BIN = Path(sys.executable).parent
 
 def make(*words: str) -> str:
     """Run a make target that must succeed; return its output."""
-    done = subprocess.run(["make", f"BIN={BIN}", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run(["make", f"BIN={BIN}", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def check(command: str, words: list[str]) -> None:
@@ -69,10 +69,10 @@ def test_every_command_of_the_pages_is_accepted(command):
     line = command
     if command.startswith("make "):
         line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1]
-    found = re.search(r"(?:kd-benchmark|-m benchmark|-m analysis) (.*)", line)
-    if found is None:  # a target that runs a tool of its own: test, docs, sync, help
+    match = re.search(r"(?:kd-benchmark|-m benchmark|-m analysis) (.*)", line)
+    if match is None:  # a target that runs a tool of its own: test, docs, sync, help
         return
-    name, *words = shlex.split(found[1])
+    name, *words = shlex.split(match[1])
     check(name, words)
 
 
@@ -86,16 +86,16 @@ def test_links_between_the_pages_of_the_repository_lead_somewhere():
 
 
 def test_an_unknown_make_variable_is_refused():
-    done = subprocess.run(["make", "-n", "bench", "PAIRR=x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "unknown variable PAIRR" in done.stderr
+    process = subprocess.run(["make", "-n", "bench", "PAIRR=x"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and "unknown variable PAIRR" in process.stderr
 
 
 @pytest.mark.parametrize(
     ("target", "variable"), [("bench", "METHOD=kd"), ("table", "SEEDS=0"), ("speed", "PROFILE=paper")]
 )
 def test_a_make_variable_that_the_target_does_not_take_is_refused(target, variable):
-    done = subprocess.run(["make", "-n", target, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and variable.split("=")[0] in done.stderr
+    process = subprocess.run(["make", "-n", target, variable], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and variable.split("=")[0] in process.stderr
 
 
 def test_make_passes_the_variables_of_each_target():
@@ -124,9 +124,11 @@ def test_the_targets_run(tiny, tmp_path):
 
 
 def test_the_measured_results_make_their_table(command, tmp_path):
-    done = command("analysis", "table", "runs=results", f"reports={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert all(f"| {title} " in done.stdout for title in ("Teacher", "Student", "KD", "FitNet", "CRD", "DKD", "CLKD"))
+    process = command("analysis", "table", "runs=results", f"reports={tmp_path}")
+    assert process.returncode == 0, process.stderr
+    assert all(
+        f"| {title} " in process.stdout for title in ("Teacher", "Student", "KD", "FitNet", "CRD", "DKD", "CLKD")
+    )
 
 
 def test_the_example_of_a_method_is_complete(tiny, tmp_path, monkeypatch):

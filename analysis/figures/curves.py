@@ -51,9 +51,9 @@ def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple
         for pair in group.pairs:
             curves, missing = learning_curves(group, pair)
             timed = [c for c in curves if c.seconds is not None]
-            for name, draw, shown in (("curves", draw_curves, curves), ("time", draw_times, timed)):
-                if shown:
-                    figure = draw(group, pair, shown, colors)
+            for name, draw, drawable in (("curves", draw_curves, curves), ("time", draw_times, timed)):
+                if drawable:
+                    figure = draw(group, pair, drawable, colors)
                     paths += style.save(figure, reports / style.FOLDER, style.stem(group, name, pair))
             problems += missing
     return paths, problems
@@ -113,8 +113,8 @@ def _add_curve(ax: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
 
 def _zoom(ax: Axes, curves: Sequence[Curve], teachers: Sequence[float], first: int, last: int) -> None:
     """Show the last epochs only, with all methods in sight, and the teacher where that costs little room."""
-    shown = [c for c in curves if c.epochs[-1] >= first]
-    bands = [band.loc[first:] for c in shown for band in (c.mean - c.std.fillna(0), c.mean + c.std.fillna(0))]
+    late_curves = [c for c in curves if c.epochs[-1] >= first]
+    bands = [band.loc[first:] for c in late_curves for band in (c.mean - c.std.fillna(0), c.mean + c.std.fillna(0))]
     low, high = min(b.min() for b in bands), max(b.max() for b in bands)
     height = max(high - low, 0.5)
     near = [t for t in teachers if low - height / 2 <= t <= high + height / 2]

@@ -50,11 +50,11 @@ def draw_measures(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> F
     summary, seeds = rows_where(fidelity.summary, pair=pair), rows_where(fidelity.runs, pair=pair)
     teachers = rows_where(summary, method=published.TEACHER)
     rows = summary.drop(teachers.index)
-    shown = [m for m in MEASURES if rows[m.key].notna().to_numpy().any()]
-    lines = style.panel_grid(len(shown), PANELS)[0]
+    measures = [m for m in MEASURES if rows[m.key].notna().to_numpy().any()]
+    lines = style.panel_grid(len(measures), PANELS)[0]
     figure = Figure(figsize=(7.2, lines * (0.75 + 0.24 * len(rows)) + 0.5), layout="constrained")
     axes = figure.subplots(lines, PANELS, squeeze=False, sharey=True)
-    for ax, measure in zip(axes.flat, shown, strict=False):
+    for ax, measure in zip(axes.flat, measures, strict=False):
         for value in teachers[measure.key].dropna():
             ax.axvline(value, color=style.TEACHER_COLOR, **style.REFERENCE_LINE)
         _add_rows(ax, measure, rows, seeds, colors)
@@ -65,7 +65,7 @@ def draw_measures(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> F
         ax.tick_params(axis="y", length=0)
         ax.margins(x=0.12)
         style.add_grid(ax)
-    for ax in axes.flat[len(shown) :]:
+    for ax in axes.flat[len(measures) :]:
         ax.set_axis_off()
     _add_legend(axes.flat[-1], several=bool((rows.n > 1).any()), teacher=not teachers.empty)
     figure.suptitle(f"Class structure passed on: {style.pair_title(fidelity.group, pair)}", fontsize=10)

@@ -40,12 +40,12 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
         parts.append(part)
         written += _table_files(source) + source.written
         problems += [*source.problems, *source.fidelity.notes]
-    shown = []
+    ablation_sections = []
     for number, ablation in enumerate(chosen):
         figures = ablation_figures.write(ablation, selection.reports / ablations.FOLDER)
         written += ablation_tables.write(ablation, selection.reports) + figures
-        shown.append(sections.ablation(ablation, number, figures))
-    parts += [Part("Ablations", shown)] if shown else []
+        ablation_sections.append(sections.ablation(ablation, number, figures))
+    parts += [Part("Ablations", ablation_sections)] if ablation_sections else []
     if rest := [*(run.text for run in selection.unfinished_elsewhere), *broken]:
         lists = [Listing("What could not be read, or whose settings could not", rest)]
         parts.append(Part("Not in any table", [Section("Other runs and files", "rest", lists=lists)]))
@@ -62,8 +62,8 @@ def _group(selection: Selection, number: int) -> tuple[Source, Part]:
     fidelity = measures.measure(group, selection.root)
     source = Source(number, collected, fidelity, selection.root, selection.reports, colors)
     with matplotlib.rc_context(STYLE):
-        built = [build(source) for build in sections.BUILDERS]
-    return source, Part(collected.heading, [section for section in built if not section.empty])
+        group_sections = [build(source) for build in sections.BUILDERS]
+    return source, Part(collected.heading, [section for section in group_sections if not section.empty])
 
 
 def _table_files(source: Source) -> list[Path]:

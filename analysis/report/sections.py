@@ -101,11 +101,13 @@ def protocol(source: Source) -> Section:
     """Build the settings of all runs, and those of each method."""
     values: dict[str, dict[str, list[str]]] = {}  # setting -> value -> pairs
     options: dict[tuple[str, str, str], list[str]] = {}  # method, label and options -> pairs
-    for pair, row, of in source.results.seed_groups():
-        for name, value in of.config.items():
+    for pair, row, seed_group in source.results.seed_groups():
+        for name, value in seed_group.config.items():
             if name.split(".")[0] not in ("method", "teacher"):
                 values.setdefault(name, {}).setdefault(_value(value), []).append(pair)
-        method_options = {key.removeprefix("method."): v for key, v in of.config.items() if key.startswith("method.")}
+        method_options = {
+            key.removeprefix("method."): v for key, v in seed_group.config.items() if key.startswith("method.")
+        }
         text = ", ".join(
             f"{key} {_value(v)}" for key, v in method_options.items() if key not in ("name", "implementation")
         )
@@ -149,14 +151,14 @@ def provenance(source: Source) -> Section:
     columns += [Column("Trained on", TEXT)] if several else []
     columns += [Column("Folder", CODE), Column("W&B", TEXT)]
     lines = []
-    for pair, row, of in source.results.seed_groups():
-        for i, run in enumerate(of.runs.to_dict("records")):
+    for pair, row, seed_group in source.results.seed_groups():
+        for i, run in enumerate(seed_group.runs.to_dict("records")):
             line = [Cell(pair), Cell(row.label), Cell(str(run["seed"]), value=run["seed"])]
             line += [cells.number(run["top1_last"]), cells.number(run["top1_best"])]
             line += [cells.integer(run["epochs"]), cells.duration(run["wall_s"])]
             line += [Cell(notes.hardware(run["hardware"]) or NOTHING)] if several else []
             line += [Cell(run["folder"].relative_to(source.root).as_posix()), _tracked(run["folder"])]
-            id = "" if i else accuracy.anchor(of, source.prefix)
+            id = "" if i else accuracy.anchor(seed_group, source.prefix)
             lines.append(Line(line, pair, without_baselines(row.method), id))
     tables = [Table(f"Runs; folders below {source.root}", columns, [lines]), _teachers(source)]
     return of_tables("Provenance", source.id("provenance"), tables)
@@ -210,12 +212,14 @@ def _missing_seeds(source: Source) -> Iterator[str]:
                 yield f"{pair} {label}: no run with seed {', '.join(map(str, absent))}"
 
 
-def ablation(of: Ablation, number: int, files: Iterable[Path]) -> Section:
+def ablation(ablation: Ablation, number: int, files: Iterable[Path]) -> Section:
     """Build an ablation's tables and figure. files: of its figure."""
-    figures = [pictures.of_ablation(of, file) for file in files if file.suffix == ".png"]
-    section = of_tables(ablation_tables.title(of), f"ablation-{number}", ablation_tables.tables(of), figures)
-    lists = [Listing("Missing runs", of.missing)] if of.missing else []
-    return replace(section, lists=lists, pair=of.pair, method=of.method)
+    figures = [pictures.of_ablation(ablation, file) for file in files if file.suffix == ".png"]
+    section = of_tables(
+        ablation_tables.title(ablation), f"ablation-{number}", ablation_tables.tables(ablation), figures
+    )
+    lists = [Listing("Missing runs", ablation.missing)] if ablation.missing else []
+    return replace(section, lists=lists, pair=ablation.pair, method=ablation.method)
 
 
 BUILDERS: Sequence[Callable[[Source], Section]] = (

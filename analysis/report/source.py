@@ -57,7 +57,7 @@ class Source:
         self.written += files
         svg, metadata = io.BytesIO(), {"Date": None, "Creator": None}
         figure.savefig(svg, format="svg", metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-        shown = data_uri("svg+xml", svg.getvalue())
+        uri = data_uri("svg+xml", svg.getvalue())
         if len(svg.getvalue()) > SVG_LIMIT:
-            shown = data_uri("png", next(file for file in files if file.suffix == ".png").read_bytes())
-        return Picture(shown, round(96 * figure.get_figwidth()), alt, caption, f"plots/{stem}.pdf", pair)
+            uri = data_uri("png", next(file for file in files if file.suffix == ".png").read_bytes())
+        return Picture(uri, round(96 * figure.get_figwidth()), alt, caption, f"plots/{stem}.pdf", pair)

@@ -28,7 +28,7 @@ SENSITIVITY_COLUMNS = ("ablation", "option", "default", "values", "sensitivity",
 
 def tables(ablation: Ablation) -> list[Table]:
     """Return the table of settings, and that of sensitivities where there are any."""
-    return [table(ablation), *([of] if (of := sensitivity_table(ablation)) else [])]
+    return [table(ablation), *([sensitivity] if (sensitivity := sensitivity_table(ablation)) else [])]
 
 
 def table(ablation: Ablation) -> Table:
@@ -140,10 +140,11 @@ def sensitivity_table(ablation: Ablation) -> Table | None:
     """Return the sensitivity to each option; None where there is none."""
     lines = [
         Line([
-            Cell(short(of.option)), Cell(text(of.default), value=of.default), Cell(", ".join(map(text, of.values))),
-            cells.number(of.points), cells.number(of.std), cells.integer(of.n),
+            Cell(short(sensitivity.option)), Cell(text(sensitivity.default), value=sensitivity.default),
+            Cell(", ".join(map(text, sensitivity.values))),
+            cells.number(sensitivity.points), cells.number(sensitivity.std), cells.integer(sensitivity.n),
         ])
-        for of in sensitivities(ablation)
+        for sensitivity in sensitivities(ablation)
     ]  # fmt: skip
     if not lines:
         return None
@@ -175,10 +176,10 @@ def records(ablation: Ablation) -> Iterator[dict[str, Any]]:
 
 def sensitivity_records(ablation: Ablation) -> Iterator[dict[str, Any]]:
     """Iterate over one record for each option, by `SENSITIVITY_COLUMNS`."""
-    for of in sensitivities(ablation):
-        origin = {"ablation": ablation.name, "option": of.option, "default": text(of.default)}
-        values = {"values": " ".join(map(text, of.values))}
-        yield origin | values | {"sensitivity": of.points, "std": of.std, "n": of.n}
+    for sensitivity in sensitivities(ablation):
+        origin = {"ablation": ablation.name, "option": sensitivity.option, "default": text(sensitivity.default)}
+        values = {"values": " ".join(map(text, sensitivity.values))}
+        yield origin | values | {"sensitivity": sensitivity.points, "std": sensitivity.std, "n": sensitivity.n}
 
 
 # ---------------------------------------------------------------- files

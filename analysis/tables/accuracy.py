@@ -136,8 +136,8 @@ def _marks(results: Results) -> dict[Place, str]:
     """Best and second per pair among runs that may be compared, by the printed mean."""
     comparable: dict[Any, dict[RowKey, str]] = {}
     for row in results.group.method_rows:
-        for pair, of in row.seed_groups.items():
-            comparable.setdefault((pair, of.protocol), {})[row.key] = cells.fixed(of.mean("top1_last"))
+        for pair, seed_group in row.seed_groups.items():
+            comparable.setdefault((pair, seed_group.protocol), {})[row.key] = cells.fixed(seed_group.mean("top1_last"))
     marks = {}
     for (pair, _), printed in comparable.items():
         ranked = sorted(set(printed.values()), key=float, reverse=True)[:2]
@@ -182,27 +182,28 @@ def _kd_cell(comparison: Comparison | None) -> Cell:
 
 def records(results: Results) -> list[dict[str, Any]]:
     """Return one record for each pair, method and identity, by `COLUMNS`."""
-    group, found = results.group, []
+    group, rows = results.group, []
     for teacher in group.teachers:
         for pair, top1 in teacher.top1.items():
             place = results.origin | {"pair": pair, "method": TEACHER, "label": teacher.label}
             numbers = {"identity": (teacher.sha256[pair] or "")[:12], "n": 1, "mean": top1}
-            found.append(place | numbers | _published_columns(results.published(pair, TEACHER)))
+            rows.append(place | numbers | _published_columns(results.published(pair, TEACHER)))
     for row in group.rows:
-        for pair, of in row.seed_groups.items():
+        for pair, seed_group in row.seed_groups.items():
             comparison = results.kd_comparisons.get((row.key, pair))
-            found.append(
+            rows.append(
                 results.origin
-                | {"pair": pair, "method": row.method, "label": row.label, "identity": of.identity}
-                | {"epochs": int(of.runs.epochs.iloc[0]), "seeds": " ".join(map(str, of.runs.seed)), "n": of.n}
-                | {"mean": of.mean("top1_last"), "std": of.std("top1_last")}
+                | {"pair": pair, "method": row.method, "label": row.label, "identity": seed_group.identity}
+                | {"epochs": int(seed_group.runs.epochs.iloc[0]), "n": seed_group.n}
+                | {"seeds": " ".join(map(str, seed_group.runs.seed))}
+                | {"mean": seed_group.mean("top1_last"), "std": seed_group.std("top1_last")}
                 | {"delta_student": results.student_difference(pair, row)}
                 | (_kd_columns(comparison) if comparison else {})
-                | {"best_mean": of.mean("top1_best"), "teacher_top1": of.mean("teacher_top1")}
+                | {"best_mean": seed_group.mean("top1_best"), "teacher_top1": seed_group.mean("teacher_top1")}
                 | _published_columns(results.published(pair, row.method))
-                | {column: of.mean(column) for column in COST_COLUMNS}
+                | {column: seed_group.mean(column) for column in COST_COLUMNS}
             )
-    return sorted(found, key=lambda record: group.pairs.index(record["pair"]))
+    return sorted(rows, key=lambda record: group.pairs.index(record["pair"]))
 
 
 def _kd_columns(comparison: Comparison) -> dict[str, Any]:
@@ -213,8 +214,8 @@ def _kd_columns(comparison: Comparison) -> dict[str, Any]:
     return numbers | {"significance_kd": outcome}
 
 
-def _published_columns(known: Published | None) -> dict[str, Any]:
-    if known is None:
+def _published_columns(published: Published | None) -> dict[str, Any]:
+    if published is None:
         return {}
-    value = {"published": known.value, "published_std": known.std, "published_rule": known.rule}
-    return value | {"published_origin": known.origin, "published_source": known.source}
+    value = {"published": published.value, "published_std": published.std, "published_rule": published.rule}
+    return value | {"published_origin": published.origin, "published_source": published.source}

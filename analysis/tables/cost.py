@@ -29,12 +29,12 @@ def table(results: Results, peak_memory: Mapping[tuple[str, str], float] | None 
         columns.append(Column("peak memory [MB]"))
         intro.append("Peak memory is what `make speed` measured for the method, with its batch and machine.")
     lines = []
-    for pair, row, of in results.seed_groups():
-        mean = {column: of.mean(column) for column in COST_COLUMNS}
-        alone = results.group.baseline(of, pair)
+    for pair, row, seed_group in results.seed_groups():
+        mean = {column: seed_group.mean(column) for column in COST_COLUMNS}
+        alone = results.group.baseline(seed_group, pair)
         student_ms = alone.mean("step_ms") if alone else math.nan
         line = [
-            Cell(pair), Cell(row.label), cells.integer(of.n), cells.duration(mean["wall_s"]),
+            Cell(pair), Cell(row.label), cells.integer(seed_group.n), cells.duration(mean["wall_s"]),
             cells.number(mean["step_ms"], 1), cells.number(mean["step_ms"] / student_ms if student_ms else math.nan),
             cells.integer(mean["extra_parameters"]), cells.integer(mean["extra_buffers"]),
             cells.number(mean["agreement"]), cells.number(mean["correlation_distance"], 4),
@@ -48,7 +48,7 @@ def records(results: Results) -> list[dict[str, Any]]:
     """Return one record for each pair and method, by `COLUMNS`; times in seconds and milliseconds."""
     return [
         results.origin
-        | {"pair": pair, "method": row.method, "label": row.label, "identity": of.identity, "n": of.n}
-        | {column: of.mean(column) for column in COST_COLUMNS}
-        for pair, row, of in results.seed_groups()
+        | {"pair": pair, "method": row.method, "label": row.label, "identity": seed_group.identity, "n": seed_group.n}
+        | {column: seed_group.mean(column) for column in COST_COLUMNS}
+        for pair, row, seed_group in results.seed_groups()
     ]

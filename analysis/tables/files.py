@@ -61,7 +61,7 @@ def document(results: Results) -> str:
 def _significance(results: Results) -> dict[str, str]:
     table, heading = significance.table(results), f"{results.heading}: significance"
     by_pair = model.group_by_first_column(table)
-    without_notes = [_without_last_column(of) for of in by_pair]
+    without_notes = [_without_last_column(part) for part in by_pair]
     text = " ".join([caption(heading, table), *table.notes])
     return {
         "-significance.md": markdown.document(heading, around(table, by_pair)),

@@ -29,8 +29,8 @@ class Filters:
 def render(table: Table, filters: Filters) -> Markup:
     """Return a table in a region that scrolls."""
     caption = table.caption or table.title
-    shown = filters.attributes(table.pairs)
-    lines = [Markup('<div class="table"{} role="region" aria-label="{}" tabindex="0">').format(shown, caption)]
+    attributes = filters.attributes(table.pairs)
+    lines = [Markup('<div class="table"{} role="region" aria-label="{}" tabindex="0">').format(attributes, caption)]
     lines += [Markup("<table>"), Markup("<caption>{}</caption>").format(caption), Markup("<thead>")]
     if table.heads:
         lines.append(_row(_head(head.title, head.width, filters.attributes([head.pair])) for head in table.heads))
@@ -45,16 +45,16 @@ def _row(items, attributes: Markup = Markup("")) -> Markup:  # noqa: B008 - a st
     return Markup("<tr{}>{}</tr>").format(attributes, Markup("").join(items))
 
 
-def _head(title: str, width: int, shown: Markup) -> Markup:
+def _head(title: str, width: int, attributes: Markup) -> Markup:
     if not title:
         return Markup('<td colspan="{}"></td>').format(width)
-    return Markup('<th scope="colgroup" colspan="{}"{}>{}</th>').format(width, shown, title)
+    return Markup('<th scope="colgroup" colspan="{}"{}>{}</th>').format(width, attributes, title)
 
 
 def _title(column: Column, filters: Filters) -> Markup:
     kind = "number" if column.kind == NUMBER else "text"
-    shown = filters.attributes([column.pair])
-    return Markup('<th scope="col" data-sort="{}"{}>{}</th>').format(kind, shown, column.title)
+    attributes = filters.attributes([column.pair])
+    return Markup('<th scope="col" data-sort="{}"{}>{}</th>').format(kind, attributes, column.title)
 
 
 def _line(line: Line, columns: Sequence[Column], filters: Filters) -> Markup:
@@ -71,10 +71,10 @@ def _line(line: Line, columns: Sequence[Column], filters: Filters) -> Markup:
 
 
 def _cell(cell: Cell) -> Markup:
-    shown = escape(cell.full_text)
+    content = escape(cell.full_text)
     if cell.mark:
-        shown = Markup("<{0}>{1}</{0}>").format(Markup(MARKS[cell.mark]), shown)
+        content = Markup("<{0}>{1}</{0}>").format(Markup(MARKS[cell.mark]), content)
     if cell.href:
         outside = Markup("") if cell.href.startswith("#") else Markup(' rel="noopener noreferrer"')
-        shown = Markup('<a href="{}"{}>{}</a>').format(cell.href, outside, shown)
-    return shown + Markup(" {}").format(cell.symbol) if cell.symbol else shown
+        content = Markup('<a href="{}"{}>{}</a>').format(cell.href, outside, content)
+    return content + Markup(" {}").format(cell.symbol) if cell.symbol else content

@@ -46,7 +46,7 @@ def _notes(tables: Sequence[Table]) -> list[str]:
     notes = [note for table in tables for note in table.notes]
     used = sorted({number for table in tables for number in table.used_sources})
     notes += [f"[{number}] {tables[0].sources[number - 1]}" for number in used]
-    notes += [f"{of.title}." for table in tables for of in table.lists]
+    notes += [f"{listing.title}." for table in tables for listing in table.lists]
     return [escape(note) for note in dict.fromkeys(notes)]
 
 
@@ -101,10 +101,10 @@ def _titles(columns: Iterable[Column]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    shown = MARKS.get(cell.mark if cell.text else "", "%s") % escape(cell.text)
-    shown += rf"\textsuperscript{{{escape(cell.symbol)}}}" if cell.symbol else ""
+    content = MARKS.get(cell.mark if cell.text else "", "%s") % escape(cell.text)
+    content += rf"\textsuperscript{{{escape(cell.symbol)}}}" if cell.symbol else ""
     small = " ".join(filter(None, (cell.detail, f"[{cell.source}]" if cell.source else "")))
-    return f"{shown} {{\\scriptsize {escape(small)}}}" if small else shown
+    return f"{content} {{\\scriptsize {escape(small)}}}" if small else content
 
 
 def _row(cells: Iterable[str]) -> str:

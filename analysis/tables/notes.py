@@ -46,7 +46,7 @@ def changed_settings(group: ResultGroup) -> list[str]:
     The number of epochs is left out, since every table states it.
     """
     values: dict[str, set[str]] = {}
-    for seed_group in (of for row in group.rows for of in row.seed_groups.values()):
+    for seed_group in (seed_group for row in group.rows for seed_group in row.seed_groups.values()):
         for key in seed_group.changed_settings:
             if not key.startswith("method.") and key != "recipe.epochs":
                 values.setdefault(key, set()).add(format_setting(seed_group.config.get(key)))
@@ -84,12 +84,12 @@ def dagger_note(results: Results) -> str:
 
 def unequal_cost(row: MethodRow) -> list[str]:
     """Return what makes a row's numbers not comparable with the others' at equal cost."""
-    runs = [of.runs for of in row.seed_groups.values()]
-    epochs = sorted({int(of.init_epochs.max()) for of in runs if of.init_epochs.max() > 0})
+    runs = [seed_group.runs for seed_group in row.seed_groups.values()]
+    epochs = sorted({int(frame.init_epochs.max()) for frame in runs if frame.init_epochs.max() > 0})
     reasons = [f"{' or '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'} before"] if epochs else []
-    reasons += ["two views"] if any((of.views > 1).any() for of in runs) else []
-    kept = any((of.inference_parameters > of.parameters).any() for of in runs)
-    return reasons + (["layers kept at inference"] if kept else [])
+    reasons += ["two views"] if any((frame.views > 1).any() for frame in runs) else []
+    keeps_layers = any((frame.inference_parameters > frame.parameters).any() for frame in runs)
+    return reasons + (["layers kept at inference"] if keeps_layers else [])
 
 
 def remarks(results: Results) -> list[str]:

@@ -29,11 +29,13 @@ def _order(ranking: Ranking) -> list[int]:
 def _lines(ranking: Ranking, numbers: dict[int, list[Cell]]) -> list[Line]:
     """Lines by average rank, with the row's label before its numbers."""
     rows = ((ranking.rows[i], numbers[i]) for i in _order(ranking))
-    return [Line([Cell(row.label), *of], methods=without_baselines(row.method)) for row, of in rows]
+    return [
+        Line([Cell(row.label), *numbers_of_row], methods=without_baselines(row.method)) for row, numbers_of_row in rows
+    ]
 
 
 def _averages(ranking: Ranking) -> Table:
-    seeds = ", ".join(map(str, sorted({len(of) for of in ranking.seeds.values()})))
+    seeds = ", ".join(map(str, sorted({len(common_seeds) for common_seeds in ranking.seeds.values()})))
     within = [ranking.share_within(tau) for tau in TAUS]
     numbers = {
         i: [
@@ -60,7 +62,7 @@ def _averages(ranking: Ranking) -> Table:
 
 
 def _by_pair(ranking: Ranking) -> Table:
-    numbers = {i: [Cell(f"{rank:g}", value=float(rank)) for rank in of] for i, of in enumerate(ranking.ranks)}
+    numbers = {i: [Cell(f"{rank:g}", value=float(rank)) for rank in ranks] for i, ranks in enumerate(ranking.ranks)}
     columns = [Column("Method", TEXT), *(Column(pair, pair=pair) for pair in ranking.pairs)]
     return Table("Rank on each pair, 1 the best", columns, [_lines(ranking, numbers)], title="Rank on each pair")
 

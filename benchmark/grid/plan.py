@@ -93,7 +93,7 @@ class Plan:
         """Return what the user reads before anything is trained."""
         lines = self._setting_lines()
         lines += [f"{t}-{s} {method}: n/a: {why}" for (t, s, method), why in self.unsupported.items()]
-        to_train = done = diverged = 0
+        to_train = finished_runs = diverged = 0
         outdated: Counter[str] = Counter()  # by method: finished runs of another version of its code
         code_version = functools.cache(methods.code_version)
         for network, teacher in self.teachers.items():
@@ -107,12 +107,14 @@ class Plan:
             for run in self.students(network):
                 if run.folder.done:
                     version = run.folder.record.code_version
-                    done += 1
+                    finished_runs += 1
                     outdated[run.method] += version not in (None, code_version(run.config["method"]["implementation"]))
                 else:
                     diverged += run.folder.status == RunStatus.DIVERGED
                     to_train += not is_finished(run)
-        lines.append(f"runs: {to_train} to train, {done} done" + (f", {diverged} diverged earlier" if diverged else ""))
+        lines.append(
+            f"runs: {to_train} to train, {finished_runs} done" + (f", {diverged} diverged earlier" if diverged else "")
+        )
         if counts := ", ".join(f"{n} {method}" for method, n in (+outdated).items()):
             lines.append(
                 f"done with another version of their method's code: {counts} (remove their folders to repeat them)"

@@ -20,14 +20,14 @@ def document(heading: str, tables: Iterable[Table], listed: int | None = LISTED)
         parts += map(text, table.notes)
         if table.sources:
             parts.append(_list("Published", [f"[{i}] {source}" for i, source in enumerate(table.sources, 1)]))
-        parts += [_list(f"{text(of.title)}", _first(of, listed)) for of in table.lists]
+        parts += [_list(text(listing.title), _first(listing, listed)) for listing in table.lists]
     return "\n\n".join(parts) + "\n"
 
 
 def _first(listing: Listing, listed: int | None) -> list[str]:
-    shown = list(listing.entries[:listed])
-    rest = len(listing.entries) - len(shown)
-    return [*shown, *([f"and {rest} more"] if rest else [])]
+    entries = list(listing.entries[:listed])
+    rest = len(listing.entries) - len(entries)
+    return [*entries, *([f"and {rest} more"] if rest else [])]
 
 
 def _list(title: str, entries: Iterable[str]) -> str:
@@ -59,13 +59,13 @@ def _titles(columns: Sequence[Column], heads: Sequence[Head]) -> list[str]:
 
 
 def _shown(cell: Cell, column: Column) -> str:
-    shown = _escaped(cell.full_text)
-    if column.kind == CODE and shown:
-        shown = f"`{shown}`"
+    content = _escaped(cell.full_text)
+    if column.kind == CODE and content:
+        content = f"`{content}`"
     if cell.href.startswith(("https://", "http://")):
-        shown = f"[{shown}]({cell.href})"
-    before, after = MARKS.get(cell.mark if shown else "", ("", ""))
-    return f"{before}{shown}{after} {_escaped(cell.symbol)}".rstrip()
+        content = f"[{content}]({cell.href})"
+    before, after = MARKS.get(cell.mark if content else "", ("", ""))
+    return f"{before}{content}{after} {_escaped(cell.symbol)}".rstrip()
 
 
 def text(raw: str) -> str:

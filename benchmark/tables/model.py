@@ -127,20 +127,20 @@ def split(table: Table, size: int) -> list[Table]:
     parts = []
     for first in range(0, len(widths), size):
         last = min(first + size, len(widths))
-        kept = slice(starts[first], starts[last])
-        blocks = [[_narrowed(line, kept) for line in block if _has_entry(line, kept)] for block in table.blocks]
-        columns = [table.columns[0], *table.columns[kept]]
+        part = slice(starts[first], starts[last])
+        blocks = [[_narrowed(line, part) for line in block if _has_entry(line, part)] for block in table.blocks]
+        columns = [table.columns[0], *table.columns[part]]
         heads = [table.heads[0], *table.heads[first + 1 : last + 1]] if table.heads else []
         parts.append(replace(table, columns=columns, heads=heads, blocks=[block for block in blocks if block]))
     return parts
 
 
-def _narrowed(line: Line, kept: slice) -> Line:
-    return replace(line, cells=[line.cells[0], *line.cells[kept]])
+def _narrowed(line: Line, part: slice) -> Line:
+    return replace(line, cells=[line.cells[0], *line.cells[part]])
 
 
-def _has_entry(line: Line, kept: slice) -> bool:
-    return any(cell != EMPTY for cell in line.cells[kept])
+def _has_entry(line: Line, part: slice) -> bool:
+    return any(cell != EMPTY for cell in line.cells[part])
 
 
 def group_by_first_column(table: Table) -> list[Table]:

@@ -143,14 +143,14 @@ class TeacherCache:
         indices_cpu, columns: [B] int64 on the CPU, so that a busy device is not waited for.
         """
         places = indices_cpu * self.header.columns + columns
-        read = {kind: rows.read(places) for kind, rows in self.rows.items()}
-        missing = ~torch.stack([valid for _, valid in read.values()]).all(0)
+        cached = {kind: rows.read(places) for kind, rows in self.rows.items()}
+        missing = ~torch.stack([valid for _, valid in cached.values()]).all(0)
         if missing.any():
             positions = missing.nonzero()[:, 0]
             computed = self._add(places[positions], images, positions)
-            for kind, (rows, _) in read.items():
+            for kind, (rows, _) in cached.items():
                 rows[positions] = computed[kind]
-        on_device = {kind: rows.to(images.device, non_blocking=True) for kind, (rows, _) in read.items()}
+        on_device = {kind: rows.to(images.device, non_blocking=True) for kind, (rows, _) in cached.items()}
         return _outputs_from_rows(on_device, self.header.classes)
 
     def _add(self, places: Tensor, images: Tensor, positions: Tensor) -> dict[str, Tensor]:

@@ -57,6 +57,6 @@ class Study:
     @property
     def loaded(self) -> ablation.Ablation:
         """The ablation, which must be the only one."""
-        (found,), problems = ablation.load(self.root)
+        (only_ablation,), problems = ablation.load(self.root)
         assert problems == []
-        return found
+        return only_ablation

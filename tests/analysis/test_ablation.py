@@ -91,8 +91,8 @@ def test_unlike_configs_are_never_averaged(weights):
     runs = weights.read["settings"][1]["runs"]
     runs["2"] = weights.read["settings"][2]["runs"]["2"]
     weights.write()
-    found, problems = ablation.load(weights.root)
-    assert found == [] and "the runs of nu=0.1 have unlike configs" in problems[0]
+    ablations, problems = ablation.load(weights.root)
+    assert ablations == [] and "the runs of nu=0.1 have unlike configs" in problems[0]
 
 
 def test_a_manifest_cannot_refer_to_folders_outside_the_runs(weights):

@@ -76,9 +76,9 @@ def test_an_unwritable_reports_folder_gives_one_line(full, analyse, tmp_path):
 def test_without_arguments_usage_is_printed_and_torch_is_not_imported(tmp_path):
     code = "import sys, analysis.__main__ as m, analysis.figures.curves; m.main([])"
     code += "; sys.exit(bool({'torch', 'matplotlib.pyplot'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.startswith("usage: python -m analysis")
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0
+    assert process.stdout.startswith("usage: python -m analysis")
 
 
 def test_all_is_the_same_as_no_filter(tree, analyse):

@@ -105,9 +105,9 @@ def test_without_replacement_every_subset_is_equally_likely(thinning, k):
     assert drawn.shape == (6000, k)
     for label in range(3):
         others = [i for i, y in enumerate(labels.tolist()) if y != label]
-        seen = collections.Counter(tuple(sorted(row)) for row in drawn[anchors == label].tolist())
-        counts = [seen.pop(subset, 0) for subset in itertools.combinations(others, k)]
-        assert not seen
+        counter = collections.Counter(tuple(sorted(row)) for row in drawn[anchors == label].tolist())
+        counts = [counter.pop(subset, 0) for subset in itertools.combinations(others, k)]
+        assert not counter
         assert stats.chisquare(counts).pvalue > 1e-3
 
 

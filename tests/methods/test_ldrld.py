@@ -64,9 +64,9 @@ def test_equals_the_published_form_with_masked_logits(build, make_batch):
     top = student.topk(7, 1).indices
     total, masked = 0.0, []
     for ranks in [*itertools.combinations(range(7), 2), tuple(range(7)), None]:
-        seen = torch.zeros(7, CLASSES, dtype=torch.float64)
-        seen = 1 - seen.scatter(1, top, 1) if ranks is None else seen.scatter(1, top[:, list(ranks)], 1)
-        p_s, p_t = (torch.log_softmax(z / 4 - 1000 * (1 - seen), 1) for z in (student, teacher))
+        mask = torch.zeros(7, CLASSES, dtype=torch.float64)
+        mask = 1 - mask.scatter(1, top, 1) if ranks is None else mask.scatter(1, top[:, list(ranks)], 1)
+        p_s, p_t = (torch.log_softmax(z / 4 - 1000 * (1 - mask), 1) for z in (student, teacher))
         masked.append(16 * (p_t.exp() * (p_t - p_s)).sum() / 7)
         if ranks is not None:
             a, b = ranks[0] + 1, ranks[1] + 1

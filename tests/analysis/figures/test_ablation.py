@@ -10,9 +10,9 @@ from tests.analysis.study import T
 
 def test_a_numeric_option_is_a_line_with_intervals_on_a_log_scale(weights):
     (ax,) = figures.draw_lines(weights.loaded).axes
-    (own,) = [c for c in ax.containers if c.get_label() == "CLKD"]
+    (clkd_bars,) = [c for c in ax.containers if c.get_label() == "CLKD"]
     assert ax.get_xscale() == "log" and [t.get_text() for t in ax.get_xticklabels()] == ["0.1", "0.4", "1.6"]
-    line, _, (bars,) = own
+    line, _, (bars,) = clkd_bars
     assert line.get_xydata().tolist() == [[0.1, 52.0], [0.4, 51.0], [1.6, 49.0]]
     low, high = bars.get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((52 - T / math.sqrt(3), 52 + T / math.sqrt(3)), abs=1e-3)

@@ -48,8 +48,8 @@ def test_a_long_legend_leaves_the_axes_their_room(filled, draw):
     pair_curves = [dataclasses.replace(c, seconds=c.mean) for c in curves.learning_curves(group, PAIR)[0]]
     heights = []
     with matplotlib.rc_context(style.STYLE):
-        for shown in (pair_curves, 12 * pair_curves):
-            figure = draw(group, PAIR, shown, COLORS)
+        for repeated_curves in (pair_curves, 12 * pair_curves):
+            figure = draw(group, PAIR, repeated_curves, COLORS)
             FigureCanvasAgg(figure).draw()
             heights.append(figure.axes[0].get_window_extent().height)
     assert heights[1] > 0.8 * heights[0]

@@ -87,9 +87,9 @@ def test_many_classes_are_cut_to_both_ends(tree):
     fidelity = measured(tree.root)
     drawn = figures.draw(fidelity, PAIR, COLORS)
     assert list(drawn) == ["structure", "structure-classes"]
-    shown = np.asarray(drawn["structure-classes"].axes[0].images[0].get_array())[0]
+    values = np.asarray(drawn["structure-classes"].axes[0].images[0].get_array())[0]
     changes = sorted(fidelity.classes[fidelity.classes.method == "kd"].delta_student, reverse=True)
-    assert list(shown) == pytest.approx([*changes[:10], *changes[-10:]])
+    assert list(values) == pytest.approx([*changes[:10], *changes[-10:]])
     assert "10 classes that gain and 10 that lose most" in drawn["structure-classes"].get_suptitle()
 
 

@@ -63,8 +63,8 @@ def damage(tree: Tree) -> None:
     (folder / "ce" / "0000000000a1" / "seed=1" / "metrics.jsonl").write_bytes(b"\xff\xfe\x00")
     for path in tree.root.rglob("test_outputs.npz"):
         with np.load(path) as saved:
-            kept = {k: saved[k] for k in ("logits", "labels")}
-        np.savez(path, **kept, class_names=np.array([HOSTILE, "'", "$"]))
+            arrays = {k: saved[k] for k in ("logits", "labels")}
+        np.savez(path, **arrays, class_names=np.array([HOSTILE, "'", "$"]))
     (folder / "ce" / "0000000000a1" / "seed=2" / "test_outputs.npz").write_bytes(b"PK")
     result = tree.root / "cifar100" / B / "crd" / "0000000000b4" / "seed=0" / "result.json"
     changes = {"title": HOSTILE, "precision": HOSTILE, "hardware": {"name": HOSTILE}, "versions": {HOSTILE: HOSTILE}}
@@ -81,8 +81,8 @@ def ablate(tree: Tree) -> None:
     """An ablation of CLKD's nu made of copies of the tree's runs with a validation split; KD's last seed is missing."""
 
     def row(label: str, method: str, identity: str, nu: float | None, val: list[float]) -> dict:
-        of, copy = tree.root / "cifar100" / A / method / identity, f"f{identity[1:]}"
-        shutil.copytree(of, of.with_name(copy))
+        original, copy = tree.root / "cifar100" / A / method / identity, f"f{identity[1:]}"
+        shutil.copytree(original, original.with_name(copy))
         folders = {str(s): f"cifar100/{A}/{method}/{copy}/seed={s}" for s in range(3)}
         for seed, top1 in enumerate(val):
             path = tree.root / folders[str(seed)] / "result.json"
@@ -264,9 +264,9 @@ def opened(page, chromium) -> Iterator:
     yield chromium
     assert chromium.get_log("browser") == []
     events = [json.loads(e["message"])["message"] for e in chromium.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert any(u.startswith("file:") for u in asked)
-    assert [u for u in asked if not u.startswith(("file:", "data:"))] == []
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert any(u.startswith("file:") for u in urls)
+    assert [u for u in urls if not u.startswith(("file:", "data:"))] == []
 
 
 RESULTS = "#g0-results table"
@@ -310,8 +310,8 @@ def titles(driver, table: str = RESULTS) -> list[str]:
 
 def box(driver, name: str, label: str):
     """A checkbox of the filters."""
-    found = driver.find_elements("css selector", f"#filters input[name={name}]")
-    return next(e for e in found if e.find_element("xpath", "..").text.strip().split(" (")[0] == label)
+    inputs = driver.find_elements("css selector", f"#filters input[name={name}]")
+    return next(e for e in inputs if e.find_element("xpath", "..").text.strip().split(" (")[0] == label)
 
 
 def choose(driver, name: str, to: str) -> None:
@@ -327,11 +327,11 @@ def test_columns_sort_by_number_with_missing_values_last(opened):
     assert column(opened, 0) == ROWS
     assert titles(opened) == ["Method", "top-1", "Δ", "published", "top-1", "Δ"]
     delta = Heading(opened, 2)
-    seen = []
+    states = []
     for _ in range(3):
         delta.button.send_keys("\n")  # as from the keyboard
-        seen.append((delta.state, column(opened, 0), column(opened, 2)))
-    down, up, first = seen
+        states.append((delta.state, column(opened, 0), column(opened, 2)))
+    down, up, first = states
     assert down == ("descending", ["KD", "CLKD (nu=0.4)", HOSTILE, "CLKD (nu=0)"], ["+1.50", "+1.50", "+1.00", "–"])
     assert up == ("ascending", [HOSTILE, "KD", "CLKD (nu=0.4)", "CLKD (nu=0)"], ["+1.00", "+1.50", "+1.50", "–"])
     assert first[:2] == (None, ROWS)

@@ -40,9 +40,9 @@ def test_cells_show_means_and_paired_differences_with_intervals(weights):
 
 
 def test_test_accuracy_is_shown_for_the_chosen_setting_and_the_references_only(weights, tmp_path):
-    found = weights.loaded
-    assert found.chosen.label == "nu=0.1"
-    for text in (tables.document(found), tex(tmp_path, found), written(tmp_path, found, ".csv").read_text()):
+    ablation = weights.loaded
+    assert ablation.chosen.label == "nu=0.1"
+    for text in (tables.document(ablation), tex(tmp_path, ablation), written(tmp_path, ablation, ".csv").read_text()):
         assert "48.75" in text and "47.25" in text and "44.5" in text
         assert "99" not in text and str(SECRET) not in text
 

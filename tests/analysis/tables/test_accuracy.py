@@ -245,8 +245,8 @@ def test_methods_at_unequal_cost_are_marked(tree, analyse):
         tree.student(PAIR, "ce", "0000000000a1", seed, 60.0, changes={"parameters": 100, "inference_parameters": 100})
         before = {"pre_epochs": 3, "views": 1, "parameters": 100, "inference_parameters": 100}
         tree.student(PAIR, "kd", "0000000000a2", seed, 61.0, changes=before)
-        kept = {"pre_epochs": 0, "views": 2, "parameters": 100, "inference_parameters": 150}
-        tree.student(PAIR, "crd", "0000000000a3", seed, 62.0, changes=kept)
+        more_layers = {"pre_epochs": 0, "views": 2, "parameters": 100, "inference_parameters": 150}
+        tree.student(PAIR, "crd", "0000000000a3", seed, 62.0, changes=more_layers)
     out = analyse("table")[1]
     assert cells(out, "KD *")[0].startswith("<u>61.00")
     assert "* Not at equal cost: KD (3 epochs before); CRD (two views, layers kept at inference)." in out
@@ -259,7 +259,7 @@ def test_runs_with_a_validation_split_have_their_own_table(tree, analyse):
     tree.student(PAIR, "ce", "0000000000a1", 0, 60.0)
     tree.student(PAIR, "ce", "0000000000a2", 0, 58.0, changes={"val_top1_last": 57.0})
     out = analyse("table")[1]
-    plain, held = out.split("## cifar100, profile short+validation")
-    assert cells(plain, "Student")[0] == "60.00 (1)" and cells(held, "Student")[0] == "58.00 (1)"
+    plain, validation = out.split("## cifar100, profile short+validation")
+    assert cells(plain, "Student")[0] == "60.00 (1)" and cells(validation, "Student")[0] == "58.00 (1)"
     out = analyse("table", "profile=short+validation")[1]
     assert "58.00 (1)" in out and "60.00 (1)" not in out

@@ -109,7 +109,9 @@ def test_marks_follow_the_better_direction_and_spare_the_baselines(varied):
     rows = measured.summary[measured.summary.pair == PAIR].to_dict("records")
     methods = {row["label"]: row for row in rows if row["method"] not in ("teacher", "ce")}
     lines = {line.cells[1].text: line.cells[3:] for line in table.lines if line.pair == PAIR}
-    marks = {(label, m.key): c.mark for label, of in lines.items() for m, c in zip(fidelity.MEASURES, of, strict=True)}
+    marks = {
+        (label, m.key): c.mark for label, row in lines.items() for m, c in zip(fidelity.MEASURES, row, strict=True)
+    }
     assert not any(mark for (label, _), mark in marks.items() if label not in methods)
     for key, best in (("kl", min), ("ece", min), ("correlation_distance", min), ("agreement", max), ("top1", max)):
         values = {label: round(row[key], 4) for label, row in methods.items()}

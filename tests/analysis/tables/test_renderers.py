@@ -54,8 +54,8 @@ def test_latex_prints_marks_details_and_the_sources_in_use():
     cells = [Cell("KD"), Cell("1.00", "± 0.10 (3)", BEST, "†", value=1.0), Cell("0.50", mark=SECOND, source=2)]
     columns = [Column("Method", TEXT), Column("top-1"), Column("a long title", short="short")]
     text = latex.floats("name", "5 %", [Table("", columns, [[Line(cells)]], sources=["first", "second"])])
-    shown = r"KD & \textbf{1.00}\textsuperscript{$\dagger$} {\scriptsize $\pm$ 0.10 (3)} & "
-    assert shown + r"\underline{0.50} {\scriptsize {[}2{]}} \\" in text
+    kd_cells = r"KD & \textbf{1.00}\textsuperscript{$\dagger$} {\scriptsize $\pm$ 0.10 (3)} & "
+    assert kd_cells + r"\underline{0.50} {\scriptsize {[}2{]}} \\" in text
     assert r"Method & top-1 & short \\" in text and "second" in text and "first" not in text
 
 
@@ -102,8 +102,8 @@ class Texts(HTMLParser):
 def test_html_shows_any_text_and_never_becomes_markup(table):
     parsed = Texts(str(html.render(table, html.Filters(["a-b", "p-q"], ["kd"]))))
     cells = [cell for line in table.lines for cell in line.cells]
-    shown = [f"{cell.full_text} {cell.symbol}".rstrip() for cell in cells]
-    assert [" ".join(text.split()) for text in parsed.cells[5:]] == [" ".join(text.split()) for text in shown]
+    texts = [f"{cell.full_text} {cell.symbol}".rstrip() for cell in cells]
+    assert [" ".join(text.split()) for text in parsed.cells[5:]] == [" ".join(text.split()) for text in texts]
     assert {tag for tag, _ in parsed.tags} <= set(
         ["div", "table", "caption", "thead", "tbody", "tr", "th", "td", "a", "strong", "u"]
     )

@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_planned_are_refused_in_one_line(tiny, tmp_path,
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[list[str], Path]:
+def finished_ablation(tmp_path_factory) -> tuple[list[str], Path]:
     """An ablation of KD's temperature over two seeds, run from end to end: its arguments, and the folder it is in."""
     folder = tmp_path_factory.mktemp("ablate")
     write_tiny(folder / "tiny.npz", train=60)  # one image of each class in the validation split
@@ -98,8 +98,8 @@ def manifest(folder: Path) -> dict:
     return json.loads((folder / "runs" / "ablations" / f"{NAME}.json").read_text())
 
 
-def test_the_manifest_lists_finished_runs_of_all_settings(made):
-    read = manifest(made[1])
+def test_the_manifest_lists_finished_runs_of_all_settings(finished_ablation):
+    content = manifest(finished_ablation[1])
     about = {
         "method": "kd",
         "title": "KD",
@@ -109,53 +109,55 @@ def test_the_manifest_lists_finished_runs_of_all_settings(made):
         "validation_images": 6,
         "pair": "resnet14-resnet8",
     }
-    assert {k: read[k] for k in about} == about
-    assert read["axes"] == {"temperature": {"values": [2, 4], "log": False}}
-    assert [r["label"] for r in read["settings"]] == ["temperature=2", "temperature=4"]
-    assert read["default"] == "temperature=4" and [r["label"] for r in read["references"]] == ["KD", "Student"]
-    assert read["settings"][1]["runs"] == read["references"][0]["runs"]
-    for row in read["settings"] + read["references"]:
+    assert {k: content[k] for k in about} == about
+    assert content["axes"] == {"temperature": {"values": [2, 4], "log": False}}
+    assert [r["label"] for r in content["settings"]] == ["temperature=2", "temperature=4"]
+    assert content["default"] == "temperature=4" and [r["label"] for r in content["references"]] == ["KD", "Student"]
+    assert content["settings"][1]["runs"] == content["references"][0]["runs"]
+    for row in content["settings"] + content["references"]:
         assert set(row["runs"]) == {"0", "1"} and row["impossible"] is None
         for folder in row["runs"].values():
-            result = json.loads((made[1] / "runs" / folder / "result.json").read_text())
+            result = json.loads((finished_ablation[1] / "runs" / folder / "result.json").read_text())
             assert result["status"] == "done" and 0 <= result["val_top1_last"] <= 100
-    config = yaml.safe_load((made[1] / "runs" / read["settings"][0]["runs"]["0"] / "config.yaml").read_text())
+    config = yaml.safe_load(
+        (finished_ablation[1] / "runs" / content["settings"][0]["runs"]["0"] / "config.yaml").read_text()
+    )
     assert config["method"]["temperature"] == 2.0 and config["dataset"]["validation"] == 0.1
 
 
-def test_a_setting_has_the_runs_that_bench_would_train(made):
-    overrides = [*made[0][:-1], "methods=kd,ce", "dataset.validation=0.1", "kd.temperature=2"]
+def test_a_setting_has_the_runs_that_bench_would_train(finished_ablation):
+    overrides = [*finished_ablation[0][:-1], "methods=kd,ce", "dataset.validation=0.1", "kd.temperature=2"]
     plan = plan_of(overrides)
     folders = {(c.method, str(c.config["seed"])): c.relative_path for c in plan.students("resnet14")}
-    read = manifest(made[1])
-    assert read["settings"][0]["runs"] == {s: folders["kd", s] for s in "01"}
-    assert read["references"][1]["runs"] == {s: folders["ce", s] for s in "01"}
+    content = manifest(finished_ablation[1])
+    assert content["settings"][0]["runs"] == {s: folders["kd", s] for s in "01"}
+    assert content["references"][1]["runs"] == {s: folders["ce", s] for s in "01"}
 
 
-def test_tables_and_figures_are_written_and_a_second_call_trains_nothing(made, capfd):
-    files = {p.name.removeprefix(NAME) for p in (made[1] / "reports" / "ablations").iterdir()}
+def test_tables_and_figures_are_written_and_a_second_call_trains_nothing(finished_ablation, capfd):
+    files = {p.name.removeprefix(NAME) for p in (finished_ablation[1] / "reports" / "ablations").iterdir()}
     assert files == {".md", ".tex", ".csv", ".png", ".pdf", "-sensitivity.csv", "-sweep.yaml"}
-    before = {p: p.stat().st_mtime_ns for p in (made[1] / "runs").rglob("weights.pt")}
+    before = {p: p.stat().st_mtime_ns for p in (finished_ablation[1] / "runs").rglob("weights.pt")}
     assert len(before) == 1 + 3 * 2
-    assert main(["ablate", *made[0]]) == 0
+    assert main(["ablate", *finished_ablation[0]]) == 0
     printed = capfd.readouterr().out
     assert "runs: 0 to train, 6 done" in printed and "| temperature |" in printed
-    assert {p: p.stat().st_mtime_ns for p in (made[1] / "runs").rglob("weights.pt")} == before
+    assert {p: p.stat().st_mtime_ns for p in (finished_ablation[1] / "runs").rglob("weights.pt")} == before
 
 
-def test_a_diverged_setting_is_reported_and_the_others_have_a_table(made, capfd, monkeypatch):
-    run = made[1] / "runs" / manifest(made[1])["settings"][0]["runs"]["1"]
+def test_a_diverged_setting_is_reported_and_the_others_have_a_table(finished_ablation, capfd, monkeypatch):
+    run = finished_ablation[1] / "runs" / manifest(finished_ablation[1])["settings"][0]["runs"]["1"]
     saved = (run / "status.json").read_text()
     (run / "status.json").write_text('{"status": "diverged", "reason": "the loss is nan"}')
-    assert main(["ablate", *made[0]]) == 1
+    assert main(["ablate", *finished_ablation[0]]) == 1
     (run / "status.json").write_text(saved)
     out, err = capfd.readouterr()
     assert "not finished: resnet14-resnet8 kd seed 1: diverged" in err
     assert "- temperature=2, seed 1: diverged: the loss is nan" in out
 
 
-def test_references_follow_a_varied_recipe_but_the_teacher_does_not(made, capsys):
-    plan = planned([*made[0][:-1], "method=fitnet", "recipe.batch_size=8,16,64"])
+def test_references_follow_a_varied_recipe_but_the_teacher_does_not(finished_ablation, capsys):
+    plan = planned([*finished_ablation[0][:-1], "method=fitnet", "recipe.batch_size=8,16,64"])
     (ablation,) = plan.ablations
     assert {e.setting.label: e.reason is not None for e in ablation.settings} == {
         "batch_size=8": False, "batch_size=16": False, "batch_size=64": True,
@@ -168,12 +170,12 @@ def test_references_follow_a_varied_recipe_but_the_teacher_does_not(made, capsys
     assert len(runs) == plan.run_count("resnet14") == 3 * 2 * 2
     assert {c.config["recipe"]["batch_size"] for c in runs} == {8, 16}
     assert len({json.dumps(c.config["teacher"]) for c in runs}) == 1
-    trained = {*manifest(made[1])["references"][0]["runs"].values()}
+    trained = {*manifest(finished_ablation[1])["references"][0]["runs"].values()}
     assert trained <= {c.relative_path for c in runs}
 
 
-def test_presets_and_several_grids_share_runs(made):
-    plan = planned([*made[0][:-1], "grid=clkd_readings,clkd_nmse"])
+def test_presets_and_several_grids_share_runs(finished_ablation):
+    plan = planned([*finished_ablation[0][:-1], "grid=clkd_readings,clkd_nmse"])
     readings, reduction = plan.ablations
     methods = [e.setting.method for e in readings.settings]
     assert methods == ["clkd", "clkd_r1", "clkd_a1", "clkd_a2", "clkd_b", "clkd"]
@@ -191,9 +193,9 @@ def test_without_a_grid_all_grids_of_the_method_are_run():
     assert [g.name for g in ablate.parse(["method=dkd"]).grids] == ["dkd"]
 
 
-def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(made, capsys):
+def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(finished_ablation, capsys):
     """By W&B's own reading of the file and its own making of the command line."""
-    path = made[1] / "reports" / "ablations" / f"{NAME}-sweep.yaml"
+    path = finished_ablation[1] / "reports" / "ablations" / f"{NAME}-sweep.yaml"
     config = sweeps.load_sweep_config(str(path))
     assert config and config["method"] == "grid" and config["program"] == "benchmark"
     allowed = {"name", "description", "project", "program", "command", "method", "metric", "parameters"}
@@ -201,8 +203,8 @@ def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(made,
         set(config) <= allowed and set(config["metric"]) == {"name", "goal"} and config["metric"]["goal"] == "maximize"
     )
     assert all(re.fullmatch(r"[A-Za-z_][\w.-]*", k) and list(v) == ["values"] for k, v in config["parameters"].items())
-    read = manifest(made[1])
-    rows = {r["label"]: r for r in read["settings"] + read["references"]}
+    content = manifest(finished_ablation[1])
+    rows = {r["label"]: r for r in content["settings"] + content["references"]}
     parameters = {k: v["values"] for k, v in config["parameters"].items()}
     assert parameters == {"setting": list(rows), "seeds": [0, 1]}
     assert not any(w.startswith("tracker.mode") for w in config["command"])  # that of the agent counts
@@ -218,10 +220,10 @@ def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(made,
         assert [r.relative_path for r in runs] == [rows[label]["runs"][str(seed)]]
 
 
-def test_a_single_setting_trains_its_run_and_writes_no_manifest(made, capsys):
-    before = {p for p in made[1].rglob("*")}
-    arguments = [a for a in made[0] if not a.startswith("seeds=")]
+def test_a_single_setting_trains_its_run_and_writes_no_manifest(finished_ablation, capsys):
+    before = {p for p in finished_ablation[1].rglob("*")}
+    arguments = [a for a in finished_ablation[0] if not a.startswith("seeds=")]
     assert main(["ablate", *arguments, "setting=temperature=2", "seeds=7"]) == 0
-    new = {p for p in made[1].rglob("*") if p not in before and p.name == "result.json"}
+    new = {p for p in finished_ablation[1].rglob("*") if p not in before and p.name == "result.json"}
     assert [p.parent.name for p in new] == ["seed=7"]
-    assert manifest(made[1])["seeds"] == [0, 1]
+    assert manifest(finished_ablation[1])["seeds"] == [0, 1]

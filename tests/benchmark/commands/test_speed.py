@@ -83,12 +83,12 @@ def test_the_result_has_all_keys_with_numbers_that_agree(small, tmp_path, monkey
     assert [w["methods"] for w in result["whole_pair"]] == [1, 2, 3, 4, 5]
     # hours by hand: 240 epochs of 38 steps, the teacher once and each method with three seeds, and the caches, of which
     # KD and MLLD share one
-    own, hour = result["teacher_training_step_ms"], 240 * 38 / 3.6e6
+    teacher_ms, hour = result["teacher_training_step_ms"], 240 * 38 / 3.6e6
     last = result["whole_pair"][-1]
     for loop, key, teacher in (("live", "live_step_ms", "ours"), ("plain", "plain_step_ms", "plain")):
-        assert last[loop] == pytest.approx(hour * (own[teacher] + 3 * sum(r[key] for r in rows.values())))
+        assert last[loop] == pytest.approx(hour * (teacher_ms[teacher] + 3 * sum(r[key] for r in rows.values())))
     fill = rows["kd"]["cache_fill_s"] + rows["crd"]["cache_fill_s"] + 3 * rows["mlld"]["second_cache_fill_s"]
-    steps = hour * (own["ours"] + 3 * sum(r["step_ms"] for r in rows.values()))
+    steps = hour * (teacher_ms["ours"] + 3 * sum(r["step_ms"] for r in rows.values()))
     assert last["cached"] == pytest.approx(steps + fill / 3600) and result["seeds"] == 3 and fill > 0
     # FitNet's share counts the teacher to its second stage: 16 × 16 px, 3 stages of 4 convolutions and shortcuts
     stage, rate = 16 * 16 * 9 * 16 * (3 + 16 * 4), result["matmul_gflops"] * 1e9
@@ -119,13 +119,13 @@ def test_an_interrupted_measurement_keeps_the_finished_methods(small, tmp_path, 
 
 
 def test_the_profile_is_that_of_speed_and_a_data_set_needs_its_mean(small, tmp_path, capsys, monkeypatch):
-    seen = []
-    monkeypatch.setattr(speed, "measure", lambda measurement: seen.append(measurement.config) or [])
+    configs = []
+    monkeypatch.setattr(speed, "measure", lambda measurement: configs.append(measurement.config) or [])
     folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
     assert main(["speed", *folders]) == 0
-    assert (seen[0].profile, seen[0].dataset.name) == ("speed", "cifar100")
+    assert (configs[0].profile, configs[0].dataset.name) == ("speed", "cifar100")
     assert main(["speed", *folders, "dataset=digits"]) == 2
-    assert "digits needs dataset.mean= and dataset.std=" in capsys.readouterr().err and len(seen) == 1
+    assert "digits needs dataset.mean= and dataset.std=" in capsys.readouterr().err and len(configs) == 1
 
 
 def test_a_reference_loop_that_dies_is_reported_in_one_line():

@@ -40,10 +40,10 @@ def planted(monkeypatch) -> list[float]:
     trained, measure = [], Evaluator.__call__
 
     def call(self, network, epoch):
-        found, logits = measure(self, network, epoch)
-        if "val_top1" in found and trained:
-            found["val_top1"] = 50 - 10 * abs(math.log10(trained[-1] / 3)) + epoch
-        return found, logits
+        metrics, logits = measure(self, network, epoch)
+        if "val_top1" in metrics and trained:
+            metrics["val_top1"] = 50 - 10 * abs(math.log10(trained[-1] / 3)) + epoch
+        return metrics, logits
 
     def run(cell, tracking, progress):
         trained.append(cell.config["method"]["kd_weight"])
@@ -56,9 +56,9 @@ def planted(monkeypatch) -> list[float]:
 
 def reports(folder: Path) -> dict[str, Path]:
     """The reports of the only tuning, by suffix."""
-    found = {p.suffix: p for p in (folder / "reports" / "tuning").iterdir()}
-    assert set(found) == {".csv", ".md", ".yaml"}
-    return found
+    paths = {p.suffix: p for p in (folder / "reports" / "tuning").iterdir()}
+    assert set(paths) == {".csv", ".md", ".yaml"}
+    return paths
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -68,11 +68,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def runs(folder: Path) -> dict[tuple, RunFolder]:
     """All students in the store, by the options and the seed in their config."""
-    found = {}
+    folders = {}
     for path in (folder / "runs" / "npz" / PAIR).glob("kd/*/seed=*/config.yaml"):
         config = yaml.safe_load(path.read_text())
-        found[(*(config["method"][k] for k in KD), config["seed"])] = RunFolder(path.parent)
-    return found
+        folders[(*(config["method"][k] for k in KD), config["seed"])] = RunFolder(path.parent)
+    return folders
 
 
 def test_the_default_is_first_and_the_best_on_validation_is_chosen(words, tmp_path, capsys):
@@ -82,9 +82,9 @@ def test_the_default_is_first_and_the_best_on_validation_is_chosen(words, tmp_pa
     assert [float(table[0][k]) for k in KD] == [4.0, 0.1, 0.9]
     assert len(store) == 8 and all(r.done for r in store.values())
     for r in table:
-        found = [store[(*(float(r[k]) for k in KD), seed)].metrics()[-1]["val_top1"] for seed in (0, 1)]
-        assert [float(r["val_seed_0"]), float(r["val_seed_1"])] == found
-        assert float(r["val_mean"]) == pytest.approx(sum(found) / 2)
+        accuracies = [store[(*(float(r[k]) for k in KD), seed)].metrics()[-1]["val_top1"] for seed in (0, 1)]
+        assert [float(r["val_seed_0"]), float(r["val_seed_1"])] == accuracies
+        assert float(r["val_mean"]) == pytest.approx(sum(accuracies) / 2)
     best = max(table, key=lambda r: float(r["val_mean"]))
     text = re.sub(" +", " ", reports(tmp_path)[".md"].read_text())
     assert f"Chosen: trial {best['trial']}" in text and "16 of 16 epochs" in text
@@ -221,12 +221,12 @@ def test_a_failed_run_stops_the_tuning_and_its_trial_is_repeated(words, tmp_path
 
 
 def test_proposals_depend_on_the_sampler_seed(words, tmp_path, planted):
-    found = []
+    proposals = []
     for seed in (0, 1):
         moved = [w.replace(str(tmp_path / "r"), str(tmp_path / str(seed) / "r")) for w in words]
         assert main([*moved, "trials=2", "recipe.epochs=1", f"sampler_seed={seed}"]) == 0
-        found.append([[r[k] for k in KD] for r in rows(tmp_path / str(seed))])
-    assert found[0][0] == found[1][0] and found[0][1] != found[1][1]
+        proposals.append([[r[k] for k in KD] for r in rows(tmp_path / str(seed))])
+    assert proposals[0][0] == proposals[1][0] and proposals[0][1] != proposals[1][1]
 
 
 def test_the_choice_does_not_depend_on_the_test_set(words, tmp_path):
@@ -243,12 +243,12 @@ def test_the_choice_does_not_depend_on_the_test_set(words, tmp_path):
 
 
 def test_a_validation_split_is_held_out_where_there_is_none(tiny, capsys):
-    made = tune.plan_tuning([*tiny, "methods=kd", "dataset.validation=0.25"])
-    assert made.plan.config.dataset.validation == 0.25 and capsys.readouterr().out == ""
+    tuning = tune.plan_tuning([*tiny, "methods=kd", "dataset.validation=0.25"])
+    assert tuning.plan.config.dataset.validation == 0.25 and capsys.readouterr().out == ""
     with pytest.MonkeyPatch.context() as m:
         m.setattr(tune, "VALIDATION", 0.5)  # a tenth of 48 images is too few for six classes
-        made = tune.plan_tuning([*tiny, "methods=kd"])
-    assert len(made.plan.dataset.val.labels) == 24 and len(made.plan.dataset.train.labels) == 24
+        tuning = tune.plan_tuning([*tiny, "methods=kd"])
+    assert len(tuning.plan.dataset.val.labels) == 24 and len(tuning.plan.dataset.train.labels) == 24
     out = capsys.readouterr().out
     assert "dataset.validation is set to 0.5" in out and out.count("\n") == 1
 
@@ -270,14 +270,14 @@ def test_the_overlay_is_a_method_of_its_own(words, tmp_path, planted, conf, caps
     assert {k: getattr(tuned.options, k) for k in chosen} == chosen and best["trial"] != "1"
     assert tuned.about["title"] == "KD (tuned)" and tuned.about["year"] == 2015
     assert load_method("kd_tuned", "vgg13-vgg8", []).options == load_method("kd", "vgg13-vgg8", []).options
-    beside = [w for w in words if w not in ("tune", "methods=kd")]
+    common = [w for w in words if w not in ("tune", "methods=kd")]
     capsys.readouterr()
-    assert main(["plan", *beside, "methods=kd,kd_tuned", "kd.temperature=2"]) == 0
+    assert main(["plan", *common, "methods=kd,kd_tuned", "kd.temperature=2"]) == 0
     assert "runs: 1 to train, 1 done" in capsys.readouterr().out
     # the same as overrides, as the summary names them
     line = next(x for x in reports(tmp_path)[".yaml"].read_text().splitlines() if x.startswith("# Or without"))
-    given = line.split(": ", 1)[1].split()
-    assert load_method("kd", PAIR, given).options == tuned.options
+    overrides = line.split(": ", 1)[1].split()
+    assert load_method("kd", PAIR, overrides).options == tuned.options
 
 
 def test_the_overlay_takes_precedence_over_the_pair_s_values(tiny, conf):
@@ -304,11 +304,11 @@ def test_a_combination_is_tuned_by_the_options_of_its_parts(tiny, conf):
     (conf / "method" / "crd_kd_tuned.yaml").write_text(
         tuning_report.overlay(tuning, tuning_study.Trial(2, "complete", values, {0: 1.0}))
     )
-    for found in (
+    for method in (
         load_method("crd_kd_tuned", PAIR, tiny),
         load_method("crd_kd", PAIR, [*tiny, "crd_kd.crd.negatives=8", *tuning_report.option_words("crd_kd", values)]),
     ):
-        assert {n: found.values[n] for n in names} == values and found.values["crd.negatives"] == 8
+        assert {n: method.values[n] for n in names} == values and method.values["crd.negatives"] == 8
 
 
 def space_of(conf: Path, name: str, block: str, *fixed: str) -> dict:
@@ -320,9 +320,9 @@ def space_of(conf: Path, name: str, block: str, *fixed: str) -> dict:
 def test_the_default_space_spans_a_decade_on_both_sides_of_each_weight(conf):
     method = load_method("clkd", PAIR, ["dataset=cifar100"])
     expected = {"lambda_ce": (0.01, 1.0), "mu": (0.05, 5.0), "beta": (0.2, 20.0), "nu": (0.04, 4.0)}
-    found = search_space(method)
-    assert {k: (pytest.approx(d.low), pytest.approx(d.high)) for k, d in found.items()} == expected
-    assert all(isinstance(d, FloatDistribution) and d.log for d in found.values())
+    space = search_space(method)
+    assert {k: (pytest.approx(d.low), pytest.approx(d.high)) for k, d in space.items()} == expected
+    assert all(isinstance(d, FloatDistribution) and d.log for d in space.values())
     assert set(search_space(method, ["mu"])) == {"lambda_ce", "beta", "nu"}
     assert "nu" not in search_space(load_method("clkd", PAIR, ["dataset=cifar100", "clkd.nu=0"]))
     assert search_space(load_method("ce", PAIR, ["dataset=cifar100"])) == {}
@@ -333,9 +333,9 @@ def test_a_method_s_yaml_may_declare_its_space(conf):
     assert space_of(conf, "fitnet", block) == {
         "ce_weight": FloatDistribution(0.0, 2.0), "hint_layer": IntDistribution(1, 3, log=True),
     }  # fmt: skip
-    found = space_of(conf, "clkd", "{cc_norm: [fro2, fro], beta: [1, 2, 4]}")
-    assert found["cc_norm"] == CategoricalDistribution(["fro2", "fro"])
-    assert found["beta"] == CategoricalDistribution([1.0, 2.0, 4.0]) and len(found) == 5
+    space = space_of(conf, "clkd", "{cc_norm: [fro2, fro], beta: [1, 2, 4]}")
+    assert space["cc_norm"] == CategoricalDistribution(["fro2", "fro"])
+    assert space["beta"] == CategoricalDistribution([1.0, 2.0, 4.0]) and len(space) == 5
 
 
 def test_a_choice_that_does_not_suit_the_networks_is_refused_before_training(tiny, conf):
@@ -352,7 +352,7 @@ def test_the_declared_space_does_not_change_identities(conf):
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
+    ("block", "message"),
     [
         ("{temprature: null}", "tune of kd names 'temprature', which is no option of it; did you mean temperature?"),
         ("{temperature: {low: 5, high: 9}}", "must contain the default, 4.0"),
@@ -364,14 +364,14 @@ def test_the_declared_space_does_not_change_identities(conf):
         ("{standardise: {low: 0, high: 1}}", "give a list of values"),
     ],
 )
-def test_an_invalid_space_is_refused_in_one_line(conf, block, said):
+def test_an_invalid_space_is_refused_in_one_line(conf, block, message):
     with pytest.raises(UserError) as e:
         space_of(conf, "kd", block)
-    assert said in str(e.value) and "\n" not in str(e.value)
+    assert message in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["methods=kdd"], "unknown method 'kdd'; did you mean kd"),
         (["methods=kd", "kd.temprature=3"], "kd has no option 'temprature'; did you mean temperature?"),
@@ -385,17 +385,17 @@ def test_an_invalid_space_is_refused_in_one_line(conf, block, said):
         (["methods=kd", "pair=resnet14-resnet8,resnet20-resnet8"], "tune takes one pair"),
     ],
 )
-def test_invalid_commands_end_with_one_line_and_status_2(tiny, tmp_path, capsys, arguments, said):
+def test_invalid_commands_end_with_one_line_and_status_2(tiny, tmp_path, capsys, arguments, message):
     assert main(["tune", *tiny, "dataset.validation=0.25", *arguments]) == 2
     out, err = capsys.readouterr()
-    assert said in err and len(err.splitlines()) == 1 and err.startswith("error: ") and out == ""
+    assert message in err and len(err.splitlines()) == 1 and err.startswith("error: ") and out == ""
     assert not (tmp_path / "runs").exists() and not (tmp_path / "reports").exists()
 
 
 def test_a_tuning_is_locked_while_it_runs(words, tmp_path, planted, capsys):
     assert main([*words, "trials=1"]) == 0
-    (held,) = (tmp_path / "runs" / "tuning").glob("*.lock")
-    with lock(held):
+    (lock_file,) = (tmp_path / "runs" / "tuning").glob("*.lock")
+    with lock(lock_file):
         assert main([*words, "trials=2"]) == 1
     assert "another process is writing" in capsys.readouterr().err
     assert len(rows(tmp_path)) == 1

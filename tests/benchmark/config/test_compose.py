@@ -97,11 +97,11 @@ def test_lists_are_read_with_and_without_brackets():
 
 def test_the_lists_of_pairs_are_those_with_published_results():
     with open(published.FILE, newline="") as f:
-        found = {f"{r['teacher']}-{r['student']}" for r in csv.DictReader(f) if r["dataset"] == "cifar100"}
+        names = {f"{r['teacher']}-{r['student']}" for r in csv.DictReader(f) if r["dataset"] == "cifar100"}
     listed = [p for members in pairs.lists().values() for p in members]
     assert [f"{t}-{s}" for t, s in map(networks.split_pair, listed)] == listed  # known, and in their usual names
     assert len(set(listed)) == len(listed)
-    assert set(listed) == {p for p in found if not p.endswith("ShuffleV2_1.5")}  # a network that is not among ours
+    assert set(listed) == {p for p in names if not p.endswith("ShuffleV2_1.5")}  # a network that is not among ours
 
 
 @pytest.mark.parametrize(

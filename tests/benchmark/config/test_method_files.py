@@ -55,13 +55,13 @@ def error_message() -> str:
 
 def test_optional_fields_are_null(write):
     write(OWN, CODE)
-    found = load_method("mine", PAIR, [])
-    assert found.about["title"] == "Mine" and found.about["paper"] is None
-    assert found.options.kd_weight == 1.0
+    method = load_method("mine", PAIR, [])
+    assert method.about["title"] == "Mine" and method.about["paper"] is None
+    assert method.options.kd_weight == 1.0
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (("implementation: kd", "implementation: kdd"), "there is no methods/kdd.py; did you mean kd"),
         (("implementation: kd", "implementation: crd+kdd"), "there is no methods/kdd.py; did you mean kd"),
@@ -81,15 +81,15 @@ def test_optional_fields_are_null(write):
         (("temperature: 4.0", "temperature: ${foo}"), "Interpolation key 'foo' not found"),
     ],
 )
-def test_a_mistake_in_the_yaml(write, change, said):
+def test_a_mistake_in_the_yaml(write, change, expected):
     assert change[0] in YAML
     write(YAML.replace(*change, 1))
     message = error_message()
-    assert message.startswith("conf/method/mine.yaml: ") and said in message
+    assert message.startswith("conf/method/mine.yaml: ") and expected in message
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ("pairs: { resnet20-resnet8: { temprature: 3 } }", "resnet20-resnet8 has no option 'temprature'; did you mean"),
         ("pairs: { resnet56-resnet20: { temprature: 3 } }", "resnet56-resnet20 has no option 'temprature'"),
@@ -101,10 +101,10 @@ def test_a_mistake_in_the_yaml(write, change, said):
         ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
     ],
 )
-def test_a_mistake_in_the_values_of_pairs_and_data_sets(write, more, said):
+def test_a_mistake_in_the_values_of_pairs_and_data_sets(write, more, expected):
     write(f"{YAML}{more}\n")
     message = error_message()
-    assert message.startswith("conf/method/mine.yaml: ") and said in message
+    assert message.startswith("conf/method/mine.yaml: ") and expected in message
 
 
 def test_a_mistake_in_a_combination(write):
@@ -117,7 +117,7 @@ def test_a_mistake_in_a_combination(write):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("name: 'mine\n", "a file of conf/ is no YAML: while scanning a quoted scalar"),
         ("\tname: mine\n", "character '\\t' that cannot start any token"),
@@ -128,13 +128,13 @@ def test_a_mistake_in_a_combination(write):
         ("name: mine\nimplementation: kd\nabout: Mine\n", "about is missing; it needs title, year, family"),
     ],
 )
-def test_files_that_are_no_yaml_of_a_method(write, text, said):
+def test_files_that_are_no_yaml_of_a_method(write, text, expected):
     write(text)
-    assert said in error_message() and "mine" in error_message()
+    assert expected in error_message() and "mine" in error_message()
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         (None, "there is no methods/mine.py"),
         ("", "must define exactly one Method, not 0"),
@@ -145,22 +145,22 @@ def test_files_that_are_no_yaml_of_a_method(write, text, said):
         (CODE.replace("kd_weight", "weight_of_kd"), "there is no option kd_weight; did you mean weight_of_kd"),
     ],
 )
-def test_a_mistake_in_the_code(write, code, said):
+def test_a_mistake_in_the_code(write, code, expected):
     write(OWN, code)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=expected):
         load_method("mine", PAIR, [])
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("raise ValueError('two\\nlines')", "mine on resnet14-resnet8: two lines"),
         ("{}['x']", "mine on resnet14-resnet8 cannot be built: KeyError: 'x' ("),
     ],
 )
-def test_a_method_whose_requirements_fail_is_refused_by_the_plan(write, tiny, capsys, line, said):
+def test_a_method_whose_requirements_fail_is_refused_by_the_plan(write, tiny, capsys, line, expected):
     head = "    @classmethod\n    def requirements(cls, options, student_shapes, teacher_shapes):"
     write(OWN, f"{CODE}{head}\n        {line}\n")
     assert main(["plan", *tiny, "methods=mine"]) == 2
     out, err = capsys.readouterr()
-    assert said in err and len(err.splitlines()) == 1 and out == ""
+    assert expected in err and len(err.splitlines()) == 1 and out == ""

@@ -43,7 +43,7 @@ def same_batch(a: Batch, b: Batch) -> bool:
 def test_batches_hold_the_samples_and_outcomes_that_they_name(digits, padding, flip):
     loader = make_loader(digits, padding=padding, flip=flip)
     mean, std = (np.array(v)[None, :, None, None] for v in (digits.config.mean, digits.config.std))
-    seen = []
+    indices = []
     for batch in loader.epoch(5):
         images, ids = batch.images[WEAK], batch.augmentation_ids[WEAK]
         assert batch.epoch == 5 and len(batch.images) == len(batch.augmentation_ids) == 1
@@ -54,8 +54,8 @@ def test_batches_hold_the_samples_and_outcomes_that_they_name(digits, padding, f
         for image, i, id in list(zip(pixels, batch.indices, ids, strict=True))[:3]:
             assert np.array_equal(image, crop_by_pixel(digits.train.images[i].numpy(), int(id), padding, flip))
         assert torch.equal(loader.augmented(batch.indices, ids), images)
-        seen += batch.indices.tolist()
-    assert sorted(seen) == list(range(200)) and loader.image_size == 16
+        indices += batch.indices.tolist()
+    assert sorted(indices) == list(range(200)) and loader.image_size == 16
 
 
 def test_a_strong_view_is_a_column_of_its_epoch_and_changes_no_weak_view(digits):

@@ -123,12 +123,12 @@ def fill_weights(network: Network) -> None:
 
 def test_parameter_counts_are_the_published_ones():
     """Built for 100 classes; a further class adds a row of weights and a bias to the classifier."""
-    built = {name: build_meta(name, 100) for name in {row["model"] for row in PARAMETERS}}
+    models = {name: build_meta(name, 100) for name in {row["model"] for row in PARAMETERS}}
     for row in PARAMETERS:
-        network, classes = built[row["model"]], int(row["classes"])
+        network, classes = models[row["model"]], int(row["classes"])
         count = sum(p.numel() for p in network.parameters()) + (classes - 100) * (network.head.in_features + 1)
         assert count == int(row["parameters"]), row
-    assert len(built) == 32 and len(PARAMETERS) == 96
+    assert len(models) == 32 and len(PARAMETERS) == 96
 
 
 @pytest.mark.parametrize("name", LOGITS)

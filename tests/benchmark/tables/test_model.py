@@ -26,14 +26,16 @@ def rows_of(text: str) -> list[list[str]]:
 
 @given(st.lists(st.tuples(HOSTILE, HOSTILE, HOSTILE), min_size=1, max_size=4))
 def test_markdown_keeps_any_text_in_its_cell(rows):
-    made = markdown.document("title\n## other", [table([[f"x{c}" for c in row] for row in rows], intro=["a\n| b |"])])
-    assert made.count("\n## ") == 0 and made.splitlines()[2] == "a | b |"
-    shown = rows_of("\n".join(made.splitlines()[4:]))
-    assert len(shown) == 2 + len(rows) and {len(r) for r in shown} == {3}
-    for row, cells_ in zip(rows, shown[2:], strict=True):
+    document = markdown.document(
+        "title\n## other", [table([[f"x{c}" for c in row] for row in rows], intro=["a\n| b |"])]
+    )
+    assert document.count("\n## ") == 0 and document.splitlines()[2] == "a | b |"
+    lines = rows_of("\n".join(document.splitlines()[4:]))
+    assert len(lines) == 2 + len(rows) and {len(r) for r in lines} == {3}
+    for row, cells_ in zip(rows, lines[2:], strict=True):
         plain = [re.sub(r"\\([\\|<])", r"\1", c) for c in cells_]
         assert plain == [" ".join(f"x{c}".split()) for c in row]
-    assert not re.search(r"(?<!\\)<[A-Za-z/!?]", made)
+    assert not re.search(r"(?<!\\)<[A-Za-z/!?]", document)
 
 
 def test_numbers_are_aligned_right_and_marked():
@@ -55,9 +57,9 @@ def test_web_addresses_are_linked_and_anchors_are_not():
 
 
 def test_lists_are_cut_and_counted():
-    made = table([["a", "b"]], lists=[Listing("Missing", [str(i) for i in range(23)])])
-    assert markdown.document("", [made]).endswith("- 19\n- and 3 more\n")
-    assert markdown.document("", [made], listed=None).endswith("- 22\n")
+    table_with_list = table([["a", "b"]], lists=[Listing("Missing", [str(i) for i in range(23)])])
+    assert markdown.document("", [table_with_list]).endswith("- 19\n- and 3 more\n")
+    assert markdown.document("", [table_with_list], listed=None).endswith("- 22\n")
 
 
 def test_wide_tables_are_split_by_heads_and_lose_empty_lines():
@@ -71,9 +73,9 @@ def test_wide_tables_are_split_by_heads_and_lose_empty_lines():
 
 
 def test_lines_are_grouped_by_their_first_column():
-    made = model.group_by_first_column(table([["p", "KD", "1"], ["q", "KD", "2"], ["p", "CRD", "3"]]))
-    assert [t.title for t in made] == ["p", "q"]
-    assert [[c.text for c in line.cells] for line in made[0].lines] == [["KD", "1"], ["CRD", "3"]]
+    groups = model.group_by_first_column(table([["p", "KD", "1"], ["q", "KD", "2"], ["p", "CRD", "3"]]))
+    assert [t.title for t in groups] == ["p", "q"]
+    assert [[c.text for c in line.cells] for line in groups[0].lines] == [["KD", "1"], ["CRD", "3"]]
 
 
 def test_numbers_as_text():

@@ -90,12 +90,12 @@ def right(cache: TeacherCache) -> bool:
 
 def test_rows_are_exact_and_computed_once(tmp_path):
     cache, teacher = make(tmp_path)
-    asked = batch(torch.tensor([3, 3, 19, 0]), torch.tensor([0, 17, 5, 0]))
+    queries = batch(torch.tensor([3, 3, 19, 0]), torch.tensor([0, 17, 5, 0]))
     for _ in range(3):
-        assert equal(cache(*asked), truth(*asked))
+        assert equal(cache(*queries), truth(*queries))
     assert teacher.rows == 4
     again, teacher = make(tmp_path)  # as another process would
-    assert equal(again(*asked), truth(*asked)) and teacher.rows == 0
+    assert equal(again(*queries), truth(*queries)) and teacher.rows == 0
     again(*batch(torch.tensor([3, 4]), torch.tensor([0, 0])))
     assert teacher.rows == 1
     assert again.share_filled() == 5 / (20 * 18)
@@ -189,9 +189,9 @@ def test_filling_survives_a_kill(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    told = []
-    assert cache.fill(10, view, told.append) is None
-    assert told == sorted(told) and len(told) == 20 * 18 / 10 and told[-1] == 1
+    shares = []
+    assert cache.fill(10, view, shares.append) is None
+    assert shares == sorted(shares) and len(shares) == 20 * 18 / 10 and shares[-1] == 1
     assert 0 < teacher.rows <= 0.9 * 20 * 18
     assert right(cache) and cache.share_filled() == 1
 
@@ -201,8 +201,8 @@ def test_two_processes_fill_and_read_at_once(tmp_path):
     cache, teacher = make(tmp_path)
     generator = torch.Generator().manual_seed(0)
     while process.poll() is None:
-        asked = batch(*(torch.randint(n, (16,), generator=generator) for n in (20, 18)))
-        assert equal(cache(*asked), truth(*asked))
+        queries = batch(*(torch.randint(n, (16,), generator=generator) for n in (20, 18)))
+        assert equal(cache(*queries), truth(*queries))
     assert process.returncode == 0
     before = teacher.rows
     assert right(cache) and teacher.rows == before
@@ -267,7 +267,7 @@ def test_too_little_memory_to_map_it_leaves_the_teacher_live(tmp_path, monkeypat
     assert cache is None and "cannot be mapped into memory; the teacher runs live" in line
 
 
-def _open_at_once(root: Path, ready, go, found) -> None:
+def _open_at_once(root: Path, ready, go, results) -> None:
     reserve = os.posix_fallocate
     os.posix_fallocate = lambda *of: (time.sleep(0.2), reserve(*of))  # so that all are making the file at once
     ready.put(1)
@@ -276,24 +276,24 @@ def _open_at_once(root: Path, ready, go, found) -> None:
     cache(*everything())
     again, teacher = make(root)
     assert right(again)
-    found.put((teacher.rows, (root / HEADER.key / "logits.bin").stat().st_ino))
+    results.put((teacher.rows, (root / HEADER.key / "logits.bin").stat().st_ino))
 
 
 def test_processes_that_open_it_at_once_fill_the_same_files(tmp_path):
     context = multiprocessing.get_context("spawn")
-    ready, found, go = context.Queue(), context.Queue(), context.Event()
+    ready, results, go = context.Queue(), context.Queue(), context.Event()
     (tmp_path / HEADER.key).mkdir()
     (tmp_path / HEADER.key / "logits.bin.77.part").write_bytes(b"left by a kill")
-    processes = [context.Process(target=_open_at_once, args=(tmp_path, ready, go, found)) for _ in range(3)]
+    processes = [context.Process(target=_open_at_once, args=(tmp_path, ready, go, results)) for _ in range(3)]
     for process in processes:
         process.start()
     for _ in processes:
         ready.get(timeout=60)
     go.set()
-    told = [found.get(timeout=60) for _ in processes]
+    reports = [results.get(timeout=60) for _ in processes]
     for process in processes:
         process.join()
-    assert [rows for rows, _ in told] == [0, 0, 0] and len({inode for _, inode in told}) == 1
+    assert [rows for rows, _ in reports] == [0, 0, 0] and len({inode for _, inode in reports}) == 1
     assert not list(tmp_path.rglob("*.part"))
 
 
@@ -316,9 +316,9 @@ def test_a_run_with_a_cache_equals_one_with_a_live_teacher(tiny, tmp_path, capsy
         assert main([*overrides, "crd.negatives=8"] if method == "crd" else overrides) == 0
         (folder,) = runs.glob(f"npz/resnet14-resnet8/{method}/*/seed=0")
         lines.append([{k: v for k, v in m.items() if not k.endswith("_s")} for m in RunFolder(folder).metrics()])
-        said = capsys.readouterr().out
+        output = capsys.readouterr().out
         if method != "fitnet":
-            assert ("the teacher runs live" in said) == (name == "live")
+            assert ("the teacher runs live" in output) == (name == "live")
     cached, again, live = lines
     assert cached == again
     assert cached == live  # bit for bit here: every batch has MIN_TEACHER_BATCH rows or more

@@ -57,10 +57,10 @@ def make_trainer(dataset, method: type[TwoViews] = TwoViews, seed: int = 0, batc
     with seeded("network", seed):
         student = networks.build("resnet8", dataset.classes)
     shapes = networks.output_shapes("resnet14", dataset.classes, 16)
-    made = method(Context(dataset.classes, shapes, shapes, dataset.train.labels, 2))
+    objective = method(Context(dataset.classes, shapes, shapes, dataset.train.labels, 2))
     loader = Loader(dataset.train, dataset.config, batch_size, seed, "cpu")
-    outputs = TeacherOutputs(teacher, made.requires, loader, device="cpu", precision="fp32")
-    return Trainer(student, made, outputs, SCHEDULE)
+    outputs = TeacherOutputs(teacher, objective.requires, loader, device="cpu", precision="fp32")
+    return Trainer(student, objective, outputs, SCHEDULE)
 
 
 @pytest.mark.parametrize("name", ["wrn16_2", "resnet8x4", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
@@ -117,7 +117,7 @@ def test_every_epoch_of_every_seed_draws_its_own_strong_views(dataset, monkeypat
     # not just another order of the images
     streams = []
     monkeypatch.setattr(
-        randaugment, "rand_augment", lambda images, own: (streams.append(own.initial_seed()), images)[1]
+        randaugment, "rand_augment", lambda images, generator: (streams.append(generator.initial_seed()), images)[1]
     )
     for seed in (0, 1):
         for epoch in (1, 2):
@@ -141,22 +141,22 @@ def test_the_weak_view_is_the_same_with_a_strong_view(dataset):
 def test_a_strong_view_is_an_independent_crop_and_flip_before_rand_augment(dataset, monkeypatch):
     monkeypatch.setattr(randaugment, "rand_augment", lambda images, generator: images)
     loader = loader_of(dataset)
-    found, first = [], []
+    strong, weak = [], []
     for batch in loader.epoch(1, views=2):
         for image, index, view in zip(batch.images[STRONG], batch.indices, batch.augmentation_ids[WEAK], strict=True):
             possible = loader.augmented(index.repeat(loader.outcomes), torch.arange(loader.outcomes))
             (match,) = (possible == image).flatten(1).all(1).nonzero()[:, 0].tolist()
-            found.append(match)
-            first.append(view.item())
-    assert len(set(found)) > 15  # of 50 views, in 40 draws
-    assert sum(a == b for a, b in zip(found, first, strict=True)) < 8  # independent of the first
+            strong.append(match)
+            weak.append(view.item())
+    assert len(set(strong)) > 15  # of 50 views, in 40 draws
+    assert sum(a == b for a, b in zip(strong, weak, strict=True)) < 8  # independent of the weak view
 
 
 def test_rand_augment_receives_bytes(dataset, monkeypatch):
-    given = []
+    inputs = []
 
     def spy(images, generator):
-        given.append(images)
+        inputs.append(images)
         return 255 - images
 
     loader = loader_of(dataset)
@@ -164,7 +164,7 @@ def test_rand_augment_receives_bytes(dataset, monkeypatch):
     inverted = strong_views(loader)
     monkeypatch.setattr(randaugment, "rand_augment", lambda images, generator: images)
     plain = strong_views(loader)
-    assert all(g.dtype == torch.uint8 for g in given)
+    assert all(g.dtype == torch.uint8 for g in inputs)
     mean, std = (torch.tensor(v)[:, None, None] for v in (dataset.config.mean, dataset.config.std))
     torch.testing.assert_close(inverted * std + mean, 1 - (plain * std + mean))
 

@@ -44,17 +44,17 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         assert operation.overloadpacket not in WAITS, f"{operation} makes a GPU wait"
-        given = operation(*args, **(kwargs or {}))
+        result = operation(*args, **(kwargs or {}))
         schema = operation._schema
         if schema.is_mutable or all(r.alias_info is None for r in schema.returns):
-            self.done.append((operation, args, kwargs or {}, None if schema.is_mutable else given))
-        return given
+            self.done.append((operation, args, kwargs or {}, None if schema.is_mutable else result))
+        return result
 
     @torch.no_grad()
     def again(self) -> None:
         for operation, args, kwargs, places in self.done:
-            given = operation(*args, **kwargs)
-            for place, value in zip(tree_leaves(places), tree_leaves(given), strict=places is not None):
+            result = operation(*args, **kwargs)
+            for place, value in zip(tree_leaves(places), tree_leaves(result), strict=places is not None):
                 if isinstance(place, torch.Tensor):
                     place.copy_(value)
 
@@ -62,9 +62,9 @@ class Recorder(TorchDispatchMode):
 def stand_in(function: Callable, generator: torch.Generator) -> tuple[Callable[[], None], object]:
     """A `Recorder` for the CPU. It does the function while it records, and so nothing in the first replay."""
     with Recorder() as recorder:
-        given = function()
+        result = function()
     calls = itertools.count()
-    return lambda: recorder.again() if next(calls) else None, given
+    return lambda: recorder.again() if next(calls) else None, result
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +108,10 @@ def test_cached_outputs_are_read_again_in_every_step(dataset, tmp_path, name):
 
 
 def test_full_batches_are_captured_once_per_epoch(dataset):
-    made = []
+    generators = []
 
     def capture(function, generator):
-        made.append(generator)
+        generators.append(generator)
         return stand_in(function, generator)
 
     steps = []
@@ -119,10 +119,10 @@ def test_full_batches_are_captured_once_per_epoch(dataset):
     inner = trainer._graphed._step
     trainer._graphed._step = lambda batch, cached: steps.append(len(batch.labels)) or inner(batch, cached)
     trainer.epoch(1, no_progress)
-    assert len(made) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
+    assert len(generators) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
     trainer.epoch(2, no_progress)
-    assert len(made) == 2 and steps[WARMUP_STEPS + 2 :] == [8, 8, 6]  # the first is run as it is
-    assert made[0] is not made[1]  # each epoch has a stream of random numbers of its own
+    assert len(generators) == 2 and steps[WARMUP_STEPS + 2 :] == [8, 8, 6]  # the first is run as it is
+    assert generators[0] is not generators[1]  # each epoch has a stream of random numbers of its own
 
 
 def test_the_stand_in_rejects_a_step_that_reads_the_device():

@@ -33,8 +33,8 @@ print(max(map(page_faults, sizes)))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_kept_memory_causes_no_page_faults():
     process = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True)
-    returned, kept = map(int, process.stdout.split())
-    assert returned > 100 and kept <= 5
+    faults_by_default, faults_with_kept_memory = map(int, process.stdout.split())
+    assert faults_by_default > 100 and faults_with_kept_memory <= 5
 
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
@@ -85,11 +85,11 @@ def test_auto_precision_is_bf16_where_the_gpu_does_not_emulate_it(monkeypatch, n
 
 
 def test_preparing_a_process_sets_its_threads_and_keeps_its_memory(monkeypatch):
-    kept = []
-    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: kept.append(True))
+    calls = []
+    monkeypatch.setattr(hardware, "keep_freed_memory", lambda: calls.append(True))
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", torch.backends.cudnn.benchmark)  # restored afterwards
     Hardware("cpu", 2, False, False).prepare()
-    assert torch.get_num_threads() == 2 and kept == [True] and not torch.backends.cudnn.benchmark
+    assert torch.get_num_threads() == 2 and calls == [True] and not torch.backends.cudnn.benchmark
     Hardware("cuda", 1, False, True).prepare()
     assert torch.get_num_threads() == 1 and torch.backends.cudnn.benchmark
 
