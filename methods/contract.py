@@ -140,6 +140,11 @@ class Shapes:
     last_map: tuple[int, int, int] = (0, 0, 0)  # (D, H, W)
     batch_norms: bool = False  # True where every stage ends in batch norm and activation
 
+    @property
+    def final_stage(self) -> int:
+        """Number of the last stage."""
+        return len(self.stages) - 1
+
 
 @dataclass(frozen=True)
 class Context:

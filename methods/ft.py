@@ -92,26 +92,25 @@ class FT(Method):
             raise UnsupportedPair(
                 "FT compares where in a map factors are large, but a last map here has a single position"
             )
-        needs = Needs(logits=True, maps=[len(student.stages) - 1]), Needs(maps=[len(teacher.stages) - 1])
+        needs = Needs(logits=True, maps=[student.final_stage]), Needs(maps=[teacher.final_stage])
         return Requirements(*needs, initialization=Initialization(math.ceil(options.init_epochs), *needs))
 
     def __init__(self, options: FTOptions, context: Context) -> None:
         super().__init__(options, context)
-        student, teacher = context.student.stages, context.teacher.stages
-        channels_s, channels_t = student[-1][0], teacher[-1][0]
-        self.last_s, self.last_t = len(student) - 1, len(teacher) - 1
+        channels_s, channels_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
         factors = int(options.rate * channels_t)
         self.paraphraser = Paraphraser(channels_t, factors)
         self.translator = conv_stack(nn.Conv2d, [channels_s, channels_s, factors, factors], batch_norm=True)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        options, teacher_map = self.options, teacher.maps[self.last_t]
+        options, teacher_map = self.options, teacher.maps[self.context.teacher.final_stage]
         if batch.epoch < 1:
             reconstructed = self.paraphraser.decoder(self.paraphraser.encoder(teacher_map))
             return {"paraphrase": Term(mse(reconstructed, teacher_map), options.paraphrase_weight)}
         with torch.no_grad():
             factors = self.paraphraser.encoder(teacher_map)
-        distance = factor_distance(self.translator(student.maps[self.last_s]), factors)
+        student_map = student.maps[self.context.student.final_stage]
+        distance = factor_distance(self.translator(student_map), factors)
         return {
             "ce": cross_entropy_term(student, batch, options.ce_weight),
             "ft": Term(distance, options.ft_weight),

@@ -55,17 +55,16 @@ class ICKD(Method):
 
     @classmethod
     def requirements(cls, options: ICKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
-        maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
-        return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
+        return Requirements(Needs(logits=True, maps=[student.final_stage]), Needs(maps=[teacher.final_stage]))
 
     def __init__(self, options: ICKDOptions, context: Context) -> None:
         super().__init__(options, context)
-        self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
         c_s, c_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
         self.embed = nn.Sequential(nn.Conv2d(c_s, c_t, 1, bias=False), nn.BatchNorm2d(c_t))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        distance = correlation_distance(self.embed(student.maps[self.last_s]), teacher.maps[self.last_t])
+        final_s, final_t = self.context.student.final_stage, self.context.teacher.final_stage
+        distance = correlation_distance(self.embed(student.maps[final_s]), teacher.maps[final_t])
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "ickd": Term(distance, self.options.ickd_weight),

@@ -80,20 +80,19 @@ class SimKD(Method):
         channels = teacher.last_map[0]
         if options.factor > channels:
             raise ValueError(f"factor is {options.factor}, but the teacher has {channels} channels to divide by it")
-        return Requirements(Needs(logits=True, maps=[len(student.stages) - 1]), Needs(last_map=True))
+        return Requirements(Needs(logits=True, maps=[student.final_stage]), Needs(last_map=True))
 
     def __init__(self, options: SimKDOptions, context: Context) -> None:
         super().__init__(options, context)
-        self.stage = len(context.student.stages) - 1
         self.projector = Projector(context.student.stages[-1], context.teacher.last_map, options.factor)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        projected = self.projector(student.maps[self.stage])
+        projected = self.projector(student.maps[self.context.student.final_stage])
         target = pool_to(teacher.last_map, self.projector.size)
         return {"simkd": Term(mse(projected, target), self.options.simkd_weight)}
 
     def inference_model(self, student: nn.Module, teacher: nn.Module | None) -> nn.Module:
-        return ReusedClassifier(student, self.stage, self.projector, cast(Any, teacher).head)
+        return ReusedClassifier(student, self.context.student.final_stage, self.projector, cast(Any, teacher).head)
 
 
 PROVENANCE = """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.contract import Batch, Context, Method, Needs, Outputs, Requirements, Shapes, Term
+from methods.contract import Batch, Method, Needs, Outputs, Requirements, Shapes, Term
 from methods.losses import cross_entropy_term, normalize_rows
 from methods.options import loss_weight
 
@@ -43,15 +43,11 @@ class SP(Method):
 
     @classmethod
     def requirements(cls, options: SPOptions, student: Shapes, teacher: Shapes) -> Requirements:
-        maps_s, maps_t = [len(student.stages) - 1], [len(teacher.stages) - 1]
-        return Requirements(Needs(logits=True, maps=maps_s), Needs(maps=maps_t))
-
-    def __init__(self, options: SPOptions, context: Context) -> None:
-        super().__init__(options, context)
-        self.last_s, self.last_t = len(context.student.stages) - 1, len(context.teacher.stages) - 1
+        return Requirements(Needs(logits=True, maps=[student.final_stage]), Needs(maps=[teacher.final_stage]))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        distance = similarity_distance(student.maps[self.last_s], teacher.maps[self.last_t])
+        final_s, final_t = self.context.student.final_stage, self.context.teacher.final_stage
+        distance = similarity_distance(student.maps[final_s], teacher.maps[final_t])
         return {
             "ce": cross_entropy_term(student, batch, self.options.ce_weight),
             "sp": Term(distance, self.options.sp_weight),
