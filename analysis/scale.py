@@ -127,9 +127,7 @@ def _write(root: Path, number: int, profile: str, pair: int, method: dict[str, A
     run.set_status(RunStatus.DONE)
 
 
-def _config(
-    profile: str, teacher: str, sha256: str, student: str, method: dict[str, Any], seed: int
-) -> dict[str, Any]:  # fmt: skip
+def _config(profile: str, teacher: str, sha256: str, student: str, method: dict[str, Any], seed: int) -> dict[str, Any]:
     epochs = EPOCHS[profile]
     return {
         "role": "student",

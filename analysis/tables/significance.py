@@ -24,9 +24,7 @@ def table(results: Results) -> Table:
     columns = [Column(title, TEXT) for title in ("Pair", "Method", "against")]
     columns += [Column(title) for title in ("n", "difference", "p", "Holm", "d_z")]
     columns.append(Column("note", TEXT))
-    lines = [
-        Line(_line(c), c.pair, without_baselines(c.row.method, c.other.method)) for c in results.comparisons
-    ]  # fmt: skip
+    lines = [Line(_line(c), c.pair, without_baselines(c.row.method, c.other.method)) for c in results.comparisons]
     caption = "Every two rows on a pair, with the 95 % interval of their difference"
     return Table(caption, columns, [lines], intro=[_explanation(results)], notes=list(_not_compared(results)))
 

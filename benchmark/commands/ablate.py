@@ -126,9 +126,7 @@ def _make_tables(plan: AblationPlan, tracking: Tracking, words: Sequence[str], *
     """Make tables and plots, publish them where new runs were trained; return the exit status."""
     config = plan.config
     stems = [ablation_files.file_stem(a, config) for a in plan.ablations]
-    status = run_analysis(
-        ["ablation", f"runs={config.runs}", f"reports={config.reports}", f"name={','.join(stems)}"]
-    )  # fmt: skip
+    status = run_analysis(["ablation", f"runs={config.runs}", f"reports={config.reports}", f"name={','.join(stems)}"])
     if publish:
         directory = Path(config.reports) / ablation_files.FOLDER
         written = sorted(p for p in directory.glob("*") if p.stem.startswith(tuple(stems)))

@@ -44,7 +44,7 @@ def build_on_pair(config: MethodConfig) -> Method | None:
     method = methods.load(config.implementation)
     student, teacher = (
         networks.output_shapes(name, CLASSES, IMAGE_SIZE) for name in reversed(networks.split_pair(PAIR))
-    )  # fmt: skip
+    )
     labels = torch.arange(IMAGES) % CLASSES
     try:
         stages = method.requirements(config.options, student, teacher).batch_norms

@@ -108,7 +108,7 @@ def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
 
 def time_method(
     harness: SpeedHarness, name: str, caches: Path, matmul_rate: float, peak_mb: float | None
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Time all loops of one method; return its row. peak_mb: its peak memory on a CPU."""
     measurement = harness.measurement
     with SubprocessLoop(measurement, name) as reference:  # starts while this process fills its cache
@@ -201,9 +201,7 @@ def measure_matmul_rate(harness: SpeedHarness) -> float:
 
 def measure_pipeline_rate(harness: SpeedHarness) -> float:
     """Return images per second of the input pipeline alone: the median over samples."""
-    loader = Loader(
-        harness.dataset.train, harness.dataset.config, harness.batch_size, 0, harness.hardware.device
-    )  # fmt: skip
+    loader = Loader(harness.dataset.train, harness.dataset.config, harness.batch_size, 0, harness.hardware.device)
     stream = batches(loader)
     next(stream)
     loop = TimedLoop(lambda: next(stream), steps_per_sample=harness.steps_per_sample)
@@ -236,7 +234,7 @@ def peak_memory(measurement: Measurement, name: str) -> float | None:
 
 def pair_hours(
     harness: SpeedHarness, teacher_ms: Mapping[str, float], rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Return hours of the teacher and of all methods so far over all seeds and 240 epochs, for each loop.
 
     A step of an initialization stage counts as one of the others.

@@ -180,9 +180,7 @@ def _expand_methods(names: Sequence[str]) -> list[str]:
 def _check_owners(words: Sequence[str], methods: Sequence[str]) -> None:
     for word in words:
         if (name := overrides.method_of(word)) is not None and name not in methods:
-            raise UserError(
-                f"an option of {name} is given, but {name} is not among the methods {','.join(methods)}"
-            )  # fmt: skip
+            raise UserError(f"an option of {name} is given, but {name} is not among the methods {','.join(methods)}")
 
 
 def _check_folder(key: str, path: Path) -> None:

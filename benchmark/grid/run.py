@@ -297,7 +297,7 @@ def _train_epochs(
 
 def _finish(
     run: TrainingRun, trainer: Trainer, dataset: Dataset, logits: Tensor, wall_s: float, tracked: Tracked
-) -> None:  # fmt: skip
+) -> None:
     """Write the weights, the test outputs and, last, the result. Raises RuntimeError where the teacher has changed."""
     folder, teacher = run.folder, trainer.teacher_outputs.teacher
     if teacher is not None and content_hash(teacher.state_dict()) != run.config["teacher"]["sha256"]:

@@ -46,9 +46,7 @@ def save_outputs(folder: RunFolder, weights: State, logits: Tensor, labels: Tens
     """Write a network's weights, and its test logits [N, C] with the labels [N] and the names of the classes."""
     save(folder.weights, dict(weights))
     with store.atomic(folder.test_outputs) as f:
-        np.savez_compressed(
-            f, logits=logits.cpu().numpy(), labels=labels.numpy(), class_names=np.array(class_names)
-        )  # fmt: skip
+        np.savez_compressed(f, logits=logits.cpu().numpy(), labels=labels.numpy(), class_names=np.array(class_names))
 
 
 def is_intact(path: Path) -> bool:

@@ -98,10 +98,8 @@ class GraphedStep:
             return self._result
 
     def _capture(self, batch: Batch, cached: CachedOutputs) -> None:
-        batch, cached = (
-            _map(torch.clone, batch),
-            _map(torch.clone, cached),
-        )  # a batch's tensors are parts of its epoch's
+        # a batch's tensors are views of its epoch's, which are freed before the captured step is replayed
+        batch, cached = _map(torch.clone, batch), _map(torch.clone, cached)
         self._inputs = [*_tensors(batch), *_tensors(cached)]
         self._replay, self._result = self._capture_function(lambda: self._step(batch, cached), batch.generator)
 

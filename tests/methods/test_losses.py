@@ -28,7 +28,7 @@ from methods.losses import (
     standardize_logits,
     total,
     warmup_ramp,
-)  # fmt: skip
+)
 from tests.methods.conftest import randn
 
 

@@ -23,7 +23,7 @@ from methods.options import (
     positive,
     restrict,
     violations,
-)  # fmt: skip
+)
 
 
 @dataclass

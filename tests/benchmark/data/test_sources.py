@@ -95,7 +95,7 @@ def test_gray_images_get_three_equal_channels(tmp_path):
         (add_names(0, 1, 2), "class_names is int64"),
         (lambda a: a.update(x_test=a["x_test"][:0], y_test=a["y_test"][:0]), "x_test is empty"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_array_is_named(tmp_path, change, message):
     arrays = random_arrays()
     change(arrays)
