@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.commands.ablation_grid import RECIPE, Grid, Setting, expand_grid, options_label
+from benchmark.commands.validation import hold_out_validation
 from benchmark.config.compose import MethodComposer, change_options, load_config
 from benchmark.config.overrides import keys_of, override_text
 from benchmark.config.schema import AblateOptions, Config, MethodConfig, Recipe
@@ -23,7 +24,6 @@ from methods.contract import UnsupportedPair
 from methods.options import dotted_names
 
 REFERENCES = ("kd", "ce")
-VALIDATION = 0.1  # share of the training images that settings are selected on, where the config holds out none
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,7 @@ def plan_ablations(grids: Sequence[Grid], words: Sequence[str]) -> tuple[Ablatio
     for g in grids:
         _check_fixed_options(g, words)
     config = load_config(words, dotted_names(AblateOptions))
-    if config.dataset.validation == 0:
-        words.append(f"dataset.validation={VALIDATION}")
-        print(f"dataset.validation is set to {VALIDATION}: settings are selected on that share of the training images")
-        config.dataset.validation = VALIDATION
+    words = hold_out_validation(config, words)
     base = grid.make_plan(config, words)
     options = {name: list(method.values) for (_, _, name), method in base.methods.items()}
     for g in grids:
@@ -197,8 +194,8 @@ def _check_fixed_options(g: Grid, words: Sequence[str]) -> None:
     fixed = keys_of(words)
     for s in g.settings:
         method = s.method or g.method
-        if both := fixed & {o if o.startswith(RECIPE) else f"{method}.{o}" for o in s.options}:
-            raise UserError(f"{min(both)} is given, but the grid {g.name} sets it: leave it out")
+        if set_twice := fixed & {o if o.startswith(RECIPE) else f"{method}.{o}" for o in s.options}:
+            raise UserError(f"{min(set_twice)} is given, but the grid {g.name} sets it: leave it out")
 
 
 def _check_option_names(g: Grid, options: Mapping[str, Sequence[str]]) -> None:

@@ -11,6 +11,7 @@ from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
 from benchmark.grid.run import Outcome
+from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 
 
@@ -23,9 +24,9 @@ def run(words: Sequence[str]) -> int:
     outcomes = train(plan, tracking)
     reported = _report(plan, tracking, words, trained=bool(outcomes))
     for outcome in outcomes:
-        if outcome.status == "skipped":
+        if outcome.status == RunStatus.SKIPPED:
             print(f"n/a: {outcome.name}: {outcome.reason}", file=sys.stderr)
-    status = report_unfinished(o for o in outcomes if o.status != "skipped")
+    status = report_unfinished(o for o in outcomes if o.status != RunStatus.SKIPPED)
     if config.profile == "quick":
         print(f"The paper's protocol: make bench PAIR={','.join(config.pair)} PROFILE=paper")
     return status if reported else 1
@@ -41,7 +42,7 @@ def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
 
 def report_unfinished(outcomes: Iterable[Outcome]) -> int:
     """Name the runs that did not finish on standard error; return the exit status."""
-    unfinished = [o for o in outcomes if o.status != "done"]
+    unfinished = [o for o in outcomes if o.status != RunStatus.DONE]
     for o in unfinished:
         print(f"not finished: {o}", file=sys.stderr)
     return 1 if unfinished else 0

@@ -13,14 +13,19 @@ from benchmark.config import files
 from benchmark.config.compose import FULL_EPOCHS, MethodComposer
 from benchmark.config.method_files import FAMILIES
 from benchmark.config.schema import MethodConfig
+from benchmark.tables import cells
+from benchmark.tables.markdown import grid
+from benchmark.tables.model import CODE, NOTHING, TEXT, Cell, Column, Line, Table
 from benchmark.training.evaluation import count_parameters
 from methods.contract import Context, Method, UnsupportedPair
 
 PAIR = "resnet32x4-resnet8x4"  # extra parameters are those on this pair
 SPEED = files.CONF.parent / "results" / "speed" / "wrn40_2-wrn16_2.json"
 CLASSES, IMAGES, IMAGE_SIZE = 100, 50_000, 32
-NOTHING = "–"
-TITLES = ("method", "title", "paper", "family", "options", "extra parameters", "× student", "mind")
+COLUMNS = (
+    Column("method", CODE), Column("title", TEXT), Column("paper", TEXT), Column("family", TEXT),
+    Column("options", TEXT), Column("extra parameters"), Column("× student"), Column("mind", TEXT),
+)  # fmt: skip
 
 
 def run(words: Sequence[str]) -> int:
@@ -34,9 +39,8 @@ def markdown(speed: Path = SPEED) -> str:
     composer, ratios = MethodComposer(["profile=paper"]), _step_ratios(speed)
     configs = [composer.method(name, "") for name in files.group_names("method")]
     configs.sort(key=lambda m: (FAMILIES.index(m.about["family"]), m.about["year"] or 0, m.name))
-    rows = [_row(config, ratios.get(config.name)) for config in configs]
-    rule = "|---|---|---|---|---|---:|---:|---|"
-    return "\n".join([_line(TITLES), rule, *map(_line, rows)]) + "\n"
+    lines = [_line(config, ratios.get(config.name)) for config in configs]
+    return grid(Table("Methods", COLUMNS, [lines]), aligned=False) + "\n"
 
 
 def build_on_pair(config: MethodConfig) -> Method | None:
@@ -68,22 +72,17 @@ def extra_costs(method: Method) -> list[str]:
     return costs
 
 
-def _row(config: MethodConfig, ratio: float | None) -> list[str]:
+def _line(config: MethodConfig, ratio: float | None) -> Line:
     about, method = config.about, build_on_pair(config)
     paper = f"{about['paper']}, {about['venue']}" if about["paper"] else NOTHING
-    if about["arxiv"]:
-        paper = f"[{paper}](https://arxiv.org/abs/{about['arxiv']})"
+    href = f"https://arxiv.org/abs/{about['arxiv']}" if about["arxiv"] else ""
     options = ", ".join(f"{name} {_value_text(value)}" for name, value in config.values.items())
     remarks = [*(extra_costs(method) if method is not None else []), *filter(None, [about["uncertain"]])]
-    return [
-        f"`{config.name}`", about["title"], paper, about["family"], options or NOTHING,
-        NOTHING if method is None else f"{count_parameters(method)[0]:,}",
-        NOTHING if ratio is None else f"{ratio:.2f}", "; ".join(remarks) or NOTHING,
-    ]  # fmt: skip
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return Line([
+        Cell(config.name), Cell(about["title"]), Cell(paper, href=href), Cell(about["family"]),
+        Cell(options or NOTHING), cells.integer(None if method is None else count_parameters(method)[0]),
+        cells.number(ratio), Cell("; ".join(remarks) or NOTHING),
+    ])  # fmt: skip
 
 
 def _step_ratios(path: Path) -> dict[str, float]:

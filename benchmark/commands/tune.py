@@ -24,6 +24,7 @@ from benchmark.commands.tuning_study import (
     finished_trials,
     run_missing_trials,
 )
+from benchmark.commands.validation import hold_out_validation
 from benchmark.config.command_options import load_options
 from benchmark.config.compose import change_options, load_config
 from benchmark.config.schema import Config, TuneOptions
@@ -35,8 +36,6 @@ from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from methods.contract import UnsupportedPair
 from methods.options import dotted_names
-
-VALIDATION = 0.1  # share of the training images that is held out where the config holds out none
 
 
 def run(words: Sequence[str]) -> int:
@@ -77,10 +76,7 @@ def plan_tuning(words: Sequence[str]) -> Tuning:
         raise UserError(f"tune takes one pair, not {', '.join(config.pair)}: weights are chosen for a pair")
     if config.jobs > 1:
         raise UserError("tune trains one run at a time, since pruning watches it: leave jobs at 1")
-    if config.dataset.validation == 0:
-        overrides = [*overrides, f"dataset.validation={VALIDATION}"]
-        config = load_config(overrides)
-        print(f"dataset.validation is set to {VALIDATION}: teacher and students are trained on the rest")
+    overrides = hold_out_validation(config, overrides)
     plan = grid.make_plan(config, overrides)
     method = next(iter(plan.methods.values()))
     fixed = tuning_report.fixed_options(overrides)

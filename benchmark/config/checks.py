@@ -8,12 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmark.errors import UserError, nearest
 from methods.options import violations
 
-NOISE = (
-    "object_type=",
-    "reference_type=",
-    "Config search path",
-    "provider=",
-)  # lines of error messages
+NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # beginnings of lines of messages
 Schema = TypeVar("Schema")
 
 

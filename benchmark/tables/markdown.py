@@ -34,17 +34,17 @@ def _list(title: str, entries: Iterable[str]) -> str:
     return f"{title}:\n\n" + "\n".join(f"- {text(entry)}" for entry in entries)
 
 
-def grid(table: Table) -> str:
-    """Return the rows of a table, without the text around them."""
+def grid(table: Table, *, aligned: bool = True) -> str:
+    """Return the rows of a table, without the text around them. aligned: pad the cells, so that columns line up."""
     rows = [list(map(_escaped, _titles(table.columns, table.heads)))]
     rows += [
         [_shown(cell, column) for cell, column in zip(line.cells, table.columns, strict=True)] for line in table.lines
     ]
-    widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(table.columns))]
+    widths = [max(3, *(len(row[i]) for row in rows)) if aligned else 3 for i in range(len(table.columns))]
     right = [column.kind == NUMBER for column in table.columns]
-    aligned = [[t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)] for row in rows]
+    padded = [[t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)] for row in rows]
     rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [aligned[0], rule, *aligned[1:]])
+    return "\n".join(f"| {' | '.join(row)} |" for row in [padded[0], rule, *padded[1:]])
 
 
 def _titles(columns: Sequence[Column], heads: Sequence[Head]) -> list[str]:

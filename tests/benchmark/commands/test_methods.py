@@ -13,7 +13,7 @@ def test_the_table_has_a_row_for_each_method(tmp_path):
     speed = tmp_path / "speed.json"
     speed.write_text(json.dumps({"rows": [{"method": "kd", "ratio_to_student": 1.234}]}))
     lines = methods.markdown(speed).splitlines()
-    rows = {line.split("`")[1]: line.strip("| ").split(" | ") for line in lines[2:]}
+    rows = {line.split("`")[1]: [cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]}
     assert sorted(rows) == files.group_names("method")
     assert rows["kd"][4:7] == ["temperature 4, ce_weight 0.1, kd_weight 0.9, standardise false", "0", "1.23"]
     assert rows["crd"][6] == "–" and rows["ce"][3] == "baseline"

@@ -12,7 +12,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from benchmark.__main__ import main
-from benchmark.commands import tune, tuning_report, tuning_study
+from benchmark.commands import tune, tuning_report, tuning_study, validation
 from benchmark.commands.tuning_space import search_space
 from benchmark.config import files
 from benchmark.config.compose import load_method
@@ -246,7 +246,7 @@ def test_a_validation_split_is_held_out_where_there_is_none(tiny, capsys):
     tuning = tune.plan_tuning([*tiny, "methods=kd", "dataset.validation=0.25"])
     assert tuning.plan.config.dataset.validation == 0.25 and capsys.readouterr().out == ""
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(tune, "VALIDATION", 0.5)  # a tenth of 48 images is too few for six classes
+        m.setattr(validation, "VALIDATION", 0.5)  # a tenth of 48 images is too few for six classes
         tuning = tune.plan_tuning([*tiny, "methods=kd"])
     assert len(tuning.plan.dataset.val.labels) == 24 and len(tuning.plan.dataset.train.labels) == 24
     out = capsys.readouterr().out
