@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from analysis.statistics import BASELINE
+from benchmark.config.overrides import value_text
 from benchmark.runs.folder import RunFolder
-from benchmark.runs.record import UNREADABLE, RunRecord, RunStatus
-from benchmark.statistics import Interval, mean_interval
+from benchmark.runs.record import UNREADABLE, RunRecord, RunStatus, number
+from benchmark.statistics import Interval, mean_and_std, mean_interval
 from benchmark.tables.model import NOTHING
 
 FOLDER = "ablations"
-BASELINE, STUDENT = "kd", "ce"
 HALF_DECADE = math.sqrt(10)
 ROUNDING = 0.05  # values of a decade are rounded to two digits
 
@@ -55,12 +56,12 @@ class SettingRow:
     @property
     def mean(self) -> float:
         """Mean validation accuracy; NaN without a finished run."""
-        return float(np.mean(list(self.val.values()))) if self.val else math.nan
+        return mean_and_std(list(self.val.values()))[0]
 
     @property
     def std(self) -> float:
         """Sample standard deviation over seeds; NaN for fewer than two."""
-        return float(np.std(list(self.val.values()), ddof=1)) if self.n > 1 else math.nan
+        return mean_and_std(list(self.val.values()))[1]
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Axis:
     @property
     def numeric(self) -> bool:
         """Whether all values are numbers."""
-        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.values)
+        return all(number(value) is not None for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class Ablation:
         """Whether KD is a reference, and not the method of the ablation."""
         return self.method != BASELINE
 
+    def varies_only(self, row: SettingRow, option: str) -> bool:
+        """Return whether a setting differs from the default in no other option."""
+        default = self.default.values.items()
+        return row.method == self.default.method and all(row.values.get(o) == v for o, v in default if o != option)
+
     @property
     def missing(self) -> list[str]:
         """Label, seed and reason of all missing runs."""
@@ -145,7 +151,7 @@ def _ablation(manifest: Mapping[str, Any], runs: Path) -> Ablation:
         if not isinstance(manifest[key], str):
             raise ValueError(f"{key} is no text")
     for key in numbers:
-        if not _is_number(manifest[key]):
+        if number(manifest[key]) is None:
             raise ValueError(f"{key} is no number")
     for row in settings:
         if not isinstance(row.label, str) or not set(manifest["axes"]) <= set(row.values):
@@ -159,10 +165,6 @@ def _ablation(manifest: Mapping[str, Any], runs: Path) -> Ablation:
         settings=settings,
         references=[_row(entry, manifest["seeds"], runs) for entry in manifest["references"]],
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _row(entry: Mapping[str, Any], seeds: Sequence[int], runs: Path) -> SettingRow:
@@ -215,9 +217,7 @@ def short(option: str) -> str:
 
 def text(value: Any) -> str:
     """Return an option's value as text."""
-    if value is None or isinstance(value, bool):
-        return {None: NOTHING, True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return NOTHING if value is None else value_text(value)
 
 
 def heading(ablation: Ablation) -> str:
@@ -261,14 +261,9 @@ def sensitivities(ablation: Ablation) -> list[Sensitivity]:
 
 
 def _sensitivity(ablation: Ablation, option: str, default: Any) -> Sensitivity | None:
-    if not _is_number(default) or default <= 0:
+    if number(default) is None or default <= 0:
         return None
-    base = ablation.default
-    rows = {
-        row.values[option]: row
-        for row in ablation.settings
-        if row.method == base.method and row.n and _others(row, option) == _others(base, option)
-    }
+    rows = {row.values[option]: row for row in ablation.settings if row.n and ablation.varies_only(row, option)}
     near = HALF_DECADE * (1 + ROUNDING)
     values = sorted(v for v in rows if isinstance(v, int | float) and default / near <= v <= default * near)
     seeds = set.intersection(*(set(rows[v].val) for v in values)) if values else set()
@@ -278,7 +273,3 @@ def _sensitivity(ablation: Ablation, option: str, default: Any) -> Sensitivity |
     means = accuracies.mean(axis=1)
     std = float(np.sqrt(accuracies.var(axis=1, ddof=1).mean())) if len(seeds) > 1 else math.nan
     return Sensitivity(option, default, values, float(means.max() - means.min()), std, len(seeds))
-
-
-def _others(row: SettingRow, option: str) -> dict[str, Any]:
-    return {key: value for key, value in row.values.items() if key != option}

@@ -59,8 +59,7 @@ def fidelity(selection: Selection) -> list[Path]:
     for group in selection.groups:
         measured = measures.measure(group, selection.root)
         if not measured.pairs:
-            name = f"{group.dataset}, profile {group.profile}"
-            problems.append(f"nothing to measure on {name}, {len(group.runs)} runs; {measured.notes[0]}")
+            problems.append(f"nothing to measure on {group.heading}, {len(group.runs)} runs; {measured.notes[0]}")
             continue
         unfinished = selection.unfinished_of(group)
         print(("\n" if written else "") + fidelity_tables.document(measured, unfinished), end="")

@@ -20,6 +20,9 @@ import pandas as pd
 from analysis import published
 from analysis.frames import grouped
 from analysis.load import load_config
+from benchmark.config.overrides import value_text
+from benchmark.runs.folder import file_name
+from benchmark.runs.record import number
 
 Config = Mapping[str, Any]  # flat, by dotted key
 RowKey = tuple[str, int]  # method and variant
@@ -141,6 +144,21 @@ class ResultGroup:
     rows: list[MethodRow]
     differing_settings: list[str]  # outside the method, between runs of one pair
     runs: pd.DataFrame
+
+    @property
+    def heading(self) -> str:
+        """Data set and profile, as headings name them."""
+        return f"{self.dataset}, profile {self.profile}"
+
+    @property
+    def stem(self) -> str:
+        """Stem of the names of the group's files."""
+        return file_name(self.dataset, self.profile)
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The first columns of every CSV file."""
+        return {"dataset": self.dataset, "profile": self.profile}
 
     @property
     def student_rows(self) -> list[MethodRow]:
@@ -292,21 +310,12 @@ def format_setting(value: Any) -> str:
     """Write a setting as it stands in a label; long hashes are cut."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(format_setting, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = str(value)
+    text = value_text(value)
     return text[:8] if re.fullmatch(r"[0-9a-f]{16,}", text) else text
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:
     """Numbers by size, then everything else by its text."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if number(value) is not None:
         return 0, float(value), ""
     return 1, 0.0, format_setting(value)
-
-
-def file_name(*parts: str) -> str:
-    """Join parts to the stem of a file's name, without characters that file systems or LaTeX reject."""
-    return re.sub(r"[^\w.+-]", "_", "-".join(parts))

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.runs.folder import RunFolder
-from benchmark.runs.record import LARGEST_NUMBER, TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord
+from benchmark.runs.record import TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord, number
 
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT_FOLDER = re.compile(r"seed=(\d+)")
@@ -157,5 +157,4 @@ def _row(record: RunRecord, folder: Path) -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     """A number in a line of metrics; NaN where there is none."""
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-    return float(value) if usable else math.nan
+    return math.nan if (value := number(value)) is None else float(value)

@@ -27,7 +27,7 @@ class Limits:
         """Describe why `value` is not allowed, as in "it must be above 0"; None where it is allowed."""
         if isinstance(value, float) and not math.isfinite(value):
             return "it must be a finite number"
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             return None
         checks = (
             (self.at_least, "at least", lambda limit: value >= limit),
@@ -152,6 +152,11 @@ def violations(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Colle
                 yield name, v, limits.choices, f"it must be one of {', '.join(limits.choices)}"
             elif reason := limits.violation(v):
                 yield name, v, (), reason
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Return True for an int or a float, False for a bool and anything else."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_schema(kind: Any) -> TypeGuard[type]:

@@ -14,7 +14,9 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from analysis.ablation import Ablation, Axis, SettingRow, heading, short, text
 from analysis.figures import style
-from analysis.groups import file_name
+from analysis.published import STUDENT
+from analysis.statistics import BASELINE
+from benchmark.runs.folder import file_name
 from benchmark.statistics import mean_interval
 
 METHOD_COLOR, KD_COLOR = style.PALETTE[0], style.PALETTE[1]
@@ -65,11 +67,11 @@ def draw_lines(ablation: Ablation) -> Figure:
 def _add_option(ax: Axes, ablation: Ablation, option: str, axis: Axis) -> None:
     """Draw the panel of one option."""
     default = ablation.default
-    settings = [r for r in ablation.settings if r.n and _varies_only(ablation, r, option)]
+    settings = [r for r in ablation.settings if r.n and ablation.varies_only(r, option)]
     if option.startswith("recipe."):
-        for method, color in (("kd", KD_COLOR), ("ce", style.STUDENT_COLOR)):
+        for method, color in ((BASELINE, KD_COLOR), (STUDENT, style.STUDENT_COLOR)):
             references = [r for r in ablation.references if r.method == method and r.n]
-            if references and (method != "kd" or ablation.has_baseline):
+            if references and (method != BASELINE or ablation.has_baseline):
                 _add_line(ax, option, references, color, references[0].label.split(" (")[0])
     else:
         for row, color in _references(ablation):
@@ -170,16 +172,10 @@ def _references(ablation: Ablation) -> list[tuple[SettingRow, str]]:
     """The references with the default recipe, and their colors; without KD where it is the ablation's own method."""
     references = [r for r in ablation.references if r.recipe == ablation.default.recipe and r.n]
     return [
-        (r, KD_COLOR if r.method == "kd" else style.STUDENT_COLOR)
+        (r, KD_COLOR if r.method == BASELINE else style.STUDENT_COLOR)
         for r in references
-        if r.method != "kd" or ablation.has_baseline
+        if r.method != BASELINE or ablation.has_baseline
     ]
-
-
-def _varies_only(ablation: Ablation, row: SettingRow, option: str) -> bool:
-    """Return whether a setting differs from the default in no other option."""
-    default = ablation.default
-    return row.method == default.method and all(row.values[o] == v for o, v in default.values.items() if o != option)
 
 
 def _error_bars(rows: Sequence[SettingRow]) -> tuple[np.ndarray, np.ndarray]:

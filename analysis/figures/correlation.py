@@ -104,7 +104,7 @@ def draw_correlations(group: ResultGroup, pair: str, differences: Sequence[Corre
         figure.supxlabel("class", fontsize=9)
         figure.supylabel("class", fontsize=9)
     teacher, student = group.networks[pair]
-    title = f"Class correlation of the logits, {teacher} → {student}\non {group.dataset}, profile {group.profile}"
+    title = f"Class correlation of the logits, {teacher} → {student}\non {group.heading}"
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -12,7 +12,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from analysis import statistics
 from analysis.figures import style
-from analysis.groups import ResultGroup, file_name
+from analysis.groups import ResultGroup
 from analysis.statistics import Ranking
 
 MAX_ROWS = 25  # more are not legible in a figure
@@ -25,10 +25,9 @@ def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple
     """
     if len(group.pairs) < 2:
         return [], []
-    name = file_name(group.dataset, group.profile)
     ranking = statistics.rank(group, statistics.compare(group))
     if ranking is None:
-        return [], [f"no ranks for {name}: there are no two rows, trained alike, with runs on every pair"]
+        return [], [f"no ranks for {group.stem}: there are no two rows, trained alike, with runs on every pair"]
     figures, problems = draw(group, ranking, colors)
     paths = []
     with matplotlib.rc_context(style.STYLE):
@@ -39,23 +38,24 @@ def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple
 
 def draw(group: ResultGroup, ranking: Ranking, colors: Mapping[str, str]) -> tuple[dict[str, Figure], list[str]]:
     """Return the figures of a group by name (`profile`, `ranks`, `wins`), and why figures are missing."""
-    name = file_name(group.dataset, group.profile)
     if len(ranking.rows) > MAX_ROWS:
-        return {}, [f"no ranks for {name}: {len(ranking.rows)} rows are too many to draw; choose some with method=…"]
+        return {}, [
+            f"no ranks for {group.stem}: {len(ranking.rows)} rows are too many to draw; choose some with method=…"
+        ]
     with matplotlib.rc_context(style.STYLE):
         figures = {"profile": draw_profile(group, ranking, colors)}
         if len(ranking.rows) > 2:
             figures["ranks"] = draw_critical_difference(group, ranking, colors)
         if not (ranking.wins + ranking.ties).any():
             return figures, [
-                f"no wins and losses for {name}: no two rows have three common seeds whose differences vary"
+                f"no wins and losses for {group.stem}: no two rows have three common seeds whose differences vary"
             ]
         figures["wins"] = draw_outcomes(group, ranking)
     return figures, []
 
 
 def _title(group: ResultGroup, ranking: Ranking) -> str:
-    return f"{group.dataset}, profile {group.profile}, {len(ranking.pairs)} pairs"
+    return f"{group.heading}, {len(ranking.pairs)} pairs"
 
 
 def rank_bars(average: Sequence[float], critical_difference: float) -> list[tuple[float, float]]:

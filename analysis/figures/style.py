@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis import published
-from analysis.groups import MethodRow, ResultGroup, file_name
-from benchmark.runs.folder import atomic
+from analysis.groups import MethodRow, ResultGroup
+from benchmark.runs.folder import atomic, file_name
 
 FOLDER = "plots"  # of all figures, below the reports
 # Okabe and Ito's colors, which color-blind readers can distinguish; the teacher is black and the student alone gray.
@@ -70,7 +70,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 def pair_title(group: ResultGroup, pair: str) -> str:
     """Return teacher, student, data set and profile of a pair as a figure's title."""
     teacher, student = group.networks[pair]
-    return f"{teacher} → {student} on {group.dataset}, profile {group.profile}"
+    return f"{teacher} → {student} on {group.heading}"
 
 
 def add_grid(ax: Axes) -> None:

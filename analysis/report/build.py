@@ -63,7 +63,7 @@ def _group(selection: Selection, number: int) -> tuple[Source, Part]:
     source = Source(number, collected, fidelity, selection.root, selection.reports, colors)
     with matplotlib.rc_context(STYLE):
         group_sections = [build(source) for build in sections.BUILDERS]
-    return source, Part(collected.heading, [section for section in group_sections if not section.empty])
+    return source, Part(group.heading, [section for section in group_sections if not section.empty])
 
 
 def _table_files(source: Source) -> list[Path]:

@@ -204,8 +204,7 @@ def missing(source: Source) -> Section:
 
 def _missing_seeds(source: Source) -> Iterator[str]:
     for pair in source.group.pairs:
-        rows = [row for row in source.group.rows if pair in row.seed_groups]
-        seeds = {row.label: set(row.seed_groups[pair].runs.seed) for row in rows}
+        seeds = {row.label: set(row.seed_groups[pair].runs.seed) for row in source.group.rows_on(pair)}
         every = set().union(*seeds.values())
         for label, finished in seeds.items():
             if absent := sorted(every - finished):

@@ -2,18 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.ablation import FOLDER, Ablation, SettingRow, heading, paired, sensitivities, short, text
-from analysis.groups import file_name
 from analysis.tables import csv, latex
 from analysis.tables.files import caption, write_texts
-from benchmark.statistics import MIN_SEEDS, Interval, mean_interval
+from benchmark.runs.folder import file_name
+from benchmark.statistics import MIN_SEEDS, Interval, mean_and_std, mean_interval
 from benchmark.tables import cells, markdown
 from benchmark.tables.model import BEST, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
 
@@ -110,7 +108,7 @@ def _numbers(ablation: Ablation, row: SettingRow, *, setting: bool) -> list[Cell
     numbers = [cells.mean(row.mean, row.std, row.n), cells.difference(to_default.mean, to_default.low, to_default.high)]
     numbers += [cells.difference(to_kd.mean, to_kd.low, to_kd.high)] if ablation.has_baseline else []
     test = _test_accuracies(ablation, row, setting=setting)
-    return [*numbers, cells.mean(*_mean_and_std(test), len(test)) if test else EMPTY]
+    return [*numbers, cells.mean(*mean_and_std(test), len(test)) if test else EMPTY]
 
 
 def _differences(ablation: Ablation, row: SettingRow, *, setting: bool) -> tuple[Interval, Interval]:
@@ -125,15 +123,8 @@ def _test_accuracies(ablation: Ablation, row: SettingRow, *, setting: bool) -> l
     return list(row.test.values()) if not setting or row is ablation.chosen else []
 
 
-def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    mean = float(np.mean(values)) if values else math.nan
-    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-
-
 def _marked(cell: Cell) -> Cell:
-    if cell.text in ("", NOTHING):
-        return cell
-    return Cell(cell.text, cell.detail, BEST, value=cell.value)
+    return cell if cell.text in ("", NOTHING) else replace(cell, mark=BEST)
 
 
 def sensitivity_table(ablation: Ablation) -> Table | None:
@@ -159,7 +150,7 @@ def records(ablation: Ablation) -> Iterator[dict[str, Any]]:
         setting = row not in ablation.references
         val = mean_interval(list(row.val.values()))
         to_default, to_kd = _differences(ablation, row, setting=setting)
-        test_mean, test_std = _mean_and_std(_test_accuracies(ablation, row, setting=setting))
+        test_mean, test_std = mean_and_std(_test_accuracies(ablation, row, setting=setting))
         yield (
             {"ablation": ablation.name, "role": "setting" if setting else "reference", "label": row.label}
             | {"method": row.method, "options": json.dumps(dict(row.options))}

@@ -6,6 +6,7 @@ under its own name. Marks go to the distillation methods, by the mean as it is p
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from analysis.groups import MethodRow, RowKey, SeedGroup
@@ -15,7 +16,7 @@ from analysis.tables import notes
 from analysis.tables.results import DAGGERS, Results, missing_runs, without_baselines
 from benchmark.statistics import MIN_SEEDS
 from benchmark.tables import cells
-from benchmark.tables.model import BEST, EMPTY, SECOND, TEXT, Cell, Column, Head, Line, Table
+from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Head, Line, Table
 
 COST_COLUMNS = ("wall_s", "step_ms", "extra_parameters", "extra_buffers", "agreement", "correlation_distance")
 COLUMNS = (
@@ -85,7 +86,7 @@ class _AccuracyTable:
             line = [Cell(teacher.label)]
             for pair in self.group.pairs:
                 top1 = teacher.top1.get(pair)
-                mean = EMPTY if top1 is None else _linked(cells.mean(top1, math.nan, 1), href)
+                mean = EMPTY if top1 is None else replace(cells.mean(top1, math.nan, 1), href=href)
                 line += [mean, EMPTY, *self._published(pair, None if top1 is None else TEACHER)]
             yield Line(line)
 
@@ -104,7 +105,8 @@ class _AccuracyTable:
         comparison = self.results.kd_comparisons.get(place)
         symbol = DAGGERS[comparison.significant] if comparison else ""
         mean = cells.mean(seed_group.mean("top1_last"), seed_group.std("top1_last"), seed_group.n)
-        return _linked(mean, f"#{anchor(seed_group, self.prefix)}", self.marks.get(place, ""), symbol)
+        href = f"#{anchor(seed_group, self.prefix)}"
+        return replace(mean, href=href, mark=self.marks.get(place, ""), symbol=symbol)
 
     def _published(self, pair: str, method: str | None) -> Sequence[Cell]:
         """The cell of a published value, where the pair has a column of them."""
@@ -128,10 +130,6 @@ class _AccuracyTable:
             yield Line(line, methods=without_baselines(method))
 
 
-def _linked(cell: Cell, href: str, mark: str = "", symbol: str = "") -> Cell:
-    return Cell(cell.text, cell.detail, mark, symbol, value=cell.value, href=href)
-
-
 def _marks(results: Results) -> dict[Place, str]:
     """Best and second per pair among runs that may be compared, by the printed mean."""
     comparable: dict[Any, dict[RowKey, str]] = {}
@@ -140,8 +138,7 @@ def _marks(results: Results) -> dict[Place, str]:
             comparable.setdefault((pair, seed_group.protocol), {})[row.key] = cells.fixed(seed_group.mean("top1_last"))
     marks = {}
     for (pair, _), printed in comparable.items():
-        ranked = sorted(set(printed.values()), key=float, reverse=True)[:2]
-        marks |= {(row, pair): (BEST, SECOND)[ranked.index(text)] for row, text in printed.items() if text in ranked}
+        marks |= {(row, pair): mark for row, mark in cells.best_and_second(printed).items()}
     return marks
 
 
@@ -161,7 +158,7 @@ def kd_table(results: Results) -> Table | None:
             lines.append(Line([Cell(row.label), *map(_kd_cell, by_pair)], methods=without_baselines(row.method)))
     intro = (
         "Mean difference to KD in points over common seeds, [95 % interval] by Student's t (not corrected), p of the "
-        f"paired t-test after Holm's correction (common seeds). All comparisons: {results.name}-significance.md."
+        f"paired t-test after Holm's correction (common seeds). All comparisons: {results.group.stem}-significance.md."
     )
     heads = [Head("", 1), *(Head(pair, 1, pair) for pair in pairs)]
     columns = [Column("Method", TEXT), *(Column("difference", pair=pair) for pair in pairs)]
@@ -174,7 +171,7 @@ def _kd_cell(comparison: Comparison | None) -> Cell:
     cell = cells.difference(comparison.difference, comparison.low, comparison.high)
     p = "" if math.isnan(comparison.t_holm) else f"p {cells.p_value(comparison.t_holm)}"
     detail = " ".join(filter(None, (cell.detail, p, f"({comparison.n})")))
-    return Cell(cell.text, detail, symbol=DAGGERS[comparison.significant], value=cell.value)
+    return replace(cell, detail=detail, symbol=DAGGERS[comparison.significant])
 
 
 # ---------------------------------------------------------------- CSV
@@ -185,14 +182,14 @@ def records(results: Results) -> list[dict[str, Any]]:
     group, rows = results.group, []
     for teacher in group.teachers:
         for pair, top1 in teacher.top1.items():
-            place = results.origin | {"pair": pair, "method": TEACHER, "label": teacher.label}
+            place = results.group.origin | {"pair": pair, "method": TEACHER, "label": teacher.label}
             numbers = {"identity": (teacher.sha256[pair] or "")[:12], "n": 1, "mean": top1}
             rows.append(place | numbers | _published_columns(results.published(pair, TEACHER)))
     for row in group.rows:
         for pair, seed_group in row.seed_groups.items():
             comparison = results.kd_comparisons.get((row.key, pair))
             rows.append(
-                results.origin
+                results.group.origin
                 | {"pair": pair, "method": row.method, "label": row.label, "identity": seed_group.identity}
                 | {"epochs": int(seed_group.runs.epochs.iloc[0]), "n": seed_group.n}
                 | {"seeds": " ".join(map(str, seed_group.runs.seed))}

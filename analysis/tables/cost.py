@@ -47,7 +47,7 @@ def table(results: Results, peak_memory: Mapping[tuple[str, str], float] | None 
 def records(results: Results) -> list[dict[str, Any]]:
     """Return one record for each pair and method, by `COLUMNS`; times in seconds and milliseconds."""
     return [
-        results.origin
+        results.group.origin
         | {"pair": pair, "method": row.method, "label": row.label, "identity": seed_group.identity, "n": seed_group.n}
         | {column: seed_group.mean(column) for column in COST_COLUMNS}
         for pair, row, seed_group in results.seed_groups()

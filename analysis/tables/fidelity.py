@@ -14,14 +14,13 @@ import pandas as pd
 
 from analysis.fidelity import EXTREME_CLASSES, LEVEL_PLURALS, MEASURES, ClassChanges, Fidelity, Measure
 from analysis.frames import rows_where
-from analysis.groups import file_name
 from analysis.load import UnfinishedRun
 from analysis.predictions import CALIBRATION_BINS
 from analysis.tables import csv, latex, notes
 from analysis.tables.files import around, caption, write_texts
 from analysis.tables.results import BASELINES, missing_runs, without_baselines
 from benchmark.tables import cells, markdown, model
-from benchmark.tables.model import BEST, EMPTY, NOTHING, SECOND, TEXT, Cell, Column, Line, Listing, Table
+from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Line, Listing, Table
 
 LABELS = 6  # methods side by side
 CONFUSED = 10  # pairs of classes of each row in the files
@@ -81,12 +80,8 @@ def _marks(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     for measure in MEASURES:
         methods = [row for row in rows if row["method"] not in BASELINES]
         printed = {row["label"]: cells.fixed(row[measure.key], measure.digits) for row in methods}
-        ranked = sorted(set(printed.values()) - {NOTHING}, key=lambda text: -measure.better * float(text))[:2]
-        marks |= {
-            (label, measure.key): (BEST, SECOND)[ranked.index(text)]
-            for label, text in printed.items()
-            if text in ranked
-        }
+        of_measure = cells.best_and_second(printed, measure.better)
+        marks |= {(label, measure.key): mark for label, mark in of_measure.items()}
     return marks
 
 
@@ -156,16 +151,16 @@ def _document(
     intro = [*measured.intro, f"Runs: {notes.setting(group)}."]
     measured = replace(measured, intro=intro, lists=[*measured.lists, *missing_runs(unfinished)])
     tables = [*around(measured, model.group_by_first_column(measured)), *more]
-    return markdown.document(f"Class structure passed on: {group.dataset}, profile {group.profile}", tables, listed)
+    return markdown.document(f"Class structure passed on: {group.heading}", tables, listed)
 
 
 def write(fidelity: Fidelity, reports: Path, unfinished: Sequence[UnfinishedRun] = ()) -> list[Path]:
     """Write the files of a group to `<reports>/tables`; return their paths."""
     group, measured = fidelity.group, table(fidelity)
-    stem = file_name(group.dataset, group.profile, "structure")
+    stem = f"{group.stem}-structure"
     confused = confusion_table(fidelity, CONFUSED)
     more = [*change_tables(fidelity), *([confused] if confused else [])]
-    text = caption(f"{measured.caption}: {group.dataset}, profile {group.profile}", measured)
+    text = caption(f"{measured.caption}: {group.heading}", measured)
     texts = {
         ".md": _document(fidelity, unfinished, None, more),
         ".tex": latex.floats(stem, text, model.group_by_first_column(measured)),
@@ -178,5 +173,5 @@ def write(fidelity: Fidelity, reports: Path, unfinished: Sequence[UnfinishedRun]
 
 def _records(fidelity: Fidelity, frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Iterate over the rows of one of the frames of `Fidelity`, with data set and profile."""
-    origin = {"dataset": fidelity.group.dataset, "profile": fidelity.group.profile}
+    origin = fidelity.group.origin
     return (origin | dict(zip(frame, row, strict=True)) for row in frame.itertuples(index=False, name=None))

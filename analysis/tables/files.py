@@ -39,33 +39,33 @@ def write(results: Results, reports: Path) -> list[Path]:
     parts = model.split(table, LATEX_PAIRS[bool(table.sources)])
     texts = {
         ".md": document(results),
-        ".tex": latex.floats(results.name, caption(results.heading, table), parts),
+        ".tex": latex.floats(results.group.stem, caption(results.group.heading, table), parts),
         ".csv": csv.render(accuracy.COLUMNS, accuracy.records(results)),
         "-cost.csv": csv.render(cost.COLUMNS, cost.records(results)),
     }
     if results.comparisons:
         texts |= _significance(results)
         if ranking := statistics.rank(results.group, results.comparisons):
-            heading = f"{results.heading}: ranks over pairs"
+            heading = f"{results.group.heading}: ranks over pairs"
             texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
             texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
-    return write_texts(reports / "tables", results.name, texts)
+    return write_texts(reports / "tables", results.group.stem, texts)
 
 
 def document(results: Results) -> str:
     """Return the tables of a group as they are printed: accuracies, differences to KD, costs."""
     tables = [accuracy.table(results), accuracy.kd_table(results), cost.table(results)]
-    return markdown.document(results.heading, [table for table in tables if table])
+    return markdown.document(results.group.heading, [table for table in tables if table])
 
 
 def _significance(results: Results) -> dict[str, str]:
-    table, heading = significance.table(results), f"{results.heading}: significance"
+    table, heading = significance.table(results), f"{results.group.heading}: significance"
     by_pair = model.group_by_first_column(table)
     without_notes = [_without_last_column(part) for part in by_pair]
     text = " ".join([caption(heading, table), *table.notes])
     return {
         "-significance.md": markdown.document(heading, around(table, by_pair)),
-        "-significance.tex": latex.longtable(f"{results.name}-significance", text, without_notes),
+        "-significance.tex": latex.longtable(f"{results.group.stem}-significance", text, without_notes),
         "-significance.csv": csv.render(significance.COLUMNS, significance.records(results)),
     }
 

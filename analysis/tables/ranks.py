@@ -21,14 +21,9 @@ def tables(ranking: Ranking) -> list[Table]:
     return [_averages(ranking), _by_pair(ranking), _outcomes(ranking)]
 
 
-def _order(ranking: Ranking) -> list[int]:
-    """Rows by their average rank."""
-    return sorted(range(len(ranking.rows)), key=lambda i: (ranking.average[i], i))
-
-
 def _lines(ranking: Ranking, numbers: dict[int, list[Cell]]) -> list[Line]:
     """Lines by average rank, with the row's label before its numbers."""
-    rows = ((ranking.rows[i], numbers[i]) for i in _order(ranking))
+    rows = ((ranking.rows[i], numbers[i]) for i in ranking.order)
     return [
         Line([Cell(row.label), *numbers_of_row], methods=without_baselines(row.method)) for row, numbers_of_row in rows
     ]
@@ -68,7 +63,7 @@ def _by_pair(ranking: Ranking) -> Table:
 
 
 def _outcomes(ranking: Ranking) -> Table:
-    order = _order(ranking)
+    order = ranking.order
     numbers = {i: [EMPTY if i == j else Cell("/".join(map(str, outcome(ranking, i, j)))) for j in order] for i in order}
     intro = (
         "Win/tie/loss, row against column: on how many pairs the row is better, not told apart, worse. A win is a "
@@ -110,8 +105,8 @@ def _totals(ranking: Ranking, i: int) -> tuple[int, int, int]:
 def records(results: Results, ranking: Ranking) -> Iterator[dict[str, Any]]:
     """Iterate over one record for each row and pair, and one for each row over all pairs, by `COLUMNS`."""
     within = {f"within_{tau:g}": ranking.share_within(tau) for tau in TAUS}
-    for i in _order(ranking):
-        origin = results.origin | {"method": ranking.rows[i].method, "label": ranking.rows[i].label}
+    for i in ranking.order:
+        origin = results.group.origin | {"method": ranking.rows[i].method, "label": ranking.rows[i].label}
         totals = dict(zip(("wins", "ties", "losses"), _totals(ranking, i), strict=True))
         profile = {column: float(share[i]) for column, share in within.items()}
         yield origin | {"pair": "all", "rank": float(ranking.average[i])} | totals | profile

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from analysis import published, statistics
-from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup, file_name
+from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup
 from analysis.load import UnfinishedRun
 from analysis.published import Published
 from analysis.statistics import Comparison
@@ -25,21 +25,6 @@ class Results:
     unfinished: list[UnfinishedRun]
     comparisons: list[Comparison]
 
-    @property
-    def name(self) -> str:
-        """Stem of the names of the tables' files."""
-        return file_name(self.group.dataset, self.group.profile)
-
-    @property
-    def heading(self) -> str:
-        """Data set and profile, as headings name them."""
-        return f"{self.group.dataset}, profile {self.group.profile}"
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """The first columns of every CSV file."""
-        return {"dataset": self.group.dataset, "profile": self.group.profile}
-
     @functools.cached_property
     def kd_comparisons(self) -> dict[tuple[RowKey, str], Comparison]:
         """Comparisons with KD, as row minus KD, by row and pair."""
@@ -53,9 +38,8 @@ class Results:
     def seed_groups(self) -> Iterator[tuple[str, MethodRow, SeedGroup]]:
         """Iterate over pair, row and runs, in the order of the tables."""
         for pair in self.group.pairs:
-            for row in self.group.rows:
-                if pair in row.seed_groups:
-                    yield pair, row, row.seed_groups[pair]
+            for row in self.group.rows_on(pair):
+                yield pair, row, row.seed_groups[pair]
 
     def published(self, pair: str, method: str) -> Published | None:
         """Return the published accuracy of a method, or of a baseline, on a pair."""

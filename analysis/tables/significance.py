@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from analysis import statistics
@@ -32,7 +33,7 @@ def table(results: Results) -> Table:
 def _line(c: Comparison) -> list[Cell]:
     difference = cells.difference(c.difference, c.low, c.high)
     symbol = DAGGERS[c.significant]
-    marked = Cell(difference.text, difference.detail, BEST if symbol else "", symbol, value=difference.value)
+    marked = replace(difference, mark=BEST if symbol else "", symbol=symbol)
     return [
         Cell(c.pair), Cell(c.row.label), Cell(c.other.label), cells.integer(c.n), marked, _p_value(c.t_p),
         _p_value(c.t_holm), cells.difference(c.d_z), Cell(c.note),
@@ -61,7 +62,7 @@ def _not_compared(results: Results) -> Iterator[str]:
     """The comparisons that were not made on each pair, and why."""
     counts = Counter(c.pair for c in results.comparisons)
     for pair in results.group.pairs:
-        rows = sum(pair in row.seed_groups for row in results.group.rows)
+        rows = len(results.group.rows_on(pair))
         possible = math.comb(rows, 2)
         if counts[pair] == possible:
             continue
@@ -78,7 +79,7 @@ def _not_compared(results: Results) -> Iterator[str]:
 def records(results: Results) -> list[dict[str, Any]]:
     """Return one record for each comparison, by `COLUMNS`; p-values to seven significant digits."""
     return [
-        results.origin
+        results.group.origin
         | {"pair": c.pair, "method": c.row.method, "label": c.row.label}
         | {"identity": c.row.seed_groups[c.pair].identity, "other_method": c.other.method, "other_label": c.other.label}
         | {"other_identity": c.other.seed_groups[c.pair].identity, "n": c.n, "seeds": " ".join(map(str, c.seeds))}

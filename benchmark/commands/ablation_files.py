@@ -1,6 +1,5 @@
 """The files of an ablation: its manifest for the tables, and a W&B sweep over the same grid."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ SWEEP_HEAD = """\
 
 def file_stem(ablation: Ablation, config: Config) -> str:
     """Return the stem of an ablation's files: <dataset>-<profile>-<pair>-<grid>."""
-    parts = (config.dataset.name, config.profile, ablation.pair, ablation.grid.name)
-    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
+    return folder.file_name(config.dataset.name, config.profile, ablation.pair, ablation.grid.name)
 
 
 def manifest(ablation: Ablation, config: Config, images: int) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import files
-from benchmark.config.overrides import Sweep, override_text
+from benchmark.config.overrides import Sweep, value_text
 from benchmark.errors import UserError, nearest
+from methods.options import is_number
 
 MAX_VALUES = 1_000  # of an axis, and settings of a grid
 LOG_SCALE_RATIO = 10.0  # an axis is drawn on a log scale from this ratio of its largest to its smallest value
@@ -75,7 +76,7 @@ class Grid:
         """Return whether an axis is drawn on a log scale."""
         if isinstance(spec := self.axes[option], dict):
             return "range" not in spec
-        if any(isinstance(v, bool) or not isinstance(v, int | float) or v <= 0 for v in values):
+        if any(not is_number(v) or v <= 0 for v in values):
             return False
         return max(values) >= LOG_SCALE_RATIO * min(values)
 
@@ -198,7 +199,7 @@ def _scale_values(scale: str, numbers: Sequence[float], default: Any, integral: 
         return [first, *(v if integral else float(f"{v:.3g}") for v in inner), last]
     if scale == "decade":
         (n,) = numbers
-        if not isinstance(default, int | float) or isinstance(default, bool) or default <= 0:
+        if not is_number(default) or default <= 0:
             raise ValueError(f"its default is {value_text(default)}, and a decade needs one above 0")
         if n != int(n) or not 3 <= n <= MAX_VALUES or n % 2 == 0:
             raise ValueError(f"a decade has an odd number of values, 3 to {MAX_VALUES:,}")
@@ -214,8 +215,3 @@ def _sweep_text(sweep: Any) -> str:
 def options_label(options: Mapping[str, Any]) -> str:
     """Return options as the label of a setting, such as `nu=0.1, batch_size=32`."""
     return ", ".join(f"{k.removeprefix(RECIPE)}={value_text(v)}" for k, v in options.items())
-
-
-def value_text(value: Any) -> str:
-    """Return an option's value as labels show it."""
-    return f"{value:g}" if isinstance(value, float) else override_text(value)

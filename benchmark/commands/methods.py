@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from benchmark import networks
 from benchmark.config import files
 from benchmark.config.compose import FULL_EPOCHS, MethodComposer
 from benchmark.config.method_files import FAMILIES
+from benchmark.config.overrides import value_text
 from benchmark.config.schema import MethodConfig
 from benchmark.tables import cells
 from benchmark.tables.markdown import grid
@@ -76,7 +76,7 @@ def _line(config: MethodConfig, ratio: float | None) -> Line:
     about, method = config.about, build_on_pair(config)
     paper = f"{about['paper']}, {about['venue']}" if about["paper"] else NOTHING
     href = f"https://arxiv.org/abs/{about['arxiv']}" if about["arxiv"] else ""
-    options = ", ".join(f"{name} {_value_text(value)}" for name, value in config.values.items())
+    options = ", ".join(f"{name} {value_text(value)}" for name, value in config.values.items())
     remarks = [*(extra_costs(method) if method is not None else []), *filter(None, [about["uncertain"]])]
     return Line([
         Cell(config.name), Cell(about["title"]), Cell(paper, href=href), Cell(about["family"]),
@@ -90,7 +90,3 @@ def _step_ratios(path: Path) -> dict[str, float]:
         return {}
     rows = json.loads(path.read_text())["rows"]
     return {row["method"]: row["ratio_to_student"] for row in rows if row["ratio_to_student"]}
-
-
-def _value_text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -11,7 +11,7 @@ import yaml
 
 from benchmark.commands.tuning_space import describe_distribution
 from benchmark.commands.tuning_study import Trial, Tuning
-from benchmark.config.overrides import is_shared, key_of, override_text
+from benchmark.config.overrides import is_shared, key_of, override_text, value_text
 from benchmark.statistics import mean_interval
 from benchmark.tables import cells, markdown
 from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Line, Table
@@ -31,7 +31,7 @@ def announcement(tuning: Tuning) -> str:
     """Return the budget and the search space, printed before anything is trained."""
     lines = [f"tuning {tuning.method.name} on {tuning.pair}: {_budget_text(tuning)}"]
     for name, distribution in tuning.space.items():
-        default = _value_text(tuning.method.values[name])
+        default = value_text(tuning.method.values[name])
         lines.append(f"  {tuning.method.name}.{name}: {describe_distribution(distribution)}, default {default}")
     return "\n".join(lines)
 
@@ -103,8 +103,8 @@ def _options_table(tuning: Tuning, trials: Sequence[Trial], chosen: Trial) -> Ta
     trained = sum(len(t.val) * tuning.epochs + (t.epoch or 0) * (t.seed not in t.val) for t in trials)
     budget = len(trials) * len(tuning.seeds) * tuning.epochs
     lines = [
-        Line([Cell(key), Cell(describe_distribution(distribution)), Cell(_value_text(default.options[key])),
-              Cell(_value_text(chosen.options[key]))])
+        Line([Cell(key), Cell(describe_distribution(distribution)), Cell(value_text(default.options[key])),
+              Cell(value_text(chosen.options[key]))])
         for key, distribution in tuning.space.items()
     ]  # fmt: skip
     return Table(
@@ -145,7 +145,3 @@ def _difference(value: float) -> Cell:
 
 def _budget_text(tuning: Tuning) -> str:
     return f"{tuning.trials} trials of {cells.counted(len(tuning.seeds), 'seed')} and {tuning.epochs} epochs"
-
-
-def _value_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -135,6 +135,11 @@ def override_text(value: Any) -> str:
     return str(value)
 
 
+def value_text(value: Any) -> str:
+    """Return an option's value as labels, messages and tables show it: a float in short form."""
+    return f"{value:g}" if isinstance(value, float) else override_text(value)
+
+
 def _reader(kind: Any) -> Callable[[str], Any]:
     """Return the function that reads a word whose value is of this type; free text needs no quotes."""
     if kind == list[str]:

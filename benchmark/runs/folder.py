@@ -30,6 +30,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,6 +51,11 @@ def identity(config: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in config.items() if k != "seed"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def file_name(*parts: str) -> str:
+    """Join parts to the stem of a file's name, without characters that file systems or LaTeX reject."""
+    return re.sub(r"[^\w.+-]", "_", "-".join(parts))
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import yaml
 
+from methods.options import is_number
+
 NAMES_ON_DISK = {"init_epochs": "pre_epochs", "code_version": "code", "changed_settings": "changed"}
 LARGEST_NUMBER = 1e15  # a larger one is a mistake, and some have no float
 UNREADABLE = "its result.json is missing or broken"
@@ -155,7 +157,7 @@ class RunConfig:
     @property
     def validation(self) -> float:
         """Fraction of the training set that is held out."""
-        return _number(self._part("dataset").get("validation")) or 0.0
+        return number(self._part("dataset").get("validation")) or 0.0
 
     @property
     def recipe(self) -> Mapping[str, Any]:
@@ -185,7 +187,7 @@ def checksum(content: Mapping[str, Any]) -> str:
 def _problem(content: Mapping[str, Any]) -> str | None:
     """Why a parsed result.json says nothing about its run; None where it does."""
     top1 = content.get("top1_last")
-    if isinstance(top1, bool) or not isinstance(top1, int | float) or not 0 <= top1 <= 100:
+    if not is_number(top1) or not 0 <= top1 <= 100:
         return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
     if "checksum" in content and content["checksum"] != checksum(content):
         return "its result.json was changed after it was written"
@@ -200,14 +202,13 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _number(value: Any) -> float | None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-    return value if usable else None
+def number(value: Any) -> float | None:
+    """Return a number as it is; None for anything else, and for one of `LARGEST_NUMBER` or more."""
+    return value if is_number(value) and abs(value) < LARGEST_NUMBER else None
 
 
 def _whole(value: Any) -> int | None:
-    usable = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
-    return value if usable else None
+    return value if isinstance(value, int) and number(value) is not None else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -236,7 +237,7 @@ _STATUSES = {status.value: status for status in RunStatus}
 _READER_OF_TYPE: dict[Any, Any] = {
     RunStatus | None: _status,
     str | None: _text,
-    float | None: _number,
+    float | None: number,
     int | None: _whole,
     Mapping[str, Any]: _mapping,
     tuple[str, ...]: _texts,

@@ -1,8 +1,12 @@
 """Numbers as the tables write them: text with fixed digits, true minus signs, and a dash where nothing is known."""
 
 import math
+from collections.abc import Mapping
+from typing import TypeVar
 
-from benchmark.tables.model import EMPTY, NOTHING, Cell
+from benchmark.tables.model import BEST, EMPTY, NOTHING, SECOND, Cell
+
+Key = TypeVar("Key")
 
 
 def fixed(value: float, digits: int = 2) -> str:
@@ -26,6 +30,15 @@ def p_value(p: float) -> str:
 def counted(n: int, noun: str) -> str:
     """Return a number of things: `1 run`, `2 runs`."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def best_and_second(printed: Mapping[Key, str], better: int = 1) -> dict[Key, str]:
+    """Return the marks of the best and the second of printed numbers, by key; equal ones share a mark.
+
+    better: 1 where a higher number is better, −1 where a lower one is.
+    """
+    ranked = sorted(set(printed.values()) - {NOTHING}, key=float, reverse=better > 0)[:2]
+    return {key: (BEST, SECOND)[ranked.index(text)] for key, text in printed.items() if text in ranked}
 
 
 def number(value: float | None, digits: int = 2) -> Cell:

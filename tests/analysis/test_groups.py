@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from analysis.groups import file_name, format_setting, group_runs
+from analysis.groups import format_setting, group_runs
 from analysis.load import load_runs
 
 A, B = "resnet20-resnet8", "resnet56-resnet20"
@@ -112,7 +112,3 @@ def test_methods_that_share_a_title_are_followed_by_their_name(tree):
 )
 def test_settings_are_written_as_in_a_label(value, text):
     assert format_setting(value) == text
-
-
-def test_file_names_have_no_special_characters():
-    assert file_name("a b", "c/d", "e+f_1.2") == "a_b-c_d-e+f_1.2"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.statistics import RESOLUTION, Interval, mean_interval, mean_intervals
+from benchmark.statistics import RESOLUTION, Interval, mean_and_std, mean_interval, mean_intervals
 
 NAN = pytest.approx(math.nan, nan_ok=True)
 
@@ -36,6 +36,13 @@ def test_too_few_or_equal_values_have_no_interval(values, mean):
     interval = mean_interval(values)
     assert interval.mean == pytest.approx(mean, nan_ok=True)
     assert (interval.low, interval.high) == (NAN, NAN)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "std"), [([], NAN, NAN), ([4.0], 4.0, NAN), ([1.0, 2.0, 3.0], 2.0, pytest.approx(1.0))]
+)
+def test_mean_and_sample_standard_deviation(values, mean, std):
+    assert mean_and_std(values) == (mean, std)
 
 
 def test_the_smallest_spread_can_be_given():

@@ -26,6 +26,10 @@ def test_the_identity_ignores_only_the_seed_and_the_order_of_keys():
     assert store.identity(CONFIG) != store.identity({**CONFIG, "method": {"name": "kd", "temperature": 4.5}})
 
 
+def test_file_names_have_no_special_characters():
+    assert store.file_name("a b", "c/d", "e+f_1.2") == "a_b-c_d-e+f_1.2"
+
+
 def test_the_identity_of_a_config_never_changes():
     # sha256 of {"a":1,"b":[1.5,null]}
     assert store.identity({"b": [1.5, None], "a": 1, "seed": 0}) == "993a7a2ceb87"
