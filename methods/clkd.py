@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from methods.contract import Batch, Method, Outputs, Term
-from methods.losses import normalize_rows
+from methods.losses import cross_entropy_term, normalize_rows
 from methods.options import loss_weight, one_of
 
 
@@ -74,7 +73,7 @@ class CLKD(Method):
         g_s, g_t = (correlation(z, options.cc_shape, options.cc_center, options.cc_div) for z in (z_s, z_t))
         reduction = options.nmse_reduction
         return {
-            "ce": Term(F.cross_entropy(z_s, batch.labels), options.lambda_ce),
+            "ce": cross_entropy_term(student, batch, options.lambda_ce),
             "instance": Term(nmse(z_s, z_t, reduction), options.mu),
             "class": Term(nmse(z_s.T, z_t.T, reduction), options.mu * options.beta),
             "correlation": Term(correlation_loss(g_s, g_t, options.cc_norm, reduction, z_s.shape[1]), options.nu),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contract import Batch, Context, Method, Outputs, Term
-from methods.losses import cross_entropy_term, kl_divergence, standardize_logits
+from methods.losses import cross_entropy_term, kl_divergence, standardize_logits, warmup_ramp
 from methods.options import boolean, loss_weight, non_negative, positive
 
 
@@ -38,7 +38,7 @@ class Reversal(torch.autograd.Function):
 
 def strength(epoch: int, warmup: float) -> float:
     """Return λ of an epoch, counted from 1; 1 where `warmup` is 0."""
-    return (1 - math.cos(math.pi * min(epoch / warmup, 1.0))) / 2 if warmup > 0 else 1.0
+    return (1 - math.cos(math.pi * warmup_ramp(epoch, warmup))) / 2
 
 
 @dataclass
