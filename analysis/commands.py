@@ -1,4 +1,4 @@
-"""The commands of `python -m analysis`: each writes files, prints what is to be read, and returns the paths.
+"""The commands of `python -m analysis`: each writes files, prints the tables that users read, and returns the paths.
 
 matplotlib and scipy take longer to import than a table to make, so only the commands that need them import them.
 """

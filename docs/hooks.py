@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # MkDocs imports this file with its own folder as the path
 MARK = re.compile(r"^<!-- generated: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 
 
@@ -22,8 +23,6 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 @cache
 def method_table() -> str:
     """Return the table that `make methods` prints."""
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
     from benchmark.commands.methods import markdown
 
     return markdown()
@@ -82,11 +81,9 @@ def fields(path: str) -> str:
 
 def pair_lists() -> str:
     """Return the named lists of pairs in `conf/pairs`."""
-    lines = []
-    for path in sorted((ROOT / "conf" / "pairs").glob("*.yaml")):
-        pairs = re.findall(r"^  - (\S+)$", path.read_text(), re.MULTILINE)
-        lines.append(f"- `{path.stem}` ({len(pairs)}): {', '.join(pairs)}")
-    return "\n".join(lines)
+    from benchmark.config.pairs import lists
+
+    return "\n".join(f"- `{name}` ({len(pairs)}): {', '.join(pairs)}" for name, pairs in lists().items())
 
 
 def _cell(text: str) -> str:

@@ -15,7 +15,7 @@ from benchmark.commands.ablation_grid import expand_grid
 from benchmark.commands.ablation_plan import AblationPlan, plan_ablations
 from benchmark.config import files
 from benchmark.errors import UserError
-from tests.conftest import write_tiny
+from tests.conftest import tiny_overrides, write_tiny
 from tests.helpers import plan_of
 
 
@@ -77,13 +77,8 @@ def test_settings_that_cannot_be_planned_are_refused_in_one_line(tiny, tmp_path,
 def finished_ablation(tmp_path_factory) -> tuple[list[str], Path]:
     """An ablation of KD's temperature over two seeds, run from end to end: its arguments, and the folder it is in."""
     folder = tmp_path_factory.mktemp("ablate")
+    arguments = [*tiny_overrides(folder), "seeds=0,1", "recipe.epochs=1", "kd.temperature=2,4"]
     write_tiny(folder / "tiny.npz", train=60)  # one image of each class in the validation split
-    arguments = [
-        "dataset=npz", f"data={folder}", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2",
-        f"runs={folder / 'runs'}", f"reports={folder / 'reports'}", "pair=resnet14-resnet8", "seeds=0,1",
-        "recipe.epochs=1", "recipe.batch_size=16", "tracker.mode=off", "teacher.min_top1=0", "device=cpu", "threads=1",
-        "precision=fp32", "kd.temperature=2,4",
-    ]  # fmt: skip
     torch.set_num_threads(1)
     assert main(["ablate", *arguments, "train=teacher"]) == 0
     assert not list((folder / "runs").glob("npz/resnet14-resnet8/*"))
