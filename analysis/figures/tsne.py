@@ -41,8 +41,8 @@ class Embedding:
     @property
     def description(self) -> str:
         """Networks, images and classes in one sentence."""
-        shown = len(self.class_names)
-        part = "" if shown == self.classes else f" of {shown} of {self.classes} classes"
+        n = len(self.class_names)
+        part = "" if n == self.classes else f" of {n} of {self.classes} classes"
         return (
             f"Logits of {len(self.panels)} networks on the same {len(self.labels)} test images{part}, "
             f"chosen with seed {SEED}."
@@ -64,16 +64,16 @@ def embed(group: ResultGroup, pair: str, root: Path) -> tuple[Embedding | None, 
     predictions = list(networks.values())
     first = predictions[0]
     rng = np.random.default_rng(SEED)
-    shown = np.sort(rng.permutation(np.unique(first.labels))[:MAX_CLASSES])
-    per_class = max(1, min(MAX_IMAGES, MAX_POINTS // len(networks)) // len(shown))
-    images = np.concatenate([rng.permutation(np.flatnonzero(first.labels == c))[:per_class] for c in shown])
+    classes = np.sort(rng.permutation(np.unique(first.labels))[:MAX_CLASSES])
+    per_class = max(1, min(MAX_IMAGES, MAX_POINTS // len(networks)) // len(classes))
+    images = np.concatenate([rng.permutation(np.flatnonzero(first.labels == c))[:per_class] for c in classes])
     joint = np.concatenate([_standardize(p.logits[images]) for p in predictions])
     perplexity = min(PERPLEXITY, (len(joint) - 1) / 3)
     points = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1).fit_transform(joint)
     names = next((p.class_names for p in predictions if p.class_names), None) or list(map(str, range(first.classes)))
     panels = list(map(Panel, networks, np.split(points, len(networks))))
-    labels = np.searchsorted(shown, first.labels[images])
-    return Embedding(panels, labels, [names[c] for c in shown], first.classes), problems
+    labels = np.searchsorted(classes, first.labels[images])
+    return Embedding(panels, labels, [names[c] for c in classes], first.classes), problems
 
 
 def _networks(group: ResultGroup, pair: str, root: Path) -> tuple[dict[str, Predictions], list[str]]:

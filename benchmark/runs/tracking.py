@@ -116,16 +116,16 @@ class Tracking:
         if self.mode == "off":
             yield _Untracked()
             return
-        stored = (store.read_json(id_file) if id_file else None) or {"id": uuid.uuid4().hex[:12]}
+        entry = (store.read_json(id_file) if id_file else None) or {"id": uuid.uuid4().hex[:12]}
         arguments = {
-            "id": stored["id"], "name": name, "group": group, "job_type": job_type, "tags": list(tags),
+            "id": entry["id"], "name": name, "group": group, "job_type": job_type, "tags": list(tags),
             "config": dict(config), "project": self.config.project, "entity": self.config.entity,
             "dir": str(self.folder), "resume": "allow",
         }  # fmt: skip
         run = self._open(arguments)
         if id_file:
-            url = run.url if self.mode == "online" else stored.get("url")
-            store.write_json(id_file, {**stored, "id": run.id, "url": url})  # in a sweep, the agent chooses the id
+            url = run.url if self.mode == "online" else entry.get("url")
+            store.write_json(id_file, {**entry, "id": run.id, "url": url})  # in a sweep, the agent chooses the id
         try:
             yield _WandbRun(run, first_epoch)
         except BaseException:

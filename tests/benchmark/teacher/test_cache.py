@@ -269,7 +269,8 @@ def test_too_little_memory_to_map_it_leaves_the_teacher_live(tmp_path, monkeypat
 
 def _open_at_once(root: Path, ready, go, results) -> None:
     reserve = os.posix_fallocate
-    os.posix_fallocate = lambda *of: (time.sleep(0.2), reserve(*of))  # so that all are making the file at once
+    # so that all are making the file at once
+    os.posix_fallocate = lambda *arguments: (time.sleep(0.2), reserve(*arguments))
     ready.put(1)
     go.wait()
     cache, _ = make(root)
