@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -73,9 +74,16 @@ def test_settings_that_cannot_be_planned_are_refused_in_one_line(tiny, tmp_path,
     assert not (tmp_path / "runs" / "ablations").exists() and not (tmp_path / "reports").exists()
 
 
+class FinishedAblation(NamedTuple):
+    """The arguments of a command that is done, and the folder that holds its runs and reports."""
+
+    arguments: list[str]
+    folder: Path
+
+
 @pytest.fixture(scope="module")
-def finished_ablation(tmp_path_factory) -> tuple[list[str], Path]:
-    """An ablation of KD's temperature over two seeds, run from end to end: its arguments, and the folder it is in."""
+def finished_ablation(tmp_path_factory) -> FinishedAblation:
+    """An ablation of KD's temperature over two seeds, run from end to end."""
     folder = tmp_path_factory.mktemp("ablate")
     arguments = [*tiny_overrides(folder), "seeds=0,1", "recipe.epochs=1", "kd.temperature=2,4"]
     write_tiny(folder / "tiny.npz", train=60)  # one image of each class in the validation split
@@ -83,7 +91,7 @@ def finished_ablation(tmp_path_factory) -> tuple[list[str], Path]:
     assert main(["ablate", *arguments, "train=teacher"]) == 0
     assert not list((folder / "runs").glob("npz/resnet14-resnet8/*"))
     assert main(["ablate", *arguments]) == 0
-    return arguments, folder
+    return FinishedAblation(arguments, folder)
 
 
 NAME = "npz-quick-resnet14-resnet8-kd-temperature"
@@ -94,7 +102,7 @@ def manifest(folder: Path) -> dict:
 
 
 def test_the_manifest_lists_finished_runs_of_all_settings(finished_ablation):
-    content = manifest(finished_ablation[1])
+    content = manifest(finished_ablation.folder)
     about = {
         "method": "kd",
         "title": "KD",
@@ -112,39 +120,39 @@ def test_the_manifest_lists_finished_runs_of_all_settings(finished_ablation):
     for row in content["settings"] + content["references"]:
         assert set(row["runs"]) == {"0", "1"} and row["impossible"] is None
         for folder in row["runs"].values():
-            result = json.loads((finished_ablation[1] / "runs" / folder / "result.json").read_text())
+            result = json.loads((finished_ablation.folder / "runs" / folder / "result.json").read_text())
             assert result["status"] == "done" and 0 <= result["val_top1_last"] <= 100
     config = yaml.safe_load(
-        (finished_ablation[1] / "runs" / content["settings"][0]["runs"]["0"] / "config.yaml").read_text()
+        (finished_ablation.folder / "runs" / content["settings"][0]["runs"]["0"] / "config.yaml").read_text()
     )
     assert config["method"]["temperature"] == 2.0 and config["dataset"]["validation"] == 0.1
 
 
 def test_a_setting_has_the_runs_that_bench_would_train(finished_ablation):
-    overrides = [*finished_ablation[0][:-1], "methods=kd,ce", "dataset.validation=0.1", "kd.temperature=2"]
+    overrides = [*finished_ablation.arguments[:-1], "methods=kd,ce", "dataset.validation=0.1", "kd.temperature=2"]
     plan = plan_of(overrides)
     folders = {(c.method, str(c.config["seed"])): c.relative_path for c in plan.students("resnet14")}
-    content = manifest(finished_ablation[1])
+    content = manifest(finished_ablation.folder)
     assert content["settings"][0]["runs"] == {s: folders["kd", s] for s in "01"}
     assert content["references"][1]["runs"] == {s: folders["ce", s] for s in "01"}
 
 
 def test_tables_and_figures_are_written_and_a_second_call_trains_nothing(finished_ablation, capfd):
-    files = {p.name.removeprefix(NAME) for p in (finished_ablation[1] / "reports" / "ablations").iterdir()}
+    files = {p.name.removeprefix(NAME) for p in (finished_ablation.folder / "reports" / "ablations").iterdir()}
     assert files == {".md", ".tex", ".csv", ".png", ".pdf", "-sensitivity.csv", "-sweep.yaml"}
-    before = {p: p.stat().st_mtime_ns for p in (finished_ablation[1] / "runs").rglob("weights.pt")}
+    before = {p: p.stat().st_mtime_ns for p in (finished_ablation.folder / "runs").rglob("weights.pt")}
     assert len(before) == 1 + 3 * 2
-    assert main(["ablate", *finished_ablation[0]]) == 0
+    assert main(["ablate", *finished_ablation.arguments]) == 0
     printed = capfd.readouterr().out
     assert "runs: 0 to train, 6 done" in printed and "| temperature |" in printed
-    assert {p: p.stat().st_mtime_ns for p in (finished_ablation[1] / "runs").rglob("weights.pt")} == before
+    assert {p: p.stat().st_mtime_ns for p in (finished_ablation.folder / "runs").rglob("weights.pt")} == before
 
 
 def test_a_diverged_setting_is_reported_and_the_others_have_a_table(finished_ablation, capfd, monkeypatch):
-    run = finished_ablation[1] / "runs" / manifest(finished_ablation[1])["settings"][0]["runs"]["1"]
+    run = finished_ablation.folder / "runs" / manifest(finished_ablation.folder)["settings"][0]["runs"]["1"]
     saved = (run / "status.json").read_text()
     (run / "status.json").write_text('{"status": "diverged", "reason": "the loss is nan"}')
-    assert main(["ablate", *finished_ablation[0]]) == 1
+    assert main(["ablate", *finished_ablation.arguments]) == 1
     (run / "status.json").write_text(saved)
     out, err = capfd.readouterr()
     assert "not finished: resnet14-resnet8 kd seed 1: diverged" in err
@@ -152,7 +160,7 @@ def test_a_diverged_setting_is_reported_and_the_others_have_a_table(finished_abl
 
 
 def test_references_follow_a_varied_recipe_but_the_teacher_does_not(finished_ablation, capsys):
-    plan = planned([*finished_ablation[0][:-1], "method=fitnet", "recipe.batch_size=8,16,64"])
+    plan = planned([*finished_ablation.arguments[:-1], "method=fitnet", "recipe.batch_size=8,16,64"])
     (ablation,) = plan.ablations
     assert {e.setting.label: e.reason is not None for e in ablation.settings} == {
         "batch_size=8": False, "batch_size=16": False, "batch_size=64": True,
@@ -165,12 +173,12 @@ def test_references_follow_a_varied_recipe_but_the_teacher_does_not(finished_abl
     assert len(runs) == plan.run_count("resnet14") == 3 * 2 * 2
     assert {c.config["recipe"]["batch_size"] for c in runs} == {8, 16}
     assert len({json.dumps(c.config["teacher"]) for c in runs}) == 1
-    trained = {*manifest(finished_ablation[1])["references"][0]["runs"].values()}
+    trained = {*manifest(finished_ablation.folder)["references"][0]["runs"].values()}
     assert trained <= {c.relative_path for c in runs}
 
 
 def test_presets_and_several_grids_share_runs(finished_ablation):
-    plan = planned([*finished_ablation[0][:-1], "grid=clkd_readings,clkd_nmse"])
+    plan = planned([*finished_ablation.arguments[:-1], "grid=clkd_readings,clkd_nmse"])
     readings, reduction = plan.ablations
     methods = [e.setting.method for e in readings.settings]
     assert methods == ["clkd", "clkd_r1", "clkd_a1", "clkd_a2", "clkd_b", "clkd"]
@@ -190,7 +198,7 @@ def test_without_a_grid_all_grids_of_the_method_are_run():
 
 def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(finished_ablation, capsys):
     """By W&B's own reading of the file and its own making of the command line."""
-    path = finished_ablation[1] / "reports" / "ablations" / f"{NAME}-sweep.yaml"
+    path = finished_ablation.folder / "reports" / "ablations" / f"{NAME}-sweep.yaml"
     config = sweeps.load_sweep_config(str(path))
     assert config and config["method"] == "grid" and config["program"] == "benchmark"
     allowed = {"name", "description", "project", "program", "command", "method", "metric", "parameters"}
@@ -198,7 +206,7 @@ def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(finis
         set(config) <= allowed and set(config["metric"]) == {"name", "goal"} and config["metric"]["goal"] == "maximize"
     )
     assert all(re.fullmatch(r"[A-Za-z_][\w.-]*", k) and list(v) == ["values"] for k, v in config["parameters"].items())
-    content = manifest(finished_ablation[1])
+    content = manifest(finished_ablation.folder)
     rows = {r["label"]: r for r in content["settings"] + content["references"]}
     parameters = {k: v["values"] for k, v in config["parameters"].items()}
     assert parameters == {"setting": list(rows), "seeds": [0, 1]}
@@ -216,9 +224,9 @@ def test_wandb_reads_the_sweep_and_its_commands_train_runs_of_the_ablation(finis
 
 
 def test_a_single_setting_trains_its_run_and_writes_no_manifest(finished_ablation, capsys):
-    before = {p for p in finished_ablation[1].rglob("*")}
-    arguments = [a for a in finished_ablation[0] if not a.startswith("seeds=")]
+    before = {p for p in finished_ablation.folder.rglob("*")}
+    arguments = [a for a in finished_ablation.arguments if not a.startswith("seeds=")]
     assert main(["ablate", *arguments, "setting=temperature=2", "seeds=7"]) == 0
-    new = {p for p in finished_ablation[1].rglob("*") if p not in before and p.name == "result.json"}
+    new = {p for p in finished_ablation.folder.rglob("*") if p not in before and p.name == "result.json"}
     assert [p.parent.name for p in new] == ["seed=7"]
-    assert manifest(finished_ablation[1])["seeds"] == [0, 1]
+    assert manifest(finished_ablation.folder)["seeds"] == [0, 1]
