@@ -14,7 +14,12 @@ from typing import Any, TypeGuard
 
 @dataclass(frozen=True)
 class Limits:
-    """Allowed values of an option. tunable: `tune` searches the option by default, on a log scale around its value."""
+    """Allowed values of an option.
+
+    tunable: `tune` searches the option by default, on a log scale around its value. implied: the value of an option
+    that is younger than some recorded runs. A run's identity leaves the option out where it has this value, so that
+    runs made before the option existed are found; None: the identity always holds it.
+    """
 
     at_least: float | None = None
     at_most: float | None = None
@@ -22,6 +27,7 @@ class Limits:
     below: float | None = None
     choices: tuple[str, ...] = ()
     tunable: bool = False
+    implied: Any = None
 
     def violation(self, value: Any) -> str | None:
         """Describe why `value` is not allowed, as in "it must be above 0"; None where it is allowed."""
@@ -51,14 +57,14 @@ def loss_weight() -> Any:
     return option(Limits(at_least=0.0, tunable=True))
 
 
-def non_negative(at_most: float | None = None) -> Any:
+def non_negative(at_most: float | None = None, implied: float | None = None) -> Any:
     """A number of 0 or more that is not a loss weight, such as a number of epochs."""
-    return option(Limits(at_least=0.0, at_most=at_most, tunable=True))
+    return option(Limits(at_least=0.0, at_most=at_most, tunable=True, implied=implied))
 
 
-def positive(at_most: float | None = None) -> Any:
+def positive(at_most: float | None = None, implied: float | None = None) -> Any:
     """A number above 0, such as a temperature."""
-    return option(Limits(above=0.0, at_most=at_most, tunable=True))
+    return option(Limits(above=0.0, at_most=at_most, tunable=True, implied=implied))
 
 
 def bounded(at_least: float | None = None, at_most: float | None = None, below: float | None = None) -> Any:
@@ -76,9 +82,9 @@ def boolean() -> Any:
     return option()
 
 
-def one_of(*choices: str) -> Any:
+def one_of(*choices: str, implied: str | None = None) -> Any:
     """One of several names."""
-    return option(Limits(choices=choices))
+    return option(Limits(choices=choices, implied=implied))
 
 
 def limits_of(option_field: dataclasses.Field) -> Limits:
@@ -126,13 +132,33 @@ def restrict(schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_options(schema: type, values: Mapping[str, Any]) -> Any:
-    """Build an options instance from nested plain values. Raises KeyError for a missing option."""
-    return schema(
-        **{
-            f.name: build_options(f.type, values[f.name]) if is_schema(f.type) else values[f.name]
-            for f in dataclasses.fields(schema)
-        }
-    )
+    """Build an options instance from nested plain values.
+
+    Raises KeyError for a missing option that has no implied value.
+    """
+    return schema(**{f.name: _option_value(f, values) for f in dataclasses.fields(schema)})
+
+
+def _option_value(option_field: dataclasses.Field, values: Mapping[str, Any]) -> Any:
+    if is_schema(option_field.type):
+        return build_options(option_field.type, values[option_field.name])
+    implied = limits_of(option_field).implied
+    return values[option_field.name] if implied is None else values.get(option_field.name, implied)
+
+
+def identity_values(options: Any) -> dict[str, Any]:
+    """Return the nested values of an options instance without those equal to their implied values.
+
+    `build_options` restores the instance.
+    """
+    values = {}
+    for f in dataclasses.fields(options):
+        value = getattr(options, f.name)
+        if is_schema(f.type):
+            values[f.name] = identity_values(value)
+        elif (implied := limits_of(f).implied) is None or value != implied:
+            values[f.name] = value
+    return values
 
 
 def violations(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Collection[str], str]]:

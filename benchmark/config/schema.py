@@ -3,11 +3,20 @@
 The values are in `conf/`. Option names are persisted in run folders. No torch here: tables are made by these options.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from methods.options import boolean, bounded, dotted_values, integer, non_negative, one_of, option, positive
+from methods.options import (
+    boolean,
+    bounded,
+    dotted_values,
+    identity_values,
+    integer,
+    non_negative,
+    one_of,
+    option,
+    positive,
+)
 
 DATASETS = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
 MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networks
@@ -107,7 +116,7 @@ class MethodConfig:
 
     def resolved(self) -> dict[str, Any]:
         """Return the part that belongs to a run's identity."""
-        return {"name": self.name, "implementation": self.implementation, **dataclasses.asdict(self.options)}
+        return {"name": self.name, "implementation": self.implementation, **identity_values(self.options)}
 
     @property
     def values(self) -> dict[str, Any]:

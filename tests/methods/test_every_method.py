@@ -30,9 +30,10 @@ PUBLISHED_DEFAULTS = {
         "momentum": 0.5, "mode": "exact",
     },
     "fitnet": {"ce_weight": 1.0, "hint_weight": 100.0, "hint_layer": 2},
-    "clkd": {
-        "lambda_ce": 0.1, "mu": 0.5, "beta": 2.0, "nu": 0.4, "nmse_reduction": "vector", "cc_shape": "class",
-        "cc_center": "batch", "cc_div": "C-1", "cc_norm": "fro2",
+    "clkd_letter": {
+        "lambda_ce": 0.1, "mu": 0.5, "beta": 2.0, "nu": 0.4, "nmse_reduction": "vector", "cc_values": "logits",
+        "cc_temperature": 4.0, "cc_shape": "class", "cc_center": "batch", "cc_scale": "none", "cc_div": "C-1",
+        "cc_norm": "fro2", "cc_reduction": "mean", "cc_warmup": 0.0,
     },
 }  # fmt: skip
 DKD_BETA = {

@@ -12,6 +12,7 @@ from methods.options import (
     build_options,
     dotted_names,
     dotted_values,
+    identity_values,
     integer,
     leaf_fields,
     limits_of,
@@ -95,6 +96,33 @@ def test_dotted_names_reach_nested_options():
     names = ["weight", "epochs", "count", "flag", "momentum", "sizes", "title", "inner.rate", "inner.kind"]
     assert dotted_names(Outer) == names == list(leaf_fields(Outer))
     assert dotted_values(build_options(Outer, VALID)) == dict(nested_values(VALID))
+
+
+@dataclass
+class YoungerInner:
+    rate: float = positive(implied=2.0)
+
+
+@dataclass
+class Extended:
+    """Options of which all but the weight are younger than the runs recorded as {"weight": …, "inner": {}}."""
+
+    weight: float = loss_weight()
+    warmup: float = non_negative(implied=0.0)
+    values: str = one_of("logits", "softmax", implied="logits")
+    inner: YoungerInner = option()
+
+
+def test_implied_values_are_no_part_of_an_identity_and_are_restored():
+    recorded = {"weight": 0.5, "inner": {}}
+    restored = build_options(Extended, recorded)
+    assert restored == Extended(0.5, 0.0, "logits", YoungerInner(2.0))
+    assert identity_values(restored) == recorded
+    changed = Extended(0.5, 3.0, "softmax", YoungerInner(1.0))
+    assert identity_values(changed) == {"weight": 0.5, "warmup": 3.0, "values": "softmax", "inner": {"rate": 1.0}}
+    assert build_options(Extended, identity_values(changed)) == changed
+    with pytest.raises(KeyError):
+        build_options(Extended, {"inner": {}})
 
 
 def test_loss_weights_and_positive_numbers_are_tunable():
