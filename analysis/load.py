@@ -23,6 +23,7 @@ STUDENT_FOLDER = re.compile(r"seed=(\d+)")
 TEACHER_FOLDER = re.compile(r"seed=\d+|imported|sha256=\w+")
 VALIDATION_SUFFIX = "+validation"  # of the profile of runs that held out a part of the training set
 LOCATION = ("dataset", "pair", "method", "identity", "seed")  # given by the folder too
+SEALED = ("top1_best", "teacher_top1", "agreement", "correlation_distance")  # measured on the test set
 REQUIRED = ("profile", "teacher", "student", "epochs")
 TEXTS = ("teacher_run", "teacher_sha256", "precision", "code_version", "versions", "hardware", "changed_settings")
 NUMBERS = (
@@ -38,6 +39,7 @@ class UnfinishedRun:
     dataset: str
     pair: str
     method: str
+    identity: str
     leaf: str  # name of the run's folder: seed=<n> for a student
     profile: str | None  # None where its config cannot be read
     reason: str
@@ -55,7 +57,8 @@ class Runs:
     """All runs below one folder.
 
     finished: one row per finished student, with the fields of its `RunRecord` (missing ones are None or NaN) and its
-        `folder`; sorted by folder.
+        `folder`; sorted by folder. `top1_last` is the validation accuracy of a run that has a validation split, and
+        what such a run measured on the test set is left out.
     unfinished: students and teachers that are running, failed, diverged, or have no usable result.
     """
 
@@ -66,8 +69,8 @@ class Runs:
 def load_runs(root: Path) -> Runs:
     """Read all runs below `root`; empty where there are none."""
     finished, unfinished = [], []
-    for folder in _run_folders(root):
-        dataset, pair, method, _, leaf = folder.parts[-5:]
+    for folder in run_folders(root):
+        dataset, pair, method, identity, leaf = folder.parts[-5:]
         run = RunFolder(folder)
         status, record = run.status_record, run.record
         if status.status is None and not (folder / "result.json").exists():
@@ -75,31 +78,15 @@ def load_runs(root: Path) -> Runs:
         reason = _unfinished_reason(status) or _rejection_reason(record, folder, student=pair != TEACHERS)
         if reason:
             skipped = status.status is RunStatus.SKIPPED
-            unfinished.append(UnfinishedRun(dataset, pair, method, leaf, _profile(run.config), reason, skipped))
+            profile = profile_of(run.config)
+            unfinished.append(UnfinishedRun(dataset, pair, method, identity, leaf, profile, reason, skipped))
         elif pair != TEACHERS:
             finished.append(_row(record, folder))
     return Runs(pd.DataFrame(finished), unfinished)
 
 
-def load_config(folder: Path) -> dict[str, Any]:
-    """Return the resolved config of a run, flat: dotted keys, lists as tuples; empty where it cannot be read."""
-    return RunFolder(folder).config.flat()
-
-
-def load_metrics(folder: Path) -> pd.DataFrame:
-    """Return the epochs of a run, indexed by `epoch`: test_top1, and `seconds` of training (data and steps, not
-    evaluation) up to the end of the epoch; NaN where they were not measured."""
-    epochs = {}
-    for line in RunFolder(folder).metrics():
-        seconds = _number(line.get("data_s")) + _number(line.get("step_s"))
-        epochs[line["epoch"]] = (_number(line.get("test_top1")), seconds)
-    index = pd.Index(sorted(epochs), name="epoch")
-    frame = pd.DataFrame([epochs[e] for e in index], index, ["test_top1", "seconds"], dtype=float)
-    return frame.assign(seconds=frame.seconds.cumsum(skipna=False))
-
-
-def _run_folders(root: Path) -> Iterator[Path]:
-    """All folders at the depth and with the names of runs, sorted."""
+def run_folders(root: Path) -> Iterator[Path]:
+    """Iterate over all folders at the depth and with the names of runs, sorted."""
     for dataset in _subfolders(root):
         for pair in _subfolders(dataset):
             names = TEACHER_FOLDER if pair.name == TEACHERS else STUDENT_FOLDER
@@ -109,17 +96,37 @@ def _run_folders(root: Path) -> Iterator[Path]:
                         yield from (leaf for leaf in _subfolders(identity) if names.fullmatch(leaf.name))
 
 
+def load_config(folder: Path) -> dict[str, Any]:
+    """Return the resolved config of a run, flat: dotted keys, lists as tuples; empty where it cannot be read."""
+    return RunFolder(folder).config.flat()
+
+
+def load_metrics(folder: Path) -> pd.DataFrame:
+    """Return the epochs of a run, indexed by `epoch`: `top1`, and `seconds` of training (data and steps, not
+    evaluation) up to the end of the epoch; NaN where they were not measured.
+
+    top1: accuracy on the validation split where there is one, else on the test set, in per cent.
+    """
+    epochs = {}
+    for line in RunFolder(folder).metrics():
+        seconds = _number(line.get("data_s")) + _number(line.get("step_s"))
+        epochs[line["epoch"]] = (_number(line.get("val_top1", line.get("test_top1"))), seconds)
+    index = pd.Index(sorted(epochs), name="epoch")
+    frame = pd.DataFrame([epochs[e] for e in index], index, ["top1", "seconds"], dtype=float)
+    return frame.assign(seconds=frame.seconds.cumsum(skipna=False))
+
+
+def profile_of(config: RunConfig) -> str | None:
+    """Return the profile of a run by its config, with the suffix that a finished run has."""
+    return f"{config.profile}{VALIDATION_SUFFIX}" if config.profile and config.validation > 0 else config.profile
+
+
 def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             return sorted(folder / e.name for e in entries if not e.name.startswith(".") and e.is_dir())
     except OSError:
         return []
-
-
-def _profile(config: RunConfig) -> str | None:
-    """The profile of a run by its config, with the suffix that a finished run has."""
-    return f"{config.profile}{VALIDATION_SUFFIX}" if config.profile and config.validation > 0 else config.profile
 
 
 def _unfinished_reason(record: StatusRecord) -> str | None:
@@ -150,8 +157,9 @@ def _rejection_reason(record: RunRecord, folder: Path, *, student: bool) -> str 
 def _row(record: RunRecord, folder: Path) -> dict[str, Any]:
     row = {key: getattr(record, key) for key in (*LOCATION, *REQUIRED, *TEXTS)}
     row |= {key: math.nan if (value := getattr(record, key)) is None else float(value) for key in NUMBERS}
-    if record.val_top1_last is not None:  # trained on fewer images: a separate table
+    if record.is_sealed:  # trained on fewer images: a separate table
         row["profile"] += VALIDATION_SUFFIX
+        row |= dict.fromkeys(SEALED, math.nan) | {"top1_last": record.val_top1_last}
     return row | {"title": record.title or record.method, "folder": folder}
 
 

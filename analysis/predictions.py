@@ -103,6 +103,8 @@ class PredictionReader:
 
     def read(self, folder: Path, teacher_run: str | None) -> tuple[Predictions, Predictions] | str:
         """Return the predictions of the student in `folder` and of its teacher, or why they cannot be compared."""
+        if RunFolder(folder).record.is_sealed:
+            return "its test outputs are sealed, since it has a validation split"
         if not isinstance(teacher_run, str):
             return "its result.json has no teacher_run"
         if (student := load_predictions(folder)) is None:

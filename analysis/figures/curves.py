@@ -64,8 +64,8 @@ def learning_curves(group: ResultGroup, pair: str) -> tuple[list[Curve], list[st
     curves, problems = [], []
     for row in group.rows_on(pair):
         metrics = {folder: load_metrics(folder) for folder in row.seed_groups[pair].runs.folder}
-        top1 = {folder: frame.test_top1.dropna() for folder, frame in metrics.items()}
-        problems += [f"no curve for {f}: its metrics.jsonl has no test accuracies" for f, t in top1.items() if t.empty]
+        top1 = {folder: frame.top1.dropna() for folder, frame in metrics.items()}
+        problems += [f"no curve for {f}: its metrics.jsonl has no accuracies" for f, t in top1.items() if t.empty]
         frame = pd.concat(top1.values(), axis=1).dropna()  # epochs that every seed has
         if not frame.empty:
             seconds = pd.concat([m.seconds for m in metrics.values()], axis=1)
@@ -89,7 +89,7 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: 
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         style.add_grid(ax)
-    axes[0].set_ylabel("test top-1 [%]")
+    axes[0].set_ylabel(_accuracy_axis(group))
     first = min(int(c.epochs[0]) for c in curves)
     axes[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
@@ -109,6 +109,10 @@ def _add_curve(ax: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
     if curve.n > 1:
         low, high = curve.mean - curve.std, curve.mean + curve.std
         ax.fill_between(curve.epochs, low, high, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
+
+
+def _accuracy_axis(group: ResultGroup) -> str:
+    return "validation top-1 [%]" if group.is_sealed else "test top-1 [%]"
 
 
 def _zoom(ax: Axes, curves: Sequence[Curve], teachers: Sequence[float], first: int, last: int) -> None:
@@ -140,7 +144,7 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: M
                     color=line["color"], marker="o", markersize=5, capsize=2.5, linewidth=1.2, linestyle="none",
                     label=f"{curve.label}, {time.iloc[-1]:.3g} {unit}", zorder=3)  # fmt: skip
     ax.set_xlabel(f"training time [{unit}]")
-    ax.set_ylabel("test top-1 [%]")
+    ax.set_ylabel(_accuracy_axis(group))
     ax.set_xlim(left=0)
     style.add_grid(ax)
     ax.set_title(style.pair_title(group, pair), fontsize=10)

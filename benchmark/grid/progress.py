@@ -70,9 +70,10 @@ class Progress:
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Report a finished epoch by its line of metrics."""
+        split = "test" if "test_top1" in line else "val"
         text = (
             f"epoch {line['epoch']}/{self.epochs}  loss {line['loss']:.3f}  train {line['train_top1']:.2f}  "
-            f"test {line['test_top1']:.2f}  left: {self._time_left(line['epoch'])}"
+            f"{split} {line[f'{split}_top1']:.2f}  left: {self._time_left(line['epoch'])}"
         )
         if self._bar is not None:
             self._bar.n = max(line["epoch"], 0)  # the bar excludes an initialization stage, whose epochs are below 1

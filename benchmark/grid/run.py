@@ -184,7 +184,11 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
             tags=[run.config["dataset"]["name"], run.config["profile"], run.pair, run.method],
         ) as tracked:  # fmt: skip
             logits, wall_s = _train_epochs(run, trainer, evaluator, tracked, progress, last_epoch, wall_s)
-            _finish(run, trainer, dataset, logits, wall_s, tracked)
+            measures = run.folder.metrics()[-1]
+            if logits is None:  # a sealed test set, or a process killed between the last checkpoint and the result
+                test_measures, logits = evaluator.test(trainer.inference_model, run.config["recipe"]["epochs"])
+                measures |= test_measures
+            _finish(run, trainer, dataset, logits, _record(run, trainer, measures, wall_s), tracked)
     finally:
         progress.stop()
 
@@ -270,8 +274,11 @@ def _load_checkpoint(run: TrainingRun, first_epoch: int) -> dict[str, Any]:
 def _train_epochs(
     run: TrainingRun, trainer: Trainer, evaluator: Evaluator, tracked: Tracked, progress: Progress, last_epoch: int,
     wall_s: float,
-) -> tuple[Tensor, float]:  # fmt: skip
-    """Train the epochs after `last_epoch`. Return the final test logits, and the seconds of the whole training."""
+) -> tuple[Tensor | None, float]:  # fmt: skip
+    """Train the epochs after `last_epoch`. Return the final test logits, and the seconds of the whole training.
+
+    The logits are None where the last epoch was not evaluated on the test set by this call.
+    """
     folder, epochs = run.folder, run.config["recipe"]["epochs"]
     logits, saved_at, saving_s = None, time.perf_counter(), 0.0
     for epoch in range(last_epoch + 1, epochs + 1):
@@ -290,34 +297,33 @@ def _train_epochs(
             save(folder.checkpoint, state)
             saved_at = time.perf_counter()
             saving_s = saved_at - now
-    if logits is None:  # the process was killed between the last checkpoint and the result
-        logits = evaluator(trainer.inference_model, epochs)[1]
     return logits, wall_s
 
 
 def _finish(
-    run: TrainingRun, trainer: Trainer, dataset: Dataset, logits: Tensor, wall_s: float, tracked: Tracked
+    run: TrainingRun, trainer: Trainer, dataset: Dataset, logits: Tensor, record: RunRecord, tracked: Tracked
 ) -> None:
     """Write the weights, the test outputs and, last, the result. Raises RuntimeError where the teacher has changed."""
     folder, teacher = run.folder, trainer.teacher_outputs.teacher
     if teacher is not None and content_hash(teacher.state_dict()) != run.config["teacher"]["sha256"]:
         raise RuntimeError(f"{run.method} changed its teacher")
     weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
-    record = _record(run, trainer, content_hash(weights), wall_s)
+    record = dataclasses.replace(record, sha256=content_hash(weights))
     save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
     if trainer.inference_model is not trainer.network:
         save(folder.method_state, {k: v.cpu() for k, v in trainer.method.state_dict().items()})
     folder.write_record(record)
-    summary = {k: getattr(record, k) for k in ("top1_last", "top1_best", "teacher_top1", "step_ms")}
+    test_summary = ("top1_last", "top1_best", "teacher_top1") if not record.is_sealed else ()
+    summary = {k: getattr(record, k) for k in (*test_summary, "val_top1_last", "step_ms")}
     tracked.summary({k: v for k, v in summary.items() if v is not None})
     folder.set_status(RunStatus.DONE)
     folder.checkpoint.unlink(missing_ok=True)
 
 
-def _record(run: TrainingRun, trainer: Trainer, sha256: str, wall_s: float) -> RunRecord:
-    """The result of a trained run. sha256: content hash of its weights."""
+def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wall_s: float) -> RunRecord:
+    """The result of a trained run, without the hash of its weights. measures: of the last epoch, test set included."""
     config, lines, requires = run.config, run.folder.metrics(), trainer.method.requires
-    last = lines[-1]
+    sealed = "val_top1" in measures
     extra_parameters, extra_buffers = count_parameters(trainer.method)
     seconds = statistics.median(line["data_s"] + line["step_s"] for line in lines)  # of an epoch's steps
     images = next(trainer.loader.epoch(1)).images[0]
@@ -331,12 +337,12 @@ def _record(run: TrainingRun, trainer: Trainer, sha256: str, wall_s: float) -> R
         profile=config["profile"],
         identity=run.identity,
         epochs=config["recipe"]["epochs"],
-        top1_last=last["test_top1"],
-        top1_best=max(line["test_top1"] for line in lines),
-        top5_last=last.get("test_top5"),
-        val_top1_last=last.get("val_top1"),
-        agreement=last.get("agreement"),
-        correlation_distance=last.get("correlation_distance"),
+        top1_last=measures["test_top1"],
+        top1_best=None if sealed else max(line["test_top1"] for line in lines),
+        top5_last=measures.get("test_top5"),
+        val_top1_last=measures.get("val_top1"),
+        agreement=measures.get("agreement"),
+        correlation_distance=measures.get("correlation_distance"),
         wall_s=wall_s,
         step_ms=1000 * seconds / len(trainer.loader),
         parameters=count_parameters(trainer.network)[0],
@@ -348,7 +354,6 @@ def _record(run: TrainingRun, trainer: Trainer, sha256: str, wall_s: float) -> R
         precision=config["precision"],
         changed_settings=run.changed_settings,
         code_version=run.code_version,
-        sha256=sha256,
         versions=versions(),
         hardware=run.settings.hardware.describe(),
     )

@@ -61,8 +61,9 @@ class RunRecord:
     """Content of result.json: what a finished run measured, and of which network, method and settings.
 
     All accuracies are test accuracies in per cent, unless named otherwise; "last" is the last epoch, "best" the best of
-    all epochs (by test accuracy, so never a headline). Fields that a run has no value for are None: the ones about the
-    pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
+    all epochs (by test accuracy, so never a headline). With a validation split, `val_top1_last` is what may be shown,
+    and what is measured on the test set is sealed (`is_sealed`). Fields that a run has no value for are None: the ones
+    about the pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
     """
 
     status: RunStatus | None = None  # state of the run
@@ -111,6 +112,11 @@ class RunRecord:
     hardware: Mapping[str, Any] = field(default_factory=dict)  # device, its name, threads
 
     problem: str | None = field(default=None, compare=False)  # why the record cannot be used; not persisted
+
+    @property
+    def is_sealed(self) -> bool:
+        """True where a validation split chooses between runs: test accuracy is shown only for the chosen ones."""
+        return self.val_top1_last is not None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any] | None) -> Self:

@@ -42,7 +42,10 @@ def predict(network: nn.Module, split: Split, config: DatasetConfig, precision: 
 
 
 class Evaluator:
-    """Evaluates a network on the test set and on the validation split, if any, and compares it with its teacher."""
+    """Evaluates a network after each epoch: on the test set, or on the validation split where there is one.
+
+    With a validation split the test set is sealed: it is looked up once, after the last epoch, by `test`.
+    """
 
     def __init__(self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str) -> None:
         self._config, self._classes, self._precision = dataset.config, dataset.classes, precision
@@ -53,17 +56,24 @@ class Evaluator:
             logits = teacher_logits.to(device)
             self._teacher = logits, metrics.class_correlation(logits)
 
-    def __call__(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
-        """Return the metrics of an epoch by name, and the test logits [N, C] on the network's device.
+    def __call__(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor | None]:
+        """Return the metrics of an epoch by name, and the test logits [N, C]; None where the test set is sealed.
 
         Raises Diverged where a logit is not finite.
+        """
+        if self._val is None:
+            return self.test(network, epoch)
+        return {"val_top1": metrics.top_k(self._predict(network, self._val, epoch), self._val.labels)}, None
+
+    def test(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
+        """Return the metrics on the test set, compared with the teacher, and the test logits [N, C].
+
+        The logits are on the network's device. Raises Diverged where one is not finite.
         """
         logits = self._predict(network, self._test, epoch)
         measures = {"test_top1": metrics.top_k(logits, self._test.labels)}
         if self._classes > 5:
             measures["test_top5"] = metrics.top_k(logits, self._test.labels, 5)
-        if self._val is not None:
-            measures["val_top1"] = metrics.top_k(self._predict(network, self._val, epoch), self._val.labels)
         if self._teacher is not None:
             teacher_logits, teacher_correlation = self._teacher
             correlation = metrics.class_correlation(logits)

@@ -117,5 +117,5 @@ def test_metrics_add_up_time_until_it_is_unknown(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     metrics = load_metrics(tmp_path)
     assert list(metrics.index) == [1, 2, 3, 4]
-    assert metrics.test_top1.tolist() == pytest.approx([10.0, math.nan, math.nan, 30.0], nan_ok=True)
+    assert metrics.top1.tolist() == pytest.approx([10.0, math.nan, math.nan, 30.0], nan_ok=True)
     assert metrics.seconds.tolist() == pytest.approx([3.0, 6.5, math.nan, math.nan], nan_ok=True)

@@ -49,16 +49,24 @@ def test_an_evaluation_batch_has_constant_pixels_on_a_gpu():
 def test_the_metrics_of_an_epoch(dataset, network):
     with seeded("teacher", 0):
         teacher_logits = predict(networks.build("resnet8", 10), dataset.test, dataset.config, "fp32")
-    measures, logits = Evaluator(dataset, teacher_logits, "cpu", "fp32")(network, 1)
+    measures, logits = Evaluator(dataclasses.replace(dataset, val=None), teacher_logits, "cpu", "fp32")(network, 1)
+    assert logits is not None
     labels, correlations = dataset.test.labels, [metrics.class_correlation(x) for x in (logits, teacher_logits)]
     assert torch.equal(logits, predict(network, dataset.test, dataset.config, "fp32"))
     assert measures == {
         "test_top1": metrics.top_k(logits, labels),
         "test_top5": metrics.top_k(logits, labels, 5),
-        "val_top1": metrics.top_k(predict(network, dataset.val, dataset.config, "fp32"), dataset.val.labels),
         "agreement": metrics.agreement(logits, teacher_logits),
         "correlation_distance": metrics.correlation_distance(*correlations),
     }
+
+
+def test_with_a_validation_split_an_epoch_does_not_look_at_the_test_set(dataset, network):
+    val_top1 = metrics.top_k(predict(network, dataset.val, dataset.config, "fp32"), dataset.val.labels)
+    evaluator = Evaluator(dataset, None, "cpu", "fp32")
+    assert evaluator(network, 1) == ({"val_top1": val_top1}, None)
+    measures, logits = evaluator.test(network, 1)
+    assert measures["test_top1"] == metrics.top_k(logits, dataset.test.labels) and "val_top1" not in measures
 
 
 def test_metrics_that_do_not_apply_are_left_out(dataset, network):
