@@ -8,12 +8,14 @@ RUNS ?= runs
 # quoted, since brackets are a file name pattern in a shell
 list = $(if $(2),'$(1)=[$(2)]')
 TRAINING = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
-	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) 'runs=$(RUNS)' $(ARGS)
+	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) 'runs=$(RUNS)' \
+	$(if $(NAME),selection=$(NAME)) $(ARGS)
 SELECTION = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
-	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(ARGS)
+	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) \
+	$(if $(WHERE),'where=$(WHERE)') $(if $(NAME),selection=$(NAME)) $(ARGS)
 
 # make ignores a misspelled variable silently
-VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS ARGS
+VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS WHERE NAME ARGS
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
@@ -24,12 +26,15 @@ OF_TRIALS = tune
 OF_SEEDS = bench plan ablate tune
 OF_JOBS = $(OF_SEEDS)
 OF_DATA = $(OF_SEEDS)
-OF_PROFILE = $(OF_SEEDS) table plots structure report help
-OF_DATASET = $(OF_SEEDS) table plots structure report
-$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET,$(if $(filter command line,$(origin $(v))),\
+OF_TABLES = table plots structure report
+OF_PROFILE = $(OF_SEEDS) $(OF_TABLES) drop help
+OF_DATASET = $(OF_SEEDS) $(OF_TABLES) drop
+OF_WHERE = $(OF_TABLES) drop
+OF_NAME = bench $(OF_TABLES)
+$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report scale types docs test sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale types docs test sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -51,7 +56,7 @@ speed: $(BIN)/installed ## time a step of every method, the student alone and th
 methods: $(BIN)/installed ## all methods with their papers, default options and costs
 	@$(KD) methods
 
-table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS=
+table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS= WHERE=recipe.epochs=240; NAME= names their files
 	@$(KD) table $(SELECTION)
 
 plots: $(BIN)/installed ## learning curves and class-correlation heat maps, of the same selection
@@ -62,6 +67,12 @@ structure: $(BIN)/installed ## fidelity of students to their teacher, of the sam
 
 report: $(BIN)/installed ## all of it as one HTML page, reports/report.html, with tables and figures for a paper, of the same selection
 	@$(KD) report $(SELECTION)
+
+drop: $(BIN)/installed ## move the runs selected by PAIR= METHODS= PROFILE= DATASET= WHERE= to a trash folder in RUNS
+	@$(KD) drop $(filter-out selection=%,$(SELECTION))
+
+restore: $(BIN)/installed ## move all dropped runs back
+	@$(KD) restore 'runs=$(RUNS)'
 
 scale: $(BIN)/installed ## time the tables of 10,000 run folders
 	@$(KD) scale

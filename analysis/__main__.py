@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import commands, scale
-from analysis.selection import FILTERS, select
+from analysis import commands, exclusions, scale
+from analysis.selection import RUN_FILTERS, select
 from benchmark.config.command_options import load_analysis
 from benchmark.errors import UserError, describe_os_error, nearest
+from benchmark.tables.cells import counted
 
 COMMANDS = {
     "table": commands.tables,
@@ -16,6 +17,7 @@ COMMANDS = {
     "report": commands.report,
 }
 FOLDERS = ("runs", "reports")
+ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
   table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
@@ -26,6 +28,8 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   or alone: python -m analysis ablation [key=value …]
               tables and plots of the ablations of `python -m benchmark ablate`, in <reports>/ablations; also name=a,b
               and grid=a,b
+  or alone: python -m analysis drop [key=value …] and python -m analysis restore [runs=…]
+              move the runs that pass the filters to <runs>/.trash, and all of them back
   or alone: python -m analysis scale [n=10000]
               seconds and memory that `table` takes for a generated tree of n runs
 
@@ -34,7 +38,10 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   dataset=a,b       only these data sets
   profile=a,b       only these profiles
   pair=a,b          only these pairs, in this order, or those of a list of conf/pairs, such as classic
-  method=a,b        only these methods (teacher and student alone always stay); all stands for all, in any filter"""
+  method=a,b        only these methods (teacher and student alone always stay); all stands for all, in any filter
+  identity=a,b      only runs of these identities: the names of their folders
+  where=key=value   only runs with this setting, as in where=recipe.epochs=240,precision=fp32
+  selection=main    a name for the selection, which its files carry"""
 
 
 def run(arguments: Sequence[str]) -> list[Path]:
@@ -44,17 +51,32 @@ def run(arguments: Sequence[str]) -> list[Path]:
         return []
     names = [argument for argument in arguments if "=" not in argument]
     words = [argument for argument in arguments if "=" in argument]
-    if arguments[0] == "ablation":
+    if arguments[0] in ALONE:
         if len(names) > 1:
-            raise UserError(f"ablation stands alone: {names[1]!r} is a command of its own")
-        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS)))
+            raise UserError(f"{arguments[0]} stands alone: {names[1]!r} is a command of its own")
+        return _run_alone(arguments[0], words)
     for name in names:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
     if not names:
         raise UserError(f"no command given: python -m analysis with one or more of {', '.join(COMMANDS)}")
-    selection = select(load_analysis(words, (*FOLDERS, *FILTERS)))
-    return [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
+    selection = select(load_analysis(words, (*FOLDERS, *RUN_FILTERS, "where", "selection", "command")))
+    written = [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
+    return [*written, selection.record([*names, *words])]
+
+
+def _run_alone(command: str, words: Sequence[str]) -> list[Path]:
+    """Run a command that takes no selection of tables; return the files that it wrote."""
+    if command == "ablation":
+        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS)))
+    if command == "drop":
+        options = load_analysis(words, ("runs", *exclusions.FILTERS))
+        moved, place = exclusions.drop(options), f"dropped to {options.runs}/{exclusions.TRASH}"
+    else:
+        options = load_analysis(words, ("runs",))
+        moved, place = exclusions.restore(Path(options.runs)), f"restored to {options.runs}"
+    print("\n".join([f"{counted(len(moved), 'run')} {place}:", *map(str, moved)]))
+    return []
 
 
 def main(arguments: Sequence[str]) -> int:

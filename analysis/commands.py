@@ -15,7 +15,7 @@ from analysis.tables import files, results
 from benchmark.config.schema import AnalysisOptions
 from benchmark.errors import UserError, nearest
 from benchmark.tables import markdown
-from benchmark.tables.model import Table
+from benchmark.tables.model import Listing, Table
 
 ABLATION_FILTERS = ("name", *FILTERS, "grid")
 
@@ -27,8 +27,10 @@ def tables(selection: Selection) -> list[Path]:
         collected = results.collect(group, selection.unfinished_of(group))
         written += files.write(collected, selection.reports)
         print(("\n" if i else "") + files.document(collected), end="")
-    if missing := results.missing_runs(selection.unfinished_elsewhere):
-        print("\n" + markdown.document("", [Table("", [], [], lists=missing)]), end="")
+    lists = results.missing_runs(selection.unfinished_elsewhere)
+    lists += [Listing("Not shown", selection.left_out)] if selection.left_out else []
+    if lists:
+        print("\n" + markdown.document("", [Table("", [], [], lists=lists)]), end="")
     return written
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis import predictions, published
+from analysis.conditions import TEACHER_KEY
 from analysis.frames import rows_where
-from analysis.groups import TEACHER_KEY, MethodRow, ResultGroup, SeedGroup, SeedRun
+from analysis.groups import MethodRow, ResultGroup, SeedGroup, SeedRun
 from analysis.predictions import PredictionReader, Predictions, percentage
 
 SUPERCLASS_FILE = Path(__file__).with_name("cifar100_superclasses.csv")

@@ -1,31 +1,42 @@
-"""The runs that a command line chooses, in groups."""
+"""The runs that a command line chooses, in groups, and what it leaves out."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import pandas as pd
 
-from analysis.groups import ResultGroup, group_runs
+from analysis import outputs
+from analysis.conditions import parse_where
+from analysis.exclusions import EXCLUDED, excluded_runs
+from analysis.grouping import group_runs
+from analysis.groups import ResultGroup
 from analysis.load import TEACHERS, Runs, UnfinishedRun, load_runs
 from analysis.published import STUDENT
 from benchmark.config.pairs import lists
 from benchmark.config.schema import AnalysisOptions
 from benchmark.errors import UserError, nearest
+from benchmark.tables.cells import counted
 
 FILTERS = ("dataset", "profile", "pair", "method")
+RUN_FILTERS = (*FILTERS, "identity")
 REMEDY = "make some with `make bench PAIR=wrn40_2-wrn16_2`, or give their folder as runs=…"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The chosen runs. methods: those of all runs, chosen or not, so that colors do not depend on the choice."""
+    """The chosen runs.
+
+    groups: runs that were trained alike, one group for each data set and profile. methods: those of all runs, chosen or
+    not. left_out: what the tables do not show, and the command that shows it, one line each.
+    """
 
     options: AnalysisOptions
     groups: list[ResultGroup]
     unfinished: list[UnfinishedRun]
     methods: list[str]
+    left_out: list[str]
 
     @property
     def root(self) -> Path:
@@ -36,6 +47,15 @@ class Selection:
     def reports(self) -> Path:
         """Folder to write to."""
         return Path(self.options.reports)
+
+    @property
+    def name(self) -> str:
+        """Name that the selection's files carry; empty for all runs."""
+        return self.groups[0].name
+
+    def record(self, words: Sequence[str]) -> Path:
+        """Write what the selection's files are made of. words: of the command line."""
+        return outputs.record(self.options, self.name, self.groups, words)
 
     def unfinished_of(self, group: ResultGroup) -> list[UnfinishedRun]:
         """Return the unfinished runs that would have been in a group."""
@@ -54,30 +74,33 @@ def _belongs(run: UnfinishedRun, group: ResultGroup) -> bool:
 def select(options: AnalysisOptions) -> Selection:
     """Read all runs and apply the filters.
 
-    Raises UserError where there are no finished runs, for a name that no run has, or where the filters leave nothing.
+    Of each data set and profile the runs of the main conditions are chosen, and the others listed. Raises UserError
+    where there are no finished runs, for a name that no run has, or where the filters leave nothing.
     """
-    everything = _load(Path(options.runs))
+    everything = load(Path(options.runs))
     known_pairs = {*everything.finished.pair, *(run.pair for run in everything.unfinished)}
     options = replace(options, pair=_pairs(options.pair, known_pairs))
-    chosen = everything.finished
-    for key in FILTERS:
-        names: list[str] = getattr(options, key)
-        available = set(everything.finished[key])
-        available |= {getattr(run, key) for run in everything.unfinished if run.pair != TEACHERS} - {None}
-        for name in names:
-            if name not in available:
-                raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, available)}")
-        if names:
-            with_student = [*names, STUDENT] if key == "method" else names
-            chosen = cast(pd.DataFrame, chosen[chosen[key].isin(with_student)])
-    if chosen.empty:
-        filters = " ".join(f"{key}={','.join(getattr(options, key))}" for key in FILTERS if getattr(options, key))
+    where = parse_where(options.where)
+    excluded = excluded_runs(Path(options.runs))
+    available = everything.finished[~everything.finished.folder.isin(excluded)]
+    chosen = filter_runs(cast(pd.DataFrame, available), everything.unfinished, options)
+    groups = [] if chosen.empty else group_runs(chosen, options.pair, where)
+    if not groups:
+        filters = " ".join(
+            f"{key}={','.join(getattr(options, key))}" for key in (*RUN_FILTERS, "where") if getattr(options, key)
+        )
         raise UserError(f"no finished runs in {options.runs} have all of {filters}")
+    name = outputs.selection_name(options)
+    main = [replace(group, name=name) for group in groups if not group.conditions]
+    left_out = [_other_conditions(group) for group in groups if group.conditions]
+    left_out += _other_runs(everything.finished, main, groups) if options.identity else []
+    n = int(everything.finished.folder.isin(excluded).sum())
+    left_out += [f"{counted(n, 'run')} named in {options.runs}/{EXCLUDED}"] if n else []
     unfinished = [run for run in everything.unfinished if _is_chosen(run, options)]
-    return Selection(options, group_runs(chosen, options.pair), unfinished, list(everything.finished.method))
+    return Selection(options, main, unfinished, list(everything.finished.method), left_out)
 
 
-def _load(root: Path) -> Runs:
+def load(root: Path) -> Runs:
     """Read all runs below a folder. Raises UserError where none is finished."""
     if not root.is_dir():
         raise UserError(f"no runs: there is no folder {root} ({REMEDY})")
@@ -88,6 +111,48 @@ def _load(root: Path) -> Runs:
         raise UserError(f"no runs in {root} ({REMEDY})")
     first, n = everything.unfinished[0].text, len(everything.unfinished)
     raise UserError(f"no finished runs in {root}, {n} unfinished, such as {first} ({REMEDY})")
+
+
+def filter_runs(runs: pd.DataFrame, unfinished: Iterable[UnfinishedRun], options: AnalysisOptions) -> pd.DataFrame:
+    """Return the finished runs with the chosen names, and of the chosen pairs the student alone.
+
+    Raises UserError for a name that no run, finished or not, has.
+    """
+    unfinished = [run for run in unfinished if run.pair != TEACHERS]
+    chosen = runs
+    for key in RUN_FILTERS:
+        names: list[str] = getattr(options, key)
+        available = set(runs[key]) | {name for run in unfinished if (name := getattr(run, key, None))}
+        for name in names:
+            if name not in available and key != "identity":
+                raise UserError(f"no runs in {options.runs} have {key} {name!r}{nearest(name, available)}")
+        if names:
+            with_student = [*names, STUDENT] if key == "method" else names
+            chosen = cast(pd.DataFrame, chosen[chosen[key].isin(with_student)])
+    return chosen
+
+
+def _other_conditions(group: ResultGroup) -> str:
+    """Say how many runs were trained unlike those of the main group, and which command shows them."""
+    where = ",".join(group.conditions)
+    return f"{counted(len(group.runs), 'run')} of {group.heading} with {where}: {_command(group, where)}"
+
+
+def _other_runs(runs: pd.DataFrame, main: Sequence[ResultGroup], groups: Sequence[ResultGroup]) -> list[str]:
+    """Say how many runs of the same data set and profile were not asked for, and which command shows them."""
+    shown = {folder for group in groups for folder in group.runs.folder}
+    lines = []
+    for group in main:
+        others = runs[(runs.dataset == group.dataset) & (runs.profile == group.profile) & ~runs.folder.isin(shown)]
+        if len(others):
+            lines.append(f"{counted(len(others), 'other run')} of {group.heading}: {_command(group)}")
+    return lines
+
+
+def _command(group: ResultGroup, where: str = "") -> str:
+    """Return the command that makes the tables of a data set and profile."""
+    condition = f" WHERE='{where}'" if where else ""
+    return f"make table DATASET={group.dataset} PROFILE={group.profile}{condition}"
 
 
 def _pairs(names: Iterable[str], pairs_with_runs: Collection[str]) -> list[str]:
@@ -107,4 +172,5 @@ def _is_chosen(run: UnfinishedRun, options: AnalysisOptions) -> bool:
     if run.pair == TEACHERS:
         return chosen and (not options.pair or any(pair.startswith(f"{run.method}-") for pair in options.pair))
     chosen &= not options.pair or run.pair in options.pair
+    chosen &= not options.identity or run.identity in options.identity
     return chosen and (not options.method or run.method in (*options.method, STUDENT))

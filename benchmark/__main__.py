@@ -26,6 +26,8 @@ ANALYSIS = {  # commands of `python -m analysis`, which is never imported here
     "structure": "fidelity of the students to their teacher: agreement, class structure",
     "report": "one HTML page with tables and plots",
     "ablation": "tables and plots of what `ablate` trained",
+    "drop": "move the runs that pass the filters to a trash folder: method=kd where=kd.temperature=2",
+    "restore": "move all dropped runs back",
     "scale": "time the tables of generated run folders",
 }
 

@@ -51,7 +51,8 @@ def line_style(row: MethodRow, colors: Mapping[str, str]) -> dict[str, Any]:
 
 def stem(group: ResultGroup, name: str, pair: str | None = None) -> str:
     """Return the name of a figure's files without the suffix."""
-    return file_name(group.dataset, group.profile, *([pair] if pair else []), name)
+    parts = (group.dataset, group.profile, group.name, pair, name)
+    return file_name(*dict.fromkeys(part for part in parts if part))  # a selection of one pair is called by it
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The report: one page of all chosen runs, `<reports>/report.html`, with the files of its tables and figures.
+"""The report: one page of all chosen runs, `<reports>/report[-<selection>].html`, with its tables' and figures' files.
 
 Same runs, same bytes. Figures are also written as .png and .pdf to `<reports>/plots`, tables as .md, .tex and .csv to
 `<reports>/tables`, and ablations to `<reports>/ablations`.
@@ -46,10 +46,12 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
         written += ablation_tables.write(ablation, selection.reports) + figures
         ablation_sections.append(sections.ablation(ablation, number, figures))
     parts += [Part("Ablations", ablation_sections)] if ablation_sections else []
-    if rest := [*(run.text for run in selection.unfinished_elsewhere), *broken]:
-        lists = [Listing("What could not be read, or whose settings could not", rest)]
+    rest = [*(run.text for run in selection.unfinished_elsewhere), *broken]
+    lists = [Listing("What could not be read, or whose settings could not", rest)] if rest else []
+    lists += [Listing("Not shown", selection.left_out)] if selection.left_out else []
+    if lists:
         parts.append(Part("Not in any table", [Section("Other runs and files", "rest", lists=lists)]))
-    path = selection.reports / "report.html"
+    path = selection.reports / f"{'-'.join(filter(None, ('report', selection.name)))}.html"
     write_text(path, render(parts, selection.groups, selection.root))
     return [*written, path], list(dict.fromkeys([*problems, *broken]))
 

@@ -1,7 +1,7 @@
 """The table of accuracies, the summary of differences to KD, and the CSV file with all their numbers.
 
 The headline is the last epoch: mean ± sample standard deviation (n) over seeds. Best-on-test is in the CSV file only,
-under its own name. Marks go to the distillation methods, by the mean as it is printed; methods that tie share a mark.
+under its own name. Marks go to the distillation methods.
 """
 
 import math
@@ -14,9 +14,9 @@ from analysis.published import TEACHER, Published
 from analysis.statistics import Comparison
 from analysis.tables import notes
 from analysis.tables.results import DAGGERS, Results, missing_runs, without_baselines
-from benchmark.statistics import MIN_SEEDS
+from benchmark.statistics import MIN_SEEDS, RESOLUTION
 from benchmark.tables import cells
-from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Head, Line, Table
+from benchmark.tables.model import BEST, EMPTY, SECOND, TEXT, Cell, Column, Head, Line, Table
 
 COST_COLUMNS = ("wall_s", "step_ms", "extra_parameters", "extra_buffers", "agreement", "correlation_distance")
 COLUMNS = (
@@ -24,6 +24,12 @@ COLUMNS = (
     "delta_student", "delta_kd", "n_kd", "p_kd", "significance_kd", "best_mean", "published", "published_std",
     "published_rule", "published_origin", "published_source", "teacher_top1", *COST_COLUMNS,
 )  # fmt: skip
+
+MARKS = (
+    "Per pair, the best distillation method is bold and the second underlined, of equal means the one with the smaller "
+    "deviation. Marked are methods at the student's cost (no *) with as many seeds as the most complete of them."
+)
+AVERAGES = "Mean over pairs: of top-1, and of the rank among these rows, of rows that have runs on all pairs."
 
 Place = tuple[RowKey, str]  # a row and a pair
 
@@ -47,6 +53,7 @@ class _AccuracyTable:
     def __init__(self, results: Results, prefix: str) -> None:
         self.results, self.group, self.prefix = results, results.group, prefix
         self.marks = _marks(results)
+        self.averages = _averages(results)
         self.sources: dict[str, int] = {}
         self.with_published: set[str] = set()  # pairs with a column of published values
         entries = [(TEACHER, teacher.top1) for teacher in self.group.teachers]
@@ -67,10 +74,13 @@ class _AccuracyTable:
             heads.append(Head(" → ".join(group.networks[pair]), len(titles), pair))
         baselines = [*self._teachers(), *map(self._row, group.student_rows)]
         methods = [*map(self._row, group.method_rows), *self._unsupported()]
+        if self.averages:
+            columns += [Column("top-1"), Column("rank")]
+            heads.append(Head("mean over pairs", 2))
         intro = [
-            "Top-1 accuracy on the test set in per cent at the last epoch: mean ± sample standard deviation (number of "
-            "seeds). Δ: difference to the student alone. Per pair, the best distillation method is bold and the second "
-            "underlined.",
+            f"Top-1 accuracy on {group.images} in per cent at the last epoch: mean ± sample standard deviation (number "
+            f"of seeds). Δ: difference to the student alone. {MARKS}",
+            *([AVERAGES] if self.averages else []),
             f"Runs: {notes.setting(group)}.",
         ]
         intro += [notes.published_note(group)] if self.sources else []
@@ -88,7 +98,7 @@ class _AccuracyTable:
                 top1 = teacher.top1.get(pair)
                 mean = EMPTY if top1 is None else replace(cells.mean(top1, math.nan, 1), href=href)
                 line += [mean, EMPTY, *self._published(pair, None if top1 is None else TEACHER)]
-            yield Line(line)
+            yield Line([*line, *self._average(None)])
 
     def _row(self, row: MethodRow) -> Line:
         line = [Cell(f"{row.label} *" if notes.unequal_cost(row) else row.label)]
@@ -98,7 +108,14 @@ class _AccuracyTable:
                 line += self._published(pair, row.method)
             else:
                 line += [self._missing(row.method, pair), EMPTY, *self._published(pair, None)]
-        return Line(line, methods=without_baselines(row.method))
+        return Line([*line, *self._average(row.key)], methods=without_baselines(row.method))
+
+    def _average(self, key: RowKey | None) -> Sequence[Cell]:
+        """The cells of the means over all pairs, where the table has columns of them."""
+        if not self.averages:
+            return []
+        top1, rank = self.averages.get(key, (math.nan, math.nan)) if key else (math.nan, math.nan)
+        return [cells.number(top1), cells.number(rank)]
 
     def _mean(self, row: MethodRow, pair: str) -> Cell:
         seed_group, place = row.seed_groups[pair], (row.key, pair)
@@ -127,19 +144,48 @@ class _AccuracyTable:
             line = [Cell(method)]
             for pair in self.group.pairs:
                 line += [self._missing(method, pair), EMPTY, *self._published(pair, None)]
-            yield Line(line, methods=without_baselines(method))
+            yield Line([*line, *self._average(None)], methods=without_baselines(method))
 
 
 def _marks(results: Results) -> dict[Place, str]:
-    """Best and second per pair among runs that may be compared, by the printed mean."""
-    comparable: dict[Any, dict[RowKey, str]] = {}
-    for row in results.group.method_rows:
-        for pair, seed_group in row.seed_groups.items():
-            comparable.setdefault((pair, seed_group.protocol), {})[row.key] = cells.fixed(seed_group.mean("top1_last"))
-    marks = {}
-    for (pair, _), printed in comparable.items():
-        marks |= {(row, pair): mark for row, mark in cells.best_and_second(printed).items()}
+    """Best and second per pair, of rows at equal cost with as many seeds as the most complete of them.
+
+    Of equal means the one with the smaller deviation is better. Rows that are equal in both share a mark, but not all.
+    """
+    marks: dict[Place, str] = {}
+    for pair in results.group.pairs:
+        rows = {r.key: r.seed_groups[pair] for r in results.group.method_rows if pair in r.seed_groups and _counts(r)}
+        most = max((s.n for s in rows.values()), default=0)
+        merits = {key: _merit(s) for key, s in rows.items() if s.n == most and not math.isnan(s.mean("top1_last"))}
+        best = sorted(set(merits.values()), reverse=True)[:2]
+        if len(best) > 1 or len(merits) == 1:
+            marks |= {(key, pair): (BEST, SECOND)[best.index(m)] for key, m in merits.items() if m in best}
     return marks
+
+
+def _counts(row: MethodRow) -> bool:
+    """Return whether a row is at equal cost, and of runs whose settings are known."""
+    return not notes.unequal_cost(row) and not any(s.config_is_missing for s in row.seed_groups.values())
+
+
+def _merit(seed_group: SeedGroup) -> tuple[int, int]:
+    """Sort key of a seed group, the larger the better, in multiples of `RESOLUTION`."""
+    std = seed_group.std("top1_last")
+    return round(seed_group.mean("top1_last") / RESOLUTION), -round((0 if math.isnan(std) else std) / RESOLUTION)
+
+
+def _averages(results: Results) -> dict[RowKey, tuple[float, float]]:
+    """Mean top-1 and mean rank over all pairs of the rows that are ranked; empty for a single pair."""
+    if (ranking := results.ranking) is None:
+        return {}
+    return {
+        row.key: (_mean_of_means(row), float(rank)) for row, rank in zip(ranking.rows, ranking.average, strict=True)
+    }
+
+
+def _mean_of_means(row: MethodRow) -> float:
+    means = [seed_group.mean("top1_last") for seed_group in row.seed_groups.values()]
+    return sum(means) / len(means)
 
 
 # ---------------------------------------------------------------- differences to KD

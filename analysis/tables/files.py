@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from analysis import statistics
 from analysis.tables import accuracy, cost, csv, latex, ranks, significance
 from analysis.tables.results import Results
 from benchmark.runs.folder import write_text
@@ -45,7 +44,7 @@ def write(results: Results, reports: Path) -> list[Path]:
     }
     if results.comparisons:
         texts |= _significance(results)
-        if ranking := statistics.rank(results.group, results.comparisons):
+        if ranking := results.ranking:
             heading = f"{results.group.heading}: ranks over pairs"
             texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
             texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from analysis import published, statistics
-from analysis.groups import MethodRow, ResultGroup, format_setting
+from analysis.conditions import format_setting
+from analysis.groups import MethodRow, ResultGroup
 from analysis.tables.results import Results
 from benchmark.statistics import MIN_SEEDS
 from benchmark.tables.cells import counted
@@ -108,9 +109,6 @@ def remarks(results: Results) -> list[str]:
         for pair, seed_group in row.seed_groups.items()
         if seed_group.config_is_missing
     ]
-    if group.differing_settings:
-        keys = ", ".join(group.differing_settings)
-        notes.append(f"Runs of one pair differ in {keys}: compare like with like. Δ and marks are of runs alike.")
     epochs = {pair: tuple(sorted(set(values))) for pair, values in group.runs.groupby("pair").epochs}
     if len(set(epochs.values())) > 1:
         by_pair = "; ".join(f"{pair} {', '.join(map(str, epochs[pair]))}" for pair in group.pairs)

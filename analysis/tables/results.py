@@ -9,7 +9,7 @@ from analysis import published, statistics
 from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup
 from analysis.load import UnfinishedRun
 from analysis.published import Published
-from analysis.statistics import Comparison
+from analysis.statistics import Comparison, Ranking
 from benchmark.tables.cells import counted
 from benchmark.tables.model import Listing
 
@@ -30,6 +30,11 @@ class Results:
         """Comparisons with KD, as row minus KD, by row and pair."""
         return statistics.comparisons_with(self.comparisons)
 
+    @functools.cached_property
+    def ranking(self) -> Ranking | None:
+        """The rows ranked over the pairs; None where there is nothing to rank."""
+        return statistics.rank(self.group, self.comparisons)
+
     @property
     def skipped(self) -> list[UnfinishedRun]:
         """Runs of methods that do not support the pair."""
@@ -42,7 +47,10 @@ class Results:
                 yield pair, row, row.seed_groups[pair]
 
     def published(self, pair: str, method: str) -> Published | None:
-        """Return the published accuracy of a method, or of a baseline, on a pair."""
+        """Return the published test accuracy of a method, or of a baseline, on a pair; None where ours are not of the
+        test set."""
+        if self.group.is_sealed:
+            return None
         return published.find(self.group.dataset, *self.group.networks[pair], method)
 
     def student_difference(self, pair: str, row: MethodRow) -> float:

@@ -46,11 +46,11 @@ def _p_value(p: float) -> Cell:
 
 def _explanation(results: Results) -> str:
     text = (
-        "Top-1 accuracy on the test set at the last epoch, compared seed by seed over the n seeds that both rows "
-        "have, of runs with equal settings outside the method and the same teacher. Difference: the row minus the one "
-        "it is compared with, in points, with its 95 % interval by Student's t (not corrected). p: two-sided paired "
-        "t-test, followed by Holm's correction over all comparisons on the pair. d_z: Cohen's effect size for paired "
-        "data, mean over standard deviation of the differences. "
+        f"Top-1 accuracy on {results.group.images} at the last epoch, compared seed by seed over the n seeds that both "
+        "rows have, of runs with equal settings outside the method and the same teacher. Difference: the row minus the "
+        "one it is compared with, in points, with its 95 % interval by Student's t (not corrected). p: two-sided "
+        "paired t-test, followed by Holm's correction over all comparisons on the pair. d_z: Cohen's effect size for "
+        "paired data, mean over standard deviation of the differences. "
     )
     n = max(c.n for c in results.comparisons)
     if n < MIN_SEEDS:

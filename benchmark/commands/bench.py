@@ -6,13 +6,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmark.config.compose import load_config
+from benchmark.config.overrides import key_of
 from benchmark.config.schema import Config
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
-from benchmark.grid.run import Outcome
+from benchmark.grid.run import Outcome, TrainingRun
+from benchmark.runs.folder import file_name
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
+
+# keys that change neither which runs there are, but for their seeds, nor the numbers
+WITHOUT_EFFECT_ON_RUNS = (
+    "seeds", "jobs", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data", "tracker",
+    "tracker.mode", "teacher.cache_gb",
+)  # fmt: skip
 
 
 def run(words: Sequence[str]) -> int:
@@ -27,9 +35,15 @@ def run(words: Sequence[str]) -> int:
         if outcome.status == RunStatus.SKIPPED:
             print(f"n/a: {outcome.name}: {outcome.reason}", file=sys.stderr)
     status = report_unfinished(o for o in outcomes if o.status != RunStatus.SKIPPED)
-    if config.profile == "quick":
-        print(f"The paper's protocol: make bench PAIR={','.join(config.pair)} PROFILE=paper")
+    if config.profile == "quick" and not overridden_dataset(words):
+        choices = [w for w in words if key_of(w) in ("pair", "methods", "seeds")]
+        print(" ".join(["The paper's protocol: kd-benchmark bench", *choices, "profile=paper"]))
     return status if reported else 1
+
+
+def overridden_dataset(words: Iterable[str]) -> bool:
+    """Return whether a command line chooses a data set of its own."""
+    return any(key_of(word).split(".")[0] == "dataset" for word in words)
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
@@ -55,27 +69,37 @@ def run_analysis(arguments: Sequence[str]) -> int:
 
 
 def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bool) -> bool:
-    """Make the tables and plots of the runs that there are; return False where that failed."""
-    config, stem = plan.config, f"{plan.dataset.name}-{plan.config.profile}"
+    """Make the tables and plots of this command's runs; return False where that failed."""
+    config = plan.config
     started = [r for n in plan.teachers if plan.teachers[n].folder.done for r in plan.students(n) if r.folder.status]
     if not any(r.folder.done for r in started):
         return True
-    plots = trained or not any(Path(config.reports).glob(f"plots/{stem}-*"))
-    succeeded = (
-        run_analysis(_selection(config, [r.pair for r in started], [r.method for r in started], plots=plots)) == 0
-    )
+    name = config.selection or _selection_name(config)
+    plots = trained or not any(Path(config.reports).glob(f"plots/*-{file_name(name)}-*"))
+    succeeded = run_analysis(_arguments(config, started, name, words, plots=plots)) == 0
     if trained:
-        files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(stem))
+        stem = f"{plan.dataset.name}-{config.profile}"
+        files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(f"{stem}-{file_name(name)}"))
         tracking.publish(files, f"report {stem}", [plan.dataset.name, config.profile], {"overrides": list(words)})
     return succeeded
 
 
-def _selection(config: Config, pairs: Sequence[str], methods: Sequence[str], *, plots: bool) -> list[str]:
+def _selection_name(config: Config) -> str:
+    """Return the name that the files of a command's runs carry: its pairs, and its methods where they are not the
+    default ones."""
+    methods = [] if config.methods == load_config([]).methods else config.methods
+    return "-".join(filter(None, ("+".join(config.pair), "+".join(methods))))
+
+
+def _arguments(
+    config: Config, runs: Sequence[TrainingRun], name: str, words: Sequence[str], *, plots: bool
+) -> list[str]:
     """Return the arguments of `python -m analysis` that select the runs of a command."""
-    # runs on a part of the training set have tables of their own
-    profile = f"{config.profile}+validation" if config.dataset.validation else config.profile
+    what = [word for word in words if key_of(word) not in WITHOUT_EFFECT_ON_RUNS]
     return [
         *(["table", "plots"] if plots else ["table"]), f"runs={config.runs}", f"reports={config.reports}",
-        f"dataset={config.dataset.name}", f"profile={profile}", f"pair={','.join(dict.fromkeys(pairs))}",
-        f"method={','.join(dict.fromkeys(methods))}",
+        f"pair={','.join(dict.fromkeys(r.pair for r in runs))}",
+        f"method={','.join(dict.fromkeys(r.method for r in runs))}",
+        f"identity={','.join(dict.fromkeys(r.identity for r in runs))}",
+        f"selection={name}", f"command={' '.join(['kd-benchmark bench', *what])}",
     ]  # fmt: skip

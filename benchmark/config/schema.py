@@ -100,6 +100,7 @@ class Config:
     jobs: int = integer(1)  # runs trained side by side
     runs: str = option()
     reports: str = option()
+    selection: str | None = option()  # name of the files of tables and plots; null: made of pairs and methods
     data: str = option()
 
 
@@ -167,6 +168,10 @@ class AnalysisOptions:
     profile: list[str] = option()
     pair: list[str] = option()
     method: list[str] = option()
+    identity: list[str] = option()
+    where: list[str] = option()
+    selection: str | None = option()
+    command: str | None = option()
     name: list[str] = option()
     grid: list[str] = option()
 

@@ -150,9 +150,8 @@ def analyse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...,
     from analysis.__main__ import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        places = [
-            f"{k}={tmp_path / k}" for k in ("runs", "reports") if not any(a.startswith(f"{k}=") for a in arguments)
-        ]
+        folders = ("runs",) if arguments and arguments[0] in ("drop", "restore") else ("runs", "reports")
+        places = [f"{k}={tmp_path / k}" for k in folders if not any(a.startswith(f"{k}=") for a in arguments)]
         status = main([*arguments, *places])
         out = capsys.readouterr()
         return status, out.out, out.err

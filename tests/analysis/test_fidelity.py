@@ -9,7 +9,8 @@ import pytest
 from sklearn.metrics import confusion_matrix, recall_score
 
 from analysis import fidelity, predictions
-from analysis.groups import ResultGroup, group_runs
+from analysis.grouping import group_runs
+from analysis.groups import ResultGroup
 from analysis.load import load_runs
 from analysis.predictions import Predictions
 

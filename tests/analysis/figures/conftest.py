@@ -9,7 +9,8 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.figures import style
-from analysis.groups import ResultGroup, group_runs
+from analysis.grouping import group_runs
+from analysis.groups import ResultGroup
 from analysis.load import load_runs
 from tests.analysis.conftest import Tree, fill
 

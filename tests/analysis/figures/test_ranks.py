@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from analysis import statistics
 from analysis.figures import ranks
 from analysis.figures.ranks import rank_bars
-from analysis.groups import group_runs
+from analysis.grouping import group_runs
 from analysis.load import load_runs
 from tests.analysis.conftest import Tree
 from tests.analysis.figures.conftest import COLORS

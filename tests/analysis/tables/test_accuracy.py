@@ -34,11 +34,11 @@ def test_the_best_test_accuracy_is_in_the_csv_file_only(tree, analyse, tmp_path)
         (60.0, 61.0, 62.0, ["60.00 (1)", "<u>61.00 (1)</u>", "**62.00 (1)**"]),
         (62.0, 61.0, 62.0, ["**62.00 (1)**", "<u>61.00 (1)</u>", "**62.00 (1)**"]),
         (62.0, 61.0, 61.0, ["**62.00 (1)**", "<u>61.00 (1)</u>", "<u>61.00 (1)</u>"]),
-        (62.004, 61.0, 61.996, ["**62.00 (1)**", "<u>61.00 (1)</u>", "**62.00 (1)**"]),  # equal as printed
-        (62.0, 62.0, 62.0, ["**62.00 (1)**"] * 3),
+        (62.004, 61.0, 61.996, ["**62.00 (1)**", "61.00 (1)", "<u>62.00 (1)</u>"]),  # equal as printed
+        (62.0, 62.0, 62.0, ["62.00 (1)"] * 3),  # no method is better than another
     ],
 )
-def test_the_best_two_methods_are_marked_by_their_printed_means(tree, analyse, kd, crd, clkd, expected):
+def test_the_best_two_methods_are_marked_by_their_means(tree, analyse, kd, crd, clkd, expected):
     tree.student(PAIR, "ce", "0000000000a1", 0, 99.0)  # neither the student nor the teacher is marked
     for i, (method, top1) in enumerate({"kd": kd, "crd": crd, "clkd": clkd}.items()):
         tree.student(PAIR, method, f"0000000000b{i}", 0, top1)
@@ -46,6 +46,38 @@ def test_the_best_two_methods_are_marked_by_their_printed_means(tree, analyse, k
     assert [cells(markdown, label)[0] for label in ("KD", "CRD", "CLKD")] == expected
     assert cells(markdown, "Student")[0] == "99.00 (1)"
     assert cells(markdown, "Teacher")[0] == "70.00 (1)"
+
+
+def test_of_equal_means_the_one_with_the_smaller_deviation_is_better(tree, analyse):
+    for seed in range(3):
+        tree.student(PAIR, "kd", "0000000000a1", seed, 60.0 + seed)
+        tree.student(PAIR, "crd", "0000000000a2", seed, 60.5 + seed / 2)
+        tree.student(PAIR, "clkd", "0000000000a3", seed, 60.0)
+    markdown = analyse("table")[1]
+    assert cells(markdown, "CRD")[0].startswith("**61.00") and cells(markdown, "KD")[0].startswith("<u>61.00")
+
+
+def test_rows_with_fewer_seeds_are_shown_and_never_marked(tree, analyse):
+    for seed in range(3):
+        tree.student(PAIR, "kd", "0000000000a1", seed, 60.0 + seed)
+        tree.student(PAIR, "crd", "0000000000a2", seed, 59.0 + seed)
+    tree.student(PAIR, "clkd", "0000000000a3", 0, 75.0)
+    markdown = analyse("table")[1]
+    assert cells(markdown, "KD")[0].startswith("**61.00") and cells(markdown, "CRD")[0].startswith("<u>60.00")
+    assert cells(markdown, "CLKD")[0] == "75.00 (1)"
+
+
+def test_columns_of_means_over_pairs(tree, analyse):
+    other = "resnet56-resnet8"
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
+    tree.student(other, "kd", "0000000000a2", 0, 64.0)
+    tree.student(PAIR, "crd", "0000000000b1", 0, 61.0)
+    tree.student(other, "crd", "0000000000b2", 0, 62.0)
+    tree.student(PAIR, "clkd", "0000000000c1", 0, 63.0)  # has no runs on the other pair
+    markdown = analyse("table")[1]
+    assert cells(markdown, "KD")[-2:] == ["62.00", "1.50"]
+    assert cells(markdown, "CRD")[-2:] == ["61.50", "1.50"]
+    assert cells(markdown, "CLKD")[-2:] == ["–", "–"]
 
 
 def test_difference_that_rounds_to_nothing_has_no_sign(tree, analyse):
@@ -91,43 +123,54 @@ def test_options_that_differ_between_pairs_only_share_a_row(tree, analyse):
     assert cells(analyse("table")[1], "KD")[:3:2] == ["**60.00 (1)**", "**61.00 (1)**"]
 
 
-def test_runs_of_different_recipes_have_their_own_rows_and_baselines(tree, analyse):
+def test_runs_of_other_recipes_are_listed_with_the_command_that_shows_them(tree, analyse):
     for i, (epochs, top1) in enumerate(((2, 30.0), (20, 60.0))):
         tree.student(PAIR, "ce", f"0000000000a{i}", 0, top1, epochs=epochs)
         tree.student(PAIR, "kd", f"0000000000b{i}", 0, top1 + 1 + i, epochs=epochs)
-    tree.student(PAIR, "crd", "0000000000c0", 0, 64.0, epochs=40)
+        tree.student(PAIR, "kd", f"0000000000b{i}", 1, top1 + 1 + i, epochs=epochs)
+    tree.student(PAIR, "crd", "0000000000c0", 0, 64.0, epochs=20)
     markdown = analyse("table")[1]
-    assert cells(markdown, "Student (epochs=2)")[0] == "30.00 (1)"
-    assert cells(markdown, "KD (epochs=2)") == ["**31.00 (1)**", "+1.00"]  # the best of those that were trained so
-    assert cells(markdown, "KD (epochs=20)") == ["**62.00 (1)**", "+2.00"]
-    assert cells(markdown, "CRD (epochs=40)")[1] == "–"  # no student alone was trained that long
-    assert "Runs: 2, 20, 40 epochs;" in markdown
-    assert "Runs of one pair differ in recipe.epochs, recipe.milestones: compare like with like" in markdown
+    assert cells(markdown, "KD") == ["**62.00 ± 0.00 (2)**", "+2.00"] and "31.00" not in markdown
+    command = "make table DATASET=cifar100 PROFILE=short WHERE='recipe.epochs=2'"
+    assert f"- 3 runs of cifar100, profile short with recipe.epochs=2: {command}" in markdown
+    markdown = analyse("table", "where=recipe.epochs=2")[1]
+    assert cells(markdown, "KD")[1] == "+1.00" and "62.00" not in markdown and "Not shown" not in markdown
 
 
 def test_pairs_with_unequal_numbers_of_epochs_are_named(tree, analyse):
+    """Nothing says which of the two is meant: neither run records a changed setting."""
     tree.student("resnet20-resnet8", "kd", "0000000000a1", 0, 60.0, epochs=2)
     tree.student("resnet56-resnet8", "kd", "0000000000a2", 0, 61.0, epochs=20)
     assert "not trained alike. Epochs: resnet20-resnet8 2; resnet56-resnet8 20." in analyse("table")[1]
 
 
-def test_runs_of_different_teachers_have_their_own_rows(tree, analyse):
+def test_runs_of_another_teacher_are_listed_with_the_command_that_shows_them(tree, analyse):
     for i, (sha256, top1) in enumerate({"d1" * 32: 70.0, "e2" * 32: 75.0}.items()):
         where = {"sha256": sha256, "teacher_top1": top1}
         tree.student(PAIR, "ce", f"0000000000a{i}", 0, 60.0 + i, **where)
-        tree.student(PAIR, "kd", f"0000000000b{i}", 0, 63.0 + 3 * i, **where)
+        for seed in range(1 + i):
+            tree.student(PAIR, "kd", f"0000000000b{i}", seed, 63.0 + 3 * i, **where)
     markdown = analyse("table")[1]
-    assert cells(markdown, "Teacher (teacher=d1d1d1d1)")[0] == "70.00 (1)"
-    assert cells(markdown, "Teacher (teacher=e2e2e2e2)")[0] == "75.00 (1)"
-    assert cells(markdown, "KD (teacher=d1d1d1d1)")[1] == "+3.00"
-    assert cells(markdown, "KD (teacher=e2e2e2e2)")[1] == "+5.00"
+    assert cells(markdown, "Teacher")[0] == "75.00 (1)" and cells(markdown, "KD")[1] == "+5.00"
+    assert "WHERE='teacher.sha256=d1d1d1d1d1d1'" in markdown
+    markdown = analyse("table", "where=teacher.sha256=d1d1d1d1d1d1")[1]
+    assert cells(markdown, "Teacher")[0] == "70.00 (1)" and cells(markdown, "KD")[1] == "+3.00"
+
+
+def test_variants_stand_below_the_default_which_is_the_reference(tree, analyse):
+    for seed in range(3):
+        tree.student(PAIR, "kd", "0000000000a1", seed, 60.0 + seed, options={"T": 4.0})
+        tree.student(PAIR, "crd", "0000000000a3", seed, 63.0 + 1.1 * seed)
+    tree.student(PAIR, "kd", "0000000000a2", 0, 70.0, options={"T": 2.0}, changes={"changed": ["method.T"]})
+    block = analyse("table")[1].split("### ")[0]
+    assert re.findall(r"^\| (KD[^|]*?) +\|", block, re.M) == ["KD", "KD (T=2)"]
 
 
 def test_a_result_without_the_hash_of_its_teacher_counts(tree, analyse):
     for method, identity, top1 in (("ce", "0000000000a1", 60.0), ("kd", "0000000000a2", 61.0)):
         folder = tree.student(PAIR, method, identity, 0, top1, changes={"teacher_sha256": None})
         (folder / "config.yaml").unlink()
-    assert cells(analyse("table")[1], "KD") == ["**61.00 (1)**", "+1.00"]
+    assert cells(analyse("table")[1], "KD")[1] == "+1.00"
 
 
 def test_identities_without_a_readable_config_are_labeled_by_their_hash(tree, analyse):
@@ -135,8 +178,8 @@ def test_identities_without_a_readable_config_are_labeled_by_their_hash(tree, an
         folder = tree.student(PAIR, "kd", f"0000000000a{i}", 0, 60.0 + i)
         (folder / "config.yaml").write_text("{: not yaml")
     markdown = analyse("table")[1]
-    assert cells(markdown, "KD (run 0000000000a0)")[0] == "<u>60.00 (1)</u>"
-    assert cells(markdown, "KD (run 0000000000a1)")[0] == "**61.00 (1)**"
+    assert cells(markdown, "KD (run 0000000000a0)")[0] == "60.00 (1)"  # not marked: its settings are unknown
+    assert cells(markdown, "KD (run 0000000000a1)")[0] == "61.00 (1)"
 
 
 def test_each_profile_has_its_own_table(tree, analyse, tmp_path):
@@ -231,7 +274,7 @@ def test_unsupported_pairs_are_na_with_the_reason_in_a_note(full, analyse):
     full.ended(PAIR, "crd", "0000000000f3", 0, "skipped", "too few | classes")  # possible on the other pair
     out = analyse("table", "dataset=cifar100")[1]
     assert [c for c in cells(out, "fsp") if c != "–"] == ["n/a", "n/a"]
-    assert cells(out, "CRD")[-2:] == ["n/a", "–"]
+    assert cells(out, "CRD")[-4:] == ["n/a", "–", "–", "–"]
     for reason in (f"{PAIR} crd: too few | classes", f"{other} fsp: FSP needs equal channels"):
         assert reason in out
     assert "fsp seed=0" not in out  # no run is missing: it cannot be
@@ -248,7 +291,7 @@ def test_methods_at_unequal_cost_are_marked(tree, analyse):
         more_layers = {"pre_epochs": 0, "views": 2, "parameters": 100, "inference_parameters": 150}
         tree.student(PAIR, "crd", "0000000000a3", seed, 62.0, changes=more_layers)
     out = analyse("table")[1]
-    assert cells(out, "KD *")[0].startswith("<u>61.00")
+    assert cells(out, "KD *")[0].startswith("61.00")  # not marked
     assert "* Not at equal cost: KD (3 epochs before); CRD (two views, layers kept at inference)." in out
     assert "| Student " in out and "| Student *" not in out
 
@@ -260,6 +303,7 @@ def test_runs_with_a_validation_split_have_their_own_table(tree, analyse):
     tree.student(PAIR, "ce", "0000000000a2", 0, 58.0, changes={"val_top1_last": 57.0})
     out = analyse("table")[1]
     plain, validation = out.split("## cifar100, profile short+validation")
-    assert cells(plain, "Student")[0] == "60.00 (1)" and cells(validation, "Student")[0] == "58.00 (1)"
+    assert cells(plain, "Student")[0] == "60.00 (1)" and cells(validation, "Student")[0] == "57.00 (1)"
+    assert "on the validation split" in validation and "Teacher" not in validation
     out = analyse("table", "profile=short+validation")[1]
-    assert "58.00 (1)" in out and "60.00 (1)" not in out
+    assert "57.00 (1)" in out and "60.00 (1)" not in out and "58.00" not in out

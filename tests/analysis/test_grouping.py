@@ -4,8 +4,10 @@ import math
 
 import pytest
 
-from analysis.groups import format_setting, group_runs
+from analysis.conditions import format_setting, parse_where
+from analysis.grouping import group_runs
 from analysis.load import load_runs
+from benchmark.errors import UserError
 
 A, B = "resnet20-resnet8", "resnet56-resnet20"
 
@@ -31,7 +33,7 @@ def test_groups_are_by_data_set_and_profile_and_pairs_in_the_order_asked_for(ful
 def test_variants_are_labeled_by_the_options_that_differ(full):
     rows = groups(full)[0].rows
     assert [(row.label, row.variant) for row in rows] == [
-        ("Student", 0), ("KD", 0), ("CRD", 0), ("CLKD (nu=0)", 0), ("CLKD (nu=0.4)", 1),
+        ("Student", 0), ("KD", 0), ("CRD", 0), ("CLKD (nu=0.4)", 0), ("CLKD (nu=0)", 1),
     ]  # fmt: skip
     assert len({row.key for row in rows}) == 5
     assert set(rows[1].seed_groups) == {A, B}  # KD has another T on each pair, which follows the pair
@@ -47,26 +49,52 @@ def test_seed_groups_have_mean_and_sample_deviation(full):
     assert math.isnan(groups(full)[1].rows[0].seed_groups[A].std("top1_last"))
 
 
-def test_settings_outside_the_method_label_rows_and_choose_the_baseline(tree):
+def test_runs_trained_unlike_are_in_groups_of_their_own(tree):
     for i, epochs in enumerate((20, 40)):
         tree.student(A, "ce", f"0000000000a{i}", 0, 60.0 + i, epochs=epochs)
         tree.student(A, "kd", f"0000000000b{i}", 0, 61.0 + i, epochs=epochs)
-    (group,) = groups(tree)
-    assert group.differing_settings == ["recipe.epochs", "recipe.milestones"]
-    assert [r.label for r in group.rows] == [
-        "Student (epochs=20)", "Student (epochs=40)", "KD (epochs=20)", "KD (epochs=40)",
-    ]  # fmt: skip
-    for student, row in zip(group.student_rows, group.method_rows, strict=True):
+    tree.student(A, "kd", "0000000000b1", 1, 61.0, epochs=40)  # the main group has the most runs
+    main, other = groups(tree)
+    assert (main.conditions, other.conditions) == ((), ("recipe.epochs=20",))
+    for group in (main, other):
+        student, row = group.rows
+        assert (student.label, row.label) == ("Student", "KD")
         assert group.baseline(row.seed_groups[A], A) is student.seed_groups[A]
 
 
-def test_several_teachers_have_their_own_rows(tree):
+def test_the_profiles_settings_come_before_changed_ones(tree):
+    for seed in range(3):
+        changes = {"changed": ["recipe.epochs"]}
+        tree.student(A, "kd", "0000000000a1", seed, 60.0, epochs=2, changes=changes)
+    tree.student(A, "kd", "0000000000a2", 0, 60.0)
+    tree.student(B, "kd", "0000000000a3", 0, 60.0, epochs=2, changes=changes)
+    main, other = groups(tree)
+    assert (main.pairs, main.conditions) == ([A], ())
+    assert (other.pairs, other.conditions) == ([B, A], ("recipe.epochs=2",))
+
+
+def test_runs_of_another_teacher_are_in_a_group_of_their_own(tree):
     for i, sha256 in enumerate(("1a" * 32, "2b" * 32)):
         tree.student(A, "kd", f"0000000000a{i}", 0, 60.0, sha256=sha256, teacher_top1=70.0 + i)
-    (group,) = groups(tree)
-    assert [t.label for t in group.teachers] == ["Teacher (teacher=1a1a1a1a)", "Teacher (teacher=2b2b2b2b)"]
-    assert [t.top1[A] for t in group.teachers] == [70.0, 71.0]
-    assert [r.label for r in group.rows] == ["KD (teacher=1a1a1a1a)", "KD (teacher=2b2b2b2b)"]
+    tree.student(A, "crd", "0000000000b1", 0, 60.0, sha256="2b" * 32, teacher_top1=71.0)
+    tree.student(B, "kd", "0000000000c1", 0, 60.0, teacher_top1=72.0)
+    main, other = groups(tree)
+    assert [t.top1 for t in main.teachers] == [{A: 71.0, B: 72.0}]
+    assert [t.top1 for t in other.teachers] == [{A: 70.0}]
+    assert other.conditions == ("teacher.sha256=1a1a1a1a1a1a",)
+
+
+def test_where_selects_runs_by_any_setting(tree):
+    for i, epochs in enumerate((20, 40)):
+        tree.student(A, "kd", f"0000000000a{i}", 0, 60.0 + i, epochs=epochs, options={"T": 2.0 + i})
+    runs = load_runs(tree.root).finished
+    for words in (["recipe.epochs=40"], ["method.T=3"], ["recipe.epochs=40", "method.T=3"]):
+        (group,) = group_runs(runs, where=parse_where(words))
+        assert set(group.runs.identity) == {"0000000000a1"}
+    assert group_runs(runs, where=parse_where(["recipe.epochs=40", "method.T=2"])) == []
+    for words, says in ((["recipe.epoch=40"], "did you mean"), (["recipe.epochs=41"], "there is 20, 40")):
+        with pytest.raises(UserError, match=says):
+            group_runs(runs, where=parse_where(words))
 
 
 def test_runs_without_a_config_are_labeled_by_their_identity_and_compared_with_nothing(tree):

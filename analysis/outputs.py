@@ -1,0 +1,68 @@
+"""The names of a selection's files, and what each selection is made of.
+
+Every selection of runs has files of its own. `<reports>/selections/<name>.json` records, by the stem of the files that
+carry the name, the command, the time and the run folders behind them. A name that belongs to another selection, of
+another folder of runs or other filters, is not taken: the new files get a suffix.
+"""
+
+import datetime
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.groups import ResultGroup
+from benchmark.config.schema import AnalysisOptions
+from benchmark.runs.folder import file_name, read_json, write_json
+
+FOLDER = "selections"
+EVERYTHING = "all"  # name of the record of a selection without a name
+LONGEST_NAME = 60  # characters; a longer one is cut and completed by a hash
+FILTERS = ("pair", "method", "identity", "where")  # those of data sets and profiles only choose between files
+
+
+def selection_name(options: AnalysisOptions) -> str:
+    """Return the name that a selection's files carry: the user's, else that of its filters; empty without filters."""
+    if options.selection:
+        wanted = file_name(options.selection)
+    else:
+        parts = ["+".join(getattr(options, key)) for key in ("pair", "method", "where", "identity")]
+        wanted = file_name(*filter(None, parts)) if any(parts) else ""
+    if len(wanted) > LONGEST_NAME:
+        wanted = f"{wanted[: LONGEST_NAME - 7].rstrip('-_')}-{_hash(wanted)[:6]}"
+    key = _key(options)
+    recorded = read_json(_path(options, wanted))
+    if recorded is None or recorded.get("key") == key:
+        return wanted
+    return "-".join(filter(None, (wanted, key[:6])))
+
+
+def record(options: AnalysisOptions, name: str, groups: Sequence[ResultGroup], words: Sequence[str]) -> Path:
+    """Write what the files of a selection are made of, and return the path. words: of the command line."""
+    root, path = Path(options.runs), _path(options, name)
+    origin = {
+        "command": options.command or " ".join(["kd-benchmark", *words]),
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    files: dict[str, Any] = {
+        g.stem: origin | {"runs": sorted(f.relative_to(root).as_posix() for f in g.runs.folder)} for g in groups
+    }
+    earlier = (read_json(path) or {}).get("files")  # of other data sets and profiles
+    files = (earlier if isinstance(earlier, dict) else {}) | files
+    write_json(path, {"runs_folder": options.runs, "key": _key(options), "files": files})
+    return path
+
+
+def _path(options: AnalysisOptions, name: str) -> Path:
+    return Path(options.reports) / FOLDER / f"{name or EVERYTHING}.json"
+
+
+def _key(options: AnalysisOptions) -> str:
+    """Hash of what a selection is: the folder of runs, and the command that it shows the runs of, else the filters."""
+    what = [options.command] if options.command else {key: sorted(getattr(options, key)) for key in FILTERS}
+    return _hash(json.dumps([str(Path(options.runs).resolve()), what]))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
