@@ -4,6 +4,11 @@ A seed gives every method the same initial student and the same batches, so that
 seeds that both methods have. Only runs trained under the same conditions are compared: with equal settings outside the
 method, and with the same teacher. Published numbers never enter.
 
+Two families of comparisons are made on each pair: of every distillation method with KD, and with the student alone.
+Tests are moderated paired t-tests (`analysis.moderated`) within a family. Its intervals and p-values are corrected for
+the number of its tests (Bonferroni), so that an interval excludes 0 where its p-value is below `ALPHA`, and for nothing
+else: not for the other family, other pairs or other tables.
+
 Accuracies are multiples of one test image written in single precision. Differences that are less than `RESOLUTION`
 apart count as equal, so that rounding makes no order where there is none.
 """
@@ -11,29 +16,33 @@ apart count as equal, so that rounding makes no order where there is none.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analysis import published
 from analysis.groups import MethodRow, ResultGroup, RowKey
-from benchmark.statistics import MIN_SEEDS, RESOLUTION, mean_intervals
+from analysis.moderated import PairedTests, paired_tests
+from benchmark.statistics import MIN_SEEDS, RESOLUTION
 
 ALPHA = 0.05
-MAX_ROWS = 40  # with more rows on a pair, each is compared with the student alone and KD only
 BASELINE = "kd"
+REFERENCES = (BASELINE, published.STUDENT)  # the methods that all others are compared with, one family each
+
+RowPair = tuple[MethodRow, MethodRow]  # a row and the one that it is compared with
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Two rows on one pair, over the seeds that both have. NaN stands for what is unknown or not defined.
 
-    difference: mean of `row` minus `other` in points of accuracy; low, high: its 95 % interval by Student's t.
-    t_p: two-sided p-value of the paired t-test.
-    t_holm: the same after Holm's correction over all comparisons on this pair.
-    d_z: Cohen's effect size for paired data, the mean of the differences over their standard deviation.
+    difference: mean of `row` minus `other` in points of accuracy; low, high: its interval, corrected for the family
+        like `p_adjusted`; none in the family of all pairs of rows.
+    p: two-sided p-value of the moderated paired t-test; df: its degrees of freedom. p_adjusted: corrected for the
+        family. family_size: number of tests in the family.
+    d_z: effect size for paired data, the difference over the moderated standard deviation of one seed's difference.
     note: why a test is missing; empty where none is.
     """
 
@@ -44,8 +53,10 @@ class Comparison:
     difference: float
     low: float = math.nan
     high: float = math.nan
-    t_p: float = math.nan
-    t_holm: float = math.nan
+    p: float = math.nan
+    p_adjusted: float = math.nan
+    family_size: int = 0
+    df: float = math.nan
     d_z: float = math.nan
     note: str = ""
 
@@ -56,98 +67,129 @@ class Comparison:
 
     @property
     def significant(self) -> int:
-        """1 where `row` is better at 5 % (paired t-test after Holm), −1 where it is worse, else 0."""
-        return int(np.sign(self.difference)) if self.t_holm < ALPHA else 0
+        """1 where `row` is better at 5 % after the correction for the family, −1 where it is worse, else 0."""
+        return int(np.sign(self.difference)) if self.p_adjusted < ALPHA else 0
 
     @property
     def outcome(self) -> int | None:
-        """A win (1) or loss (−1) of `row` where the 95 % interval excludes 0, a tie (0) where not; None without one."""
-        if math.isnan(self.low):
+        """A win (1) or loss (−1) of `row` at 5 % without correction, a tie (0) where neither; None without a test."""
+        if math.isnan(self.p):
             return None
-        return int(self.low > 0) - int(self.high < 0)
-
-    def reverse(self) -> "Comparison":
-        """Return the comparison of `other` with `row`."""
-        negated = {"difference": -self.difference, "low": -self.high, "high": -self.low, "d_z": -self.d_z}
-        return replace(self, row=self.other, other=self.row, **negated)
+        return int(np.sign(self.difference)) if self.p < ALPHA else 0
 
 
 def compare(group: ResultGroup, column: str = "top1_last") -> list[Comparison]:
-    """Compare every two rows on every pair, the student alone included: the later row of the table minus the earlier.
+    """Compare the distillation methods on every pair with KD, then with the student alone: row minus reference.
 
-    Rows trained under different conditions are not compared. With fewer than three common seeds there is a mean and no
-    test. Where all differences are zero, p is 1 and d_z is 0. Where they are equal and not zero, t has no denominator:
-    p, the interval and d_z are NaN. Holm's correction counts the tests that were made. On a pair with more than
-    `MAX_ROWS` rows only comparisons with the student alone and with KD (at most `MAX_ROWS` such rows) are made.
+    The interval holds the true difference for all comparisons of its family at once with 95 % probability. With fewer
+    than three common seeds there is a mean and no test.
 
     column: the column of the runs that is compared.
     """
-    compared: list[tuple[str, MethodRow, MethodRow, tuple[int, ...]]] = []
-    differences: dict[int, list[list[float]]] = {}  # by the number of seeds, in the order of `compared`
+    comparisons = []
+    for pair, method in itertools.product(group.pairs, REFERENCES):
+        references = reference_rows(group, pair, method)
+        row_pairs = [
+            (row, references[conditions])
+            for row in group.rows_on(pair)
+            if row.method != published.STUDENT
+            and (conditions := row.seed_groups[pair].training_conditions) in references
+            and references[conditions].key != row.key
+        ]
+        compared = _Compared.on(pair, row_pairs, column)
+        comparisons += compared.comparisons(np.minimum(compared.tests.p * compared.tests.count, 1), intervals=True)
+    return comparisons
+
+
+def compare_all(group: ResultGroup, column: str = "top1_last") -> list[Comparison]:
+    """Compare every two rows on every pair, the student alone included: the later row of the table minus the earlier.
+
+    The family is that of all pairs of rows, with Holm's correction, which has no intervals.
+    """
+    comparisons = []
     for pair in group.pairs:
-        values = {r.key: r.seed_groups[pair].by_seed(column) for r in group.rows_on(pair)}
-        for row, other in _row_pairs(group, pair):
-            ours, theirs = values[row.key], values[other.key]
-            seeds = tuple(sorted(ours.keys() & theirs.keys()))
-            compared.append((pair, row, other, seeds))
-            differences.setdefault(len(seeds), []).append([ours[s] - theirs[s] for s in seeds])
-    tests = {n: iter(_paired_tests(np.array(d).reshape(len(d), n))) for n, d in differences.items()}
-    comparisons = [Comparison(*fields, **next(tests[len(fields[-1])])) for fields in compared]
-    return [
-        corrected
-        for _, of_pair in itertools.groupby(comparisons, lambda c: c.pair)
-        for corrected in _holm_corrected(list(of_pair))
-    ]
+        compared = _Compared.on(pair, _all_row_pairs(group.rows_on(pair), pair), column)
+        comparisons += compared.comparisons(holm(compared.tests.p), intervals=False)
+    return comparisons
 
 
 def comparisons_with(comparisons: Iterable[Comparison], method: str = BASELINE) -> dict[tuple[RowKey, str], Comparison]:
-    """Return the comparisons of all other rows with `method`, as row minus method, by the row's key and the pair.
+    """Return the comparisons with a reference of this method, by the row's key and the pair."""
+    return {(c.row.key, c.pair): c for c in comparisons if c.other.method == method}
 
-    Rows are left out where several variants of the method could be the one to compare with.
+
+def reference_rows(group: ResultGroup, pair: str, method: str) -> dict[Any, MethodRow]:
+    """Return the rows of a method that others are compared with on a pair, by their training conditions.
+
+    Where several variants were trained alike, that is the default variant; there is none where no variant is.
     """
-    by_row: dict[tuple[RowKey, str], list[Comparison]] = {}
-    for comparison in comparisons:
-        oriented = comparison if comparison.other.method == method else comparison.reverse()
-        if oriented.other.method == method and oriented.row.method != method:
-            by_row.setdefault((oriented.row.key, oriented.pair), []).append(oriented)
-    return {key: candidates[0] for key, candidates in by_row.items() if len(candidates) == 1}
+    candidates: dict[Any, list[MethodRow]] = {}
+    for row in group.rows_on(pair):
+        if row.method == method and (conditions := row.seed_groups[pair].training_conditions):
+            candidates.setdefault(conditions, []).append(row)
+    chosen = {
+        conditions: rows if len(rows) == 1 else [row for row in rows if row.is_default]
+        for conditions, rows in candidates.items()
+    }
+    return {conditions: rows[0] for conditions, rows in chosen.items() if len(rows) == 1}
 
 
-def _row_pairs(group: ResultGroup, pair: str) -> list[tuple[MethodRow, MethodRow]]:
-    """The rows to compare on a pair, the later first."""
-    rows = group.rows_on(pair)
-    conditions = [r.seed_groups[pair].training_conditions for r in rows]
-    hubs = list(range(len(rows)))  # rows compared with all others
-    if len(rows) > MAX_ROWS:
-        hubs = [i for i, r in enumerate(rows) if r.method in (published.STUDENT, BASELINE)][:MAX_ROWS]
-    indices = {(max(i, j), min(i, j)) for i in hubs for j in range(len(rows)) if i != j}
-    return [(rows[i], rows[j]) for i, j in sorted(indices) if conditions[i] and conditions[i] == conditions[j]]
+def _all_row_pairs(rows: Sequence[MethodRow], pair: str) -> list[RowPair]:
+    """All pairs of rows trained under the same conditions, the later first."""
+    conditions = [row.seed_groups[pair].training_conditions for row in rows]
+    alike = ((i, j) for i in range(len(rows)) for j in range(i) if conditions[i] and conditions[i] == conditions[j])
+    return [(rows[i], rows[j]) for i, j in alike]
 
 
 # ---------------------------------------------------------------- tests on one pair
 
 
-def _paired_tests(d: np.ndarray) -> list[dict[str, Any]]:
-    """The fields of a Comparison for each row of differences [m, n], without the correction."""
-    n = d.shape[1]
-    if not n:
-        return [{"difference": math.nan, "note": "no seed in common"}] * len(d)
-    difference, low, high = mean_intervals(d)
-    if n < MIN_SEEDS:
-        return [{"difference": float(mean), "note": f"n = {n}: too few for a test"} for mean in difference]
-    from scipy import stats
+@dataclass(frozen=True)
+class _Compared:
+    """Rows compared on one pair, with their common seeds and tests."""
 
-    equal = np.isnan(low)
-    zero = equal & (np.abs(difference) < RESOLUTION)
-    p, d_z = (np.where(zero, value, math.nan) for value in (1.0, 0.0))
-    if not equal.all():
-        varied = d[~equal]
-        _, p[~equal] = stats.ttest_1samp(varied, 0, axis=1)
-        d_z[~equal] = varied.mean(axis=1) / varied.std(axis=1, ddof=1)
-    difference[zero] = low[zero] = high[zero] = 0
-    notes = np.select([zero, equal], ["all differences are zero", "all differences are equal: no t"], "")
-    columns = {"difference": difference, "low": low, "high": high, "t_p": p, "d_z": d_z, "note": notes}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+    pair: str
+    row_pairs: Sequence[RowPair]
+    seeds: Sequence[tuple[int, ...]]
+    tests: PairedTests
+
+    @classmethod
+    def on(cls, pair: str, row_pairs: Sequence[RowPair], column: str) -> "_Compared":
+        """Test all comparisons of one family on a pair."""
+        rows = {row.key: row for row_pair in row_pairs for row in row_pair}
+        values = {key: row.seed_groups[pair].by_seed(column) for key, row in rows.items()}
+        edges = [(row.key, other.key) for row, other in row_pairs]
+        seeds = [tuple(sorted(values[row].keys() & values[other].keys())) for row, other in edges]
+        differences = [
+            np.array([values[row][s] - values[other][s] for s in common])
+            for (row, other), common in zip(edges, seeds, strict=True)
+        ]
+        return cls(pair, row_pairs, seeds, paired_tests(differences, edges))
+
+    def comparisons(self, adjusted: np.ndarray, *, intervals: bool) -> list[Comparison]:
+        """Return the comparisons with p-values [m] corrected for the family, and intervals by Bonferroni's rule."""
+        tests, count = self.tests, self.tests.count
+        half = tests.half_widths(ALPHA / count) if intervals and count else np.full(len(self.row_pairs), math.nan)
+        numbers = {
+            "difference": tests.difference, "low": tests.difference - half, "high": tests.difference + half,
+            "p": tests.p, "p_adjusted": adjusted, "df": tests.df, "d_z": tests.effect_sizes,
+        }  # fmt: skip
+        columns = {name: values.tolist() for name, values in numbers.items()}
+        comparisons = []
+        for i, ((row, other), seeds) in enumerate(zip(self.row_pairs, self.seeds, strict=True)):
+            fields = {name: column[i] for name, column in columns.items()}
+            note = _note(fields["p"], len(seeds))
+            comparisons.append(Comparison(self.pair, row, other, seeds, **fields, family_size=count, note=note))
+        return comparisons
+
+
+def _note(p: float, n: int) -> str:
+    """Why a comparison has no test; empty where it has one."""
+    if not math.isnan(p):
+        return ""
+    if n < MIN_SEEDS:
+        return f"n = {n}: too few for a test" if n else "no seed in common"
+    return "all differences are equal: no t"
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -163,12 +205,6 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _holm_corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """The comparisons of one pair, with Holm's correction."""
-    adjusted = holm(np.array([c.t_p for c in comparisons])).tolist()
-    return [replace(c, t_holm=p) for c, p in zip(comparisons, adjusted, strict=True)]
-
-
 # ---------------------------------------------------------------- many pairs
 
 
@@ -180,8 +216,9 @@ class Ranking:
     means: [rows, pairs] over these seeds. ranks: [rows, pairs], 1 the best; ties share their mean rank.
     friedman, friedman_p: statistic and p-value; NaN for fewer than three rows.
     critical_difference: of average ranks, by Nemenyi's test at 5 %.
-    wins, ties: [rows, rows], pairs on which one row beats the other, or the two tie (see `Comparison.outcome`); pairs
-        that are in neither had no interval.
+    wins, ties: [rows, rows], pairs on which one row beats the other, or the two tie, by the 95 % interval of their
+        difference on the pair: a moderated paired t-test, corrected neither for the number of rows nor for that of
+        pairs. Pairs that are in neither had no interval.
     exclusions: rows and pairs that are not ranked, with the reason.
     """
 
@@ -224,7 +261,7 @@ class Ranking:
         return (self.shortfall <= tau + RESOLUTION / 2).mean(axis=1)
 
 
-def rank(group: ResultGroup, comparisons: Iterable[Comparison], column: str = "top1_last") -> Ranking | None:
+def rank(group: ResultGroup, column: str = "top1_last") -> Ranking | None:
     """Rank rows over the pairs of a group; None where fewer than two pairs or two rows are left to rank.
 
     Rows without runs on one of the pairs are left out, and so are rows trained under other conditions than the most.
@@ -249,7 +286,7 @@ def rank(group: ResultGroup, comparisons: Iterable[Comparison], column: str = "t
 
     table = np.array(means).T
     ranks = stats.rankdata(-np.round(table / RESOLUTION), axis=0)
-    wins, ties = _outcomes(comparisons, rows, pairs)
+    wins, ties = _outcomes(rows, pairs, column)
     critical_difference = nemenyi(len(rows), len(pairs))
     return Ranking(pairs, rows, seeds, table, ranks, *friedman(ranks), critical_difference, wins, ties, exclusions)
 
@@ -297,19 +334,18 @@ def _comparable_rows(group: ResultGroup) -> tuple[list[MethodRow], list[str]]:
     return chosen, [*exclusions, *(f"{r.label}: not trained like the others" for r in excluded)]
 
 
-def _outcomes(
-    comparisons: Iterable[Comparison], rows: Sequence[MethodRow], pairs: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _outcomes(rows: Sequence[MethodRow], pairs: Sequence[str], column: str) -> tuple[np.ndarray, np.ndarray]:
     """Wins and ties [rows, rows]."""
-    index: Mapping[RowKey, int] = {r.key: i for i, r in enumerate(rows)}
+    later, earlier = np.tril_indices(len(rows), -1)
     wins, ties = (np.zeros((len(rows), len(rows)), int) for _ in range(2))
-    for c in comparisons:
-        i, j = index.get(c.row.key), index.get(c.other.key)
-        if i is None or j is None or c.pair not in pairs or c.outcome is None:
-            continue
-        if c.outcome == 0:
-            ties[i, j] += 1
-            ties[j, i] += 1
-        else:
-            wins[(i, j) if c.outcome > 0 else (j, i)] += 1
+    row_pairs = [(rows[i], rows[j]) for i, j in zip(later.tolist(), earlier.tolist(), strict=True)]
+    for pair in pairs:
+        tests = _Compared.on(pair, row_pairs, column).tests
+        told_apart = tests.p < ALPHA
+        better = tests.difference > 0
+        wins[later, earlier] += told_apart & better
+        wins[earlier, later] += told_apart & ~better
+        tie = tests.p >= ALPHA
+        ties[later, earlier] += tie
+        ties[earlier, later] += tie
     return wins, ties

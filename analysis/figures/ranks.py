@@ -25,7 +25,7 @@ def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple
     """
     if len(group.pairs) < 2:
         return [], []
-    ranking = statistics.rank(group, statistics.compare(group))
+    ranking = statistics.rank(group)
     if ranking is None:
         return [], [f"no ranks for {group.stem}: there are no two rows, trained alike, with runs on every pair"]
     figures, problems = draw(group, ranking, colors)

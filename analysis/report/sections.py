@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from analysis import statistics
 from analysis.ablation import Ablation
 from analysis.report import pictures
 from analysis.report.page import Section, of_tables
@@ -34,12 +33,10 @@ def results(source: Source) -> Section:
 
 
 def significance_and_ranks(source: Source) -> Section:
-    """Build the comparisons of each two rows, and the ranks over several pairs."""
-    comparisons, id = source.results.comparisons, source.id("significance")
-    if not comparisons:
-        return Section("Significance", id)
-    tables, figures = [significance.table(source.results)], []
-    if ranking := statistics.rank(source.group, comparisons):
+    """Build the comparisons with KD and with the student alone, and the ranks over several pairs."""
+    id, figures = source.id("significance"), []
+    tables = [significance.table(source.results)] if source.results.comparisons else []
+    if ranking := source.results.ranking:
         tables += ranks.tables(ranking)
         figures = list(pictures.of_ranks(source, ranking))
         source.problems += [f"not ranked: {text}" for text in ranking.exclusions]

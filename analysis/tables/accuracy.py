@@ -203,8 +203,9 @@ def kd_table(results: Results) -> Table | None:
         if any(by_pair):
             lines.append(Line([Cell(row.label), *map(_kd_cell, by_pair)], methods=without_baselines(row.method)))
     intro = (
-        "Mean difference to KD in points over common seeds, [95 % interval] by Student's t (not corrected), p of the "
-        f"paired t-test after Holm's correction (common seeds). All comparisons: {results.group.stem}-significance.md."
+        "Mean difference to KD in points over common seeds, [95 % interval], p of the moderated paired t-test (common "
+        "seeds). Interval and p are corrected for the family of all comparisons with KD on the pair. Comparisons with "
+        f"the student alone: {results.group.stem}-significance.md."
     )
     heads = [Head("", 1), *(Head(pair, 1, pair) for pair in pairs)]
     columns = [Column("Method", TEXT), *(Column("difference", pair=pair) for pair in pairs)]
@@ -215,7 +216,7 @@ def _kd_cell(comparison: Comparison | None) -> Cell:
     if comparison is None:
         return EMPTY
     cell = cells.difference(comparison.difference, comparison.low, comparison.high)
-    p = "" if math.isnan(comparison.t_holm) else f"p {cells.p_value(comparison.t_holm)}"
+    p = "" if math.isnan(comparison.p_adjusted) else f"p {cells.p_value(comparison.p_adjusted)}"
     detail = " ".join(filter(None, (cell.detail, p, f"({comparison.n})")))
     return replace(cell, detail=detail, symbol=DAGGERS[comparison.significant])
 
@@ -250,10 +251,10 @@ def records(results: Results) -> list[dict[str, Any]]:
 
 
 def _kd_columns(comparison: Comparison) -> dict[str, Any]:
-    """The comparison with KD; the p-value is that of the paired t-test after Holm's correction."""
-    tested = not math.isnan(comparison.t_holm)
+    """The comparison with KD; the p-value is corrected for its family."""
+    tested = not math.isnan(comparison.p_adjusted)
     outcome = {1: "better", 0: "none", -1: "worse"}[comparison.significant] if tested else "not tested"
-    numbers = {"delta_kd": comparison.difference, "n_kd": comparison.n, "p_kd": comparison.t_holm}
+    numbers = {"delta_kd": comparison.difference, "n_kd": comparison.n, "p_kd": comparison.p_adjusted}
     return numbers | {"significance_kd": outcome}
 
 

@@ -44,10 +44,10 @@ def write(results: Results, reports: Path) -> list[Path]:
     }
     if results.comparisons:
         texts |= _significance(results)
-        if ranking := results.ranking:
-            heading = f"{results.group.heading}: ranks over pairs"
-            texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
-            texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
+    if ranking := results.ranking:
+        heading = f"{results.group.heading}: ranks over pairs"
+        texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
+        texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
     return write_texts(reports / "tables", results.group.stem, texts)
 
 
@@ -65,7 +65,7 @@ def _significance(results: Results) -> dict[str, str]:
     return {
         "-significance.md": markdown.document(heading, around(table, by_pair)),
         "-significance.tex": latex.longtable(f"{results.group.stem}-significance", text, without_notes),
-        "-significance.csv": csv.render(significance.COLUMNS, significance.records(results)),
+        "-significance.csv": csv.render(significance.COLUMNS, significance.records(results, results.comparisons)),
     }
 
 

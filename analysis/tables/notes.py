@@ -71,16 +71,19 @@ def published_note(group: ResultGroup) -> str:
 
 def dagger_note(results: Results) -> str:
     """Return the meaning of the daggers, or why there are none; empty where KD has no row to be compared with."""
-    seeds = max((c.n for c in results.kd_comparisons.values()), default=0)
-    if seeds >= MIN_SEEDS:
+    comparisons = results.kd_comparisons.values()
+    if tested := {c.family_size for c in comparisons} - {0}:
+        sizes = " to ".join(map(str, sorted({min(tested), max(tested)})))
         return (
-            "† significantly better than KD, ‡ significantly worse: paired t-test over common seeds at 5 %, with "
-            "Holm's correction over all comparisons on the pair."
+            "† significantly better than KD, ‡ significantly worse, at 5 %: moderated paired t-test over common seeds, "
+            f"corrected for the family of all comparisons with KD on the pair, {sizes} here (Bonferroni)."
         )
-    if results.kd_comparisons:
-        return f"No test against KD: {counted(seeds, 'seed')} in common, and at least {MIN_SEEDS} are needed."
-    several = any(statistics.BASELINE in (c.row.method, c.other.method) for c in results.comparisons)
-    return "No test against KD: it has several variants here; see the table of significance." if several else ""
+    if comparisons:
+        seeds = max(c.n for c in comparisons)
+        reason = f"{counted(seeds, 'seed')} in common, and at least {MIN_SEEDS} are needed"
+        return f"No test against KD: {reason if seeds < MIN_SEEDS else 'all differences are equal'}."
+    several = sum(row.method == statistics.BASELINE for row in results.group.rows) > 1
+    return "No test against KD: none of its variants here is the default." if several else ""
 
 
 def unequal_cost(row: MethodRow) -> list[str]:

@@ -67,7 +67,8 @@ def _outcomes(ranking: Ranking) -> Table:
     numbers = {i: [EMPTY if i == j else Cell("/".join(map(str, outcome(ranking, i, j)))) for j in order] for i in order}
     intro = (
         "Win/tie/loss, row against column: on how many pairs the row is better, not told apart, worse. A win is a "
-        "paired difference whose 95 % interval (Student's t, not corrected) lies above 0."
+        "difference whose 95 % interval on the pair lies above 0, by the moderated paired t-test. It is corrected "
+        "neither for the number of rows nor for that of pairs: one comparison in twenty is a win or loss by chance."
     )
     untested = counted(ranking.untested, "comparison")
     verb = "has" if ranking.untested == 1 else "have"

@@ -33,7 +33,7 @@ class Results:
     @functools.cached_property
     def ranking(self) -> Ranking | None:
         """The rows ranked over the pairs; None where there is nothing to rank."""
-        return statistics.rank(self.group, self.comparisons)
+        return statistics.rank(self.group)
 
     @property
     def skipped(self) -> list[UnfinishedRun]:

@@ -1,12 +1,11 @@
-"""All comparisons of two rows on a pair."""
+"""Comparisons of two rows on a pair: with KD and with the student alone; of all pairs of rows on request."""
 
 import math
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from analysis import statistics
+from analysis import published, statistics
 from analysis.statistics import Comparison
 from analysis.tables.results import DAGGERS, Results, without_baselines
 from benchmark.statistics import MIN_SEEDS
@@ -16,77 +15,106 @@ from benchmark.tables.model import BEST, EMPTY, TEXT, Cell, Column, Line, Table
 
 COLUMNS = (
     "dataset", "profile", "pair", "method", "label", "identity", "other_method", "other_label", "other_identity", "n",
-    "seeds", "difference", "low", "high", "t_p", "t_holm", "d_z", "significant", "note",
+    "seeds", "difference", "low", "high", "p", "p_adjusted", "family_size", "df", "d_z", "significant", "note",
 )  # fmt: skip
+REFERENCE_NAMES = {statistics.BASELINE: "KD", published.STUDENT: "the student alone"}
+EFFECT = "d_z: the difference over the moderated standard deviation of one seed's difference."
 
 
 def table(results: Results) -> Table:
-    """Return the comparisons, the later row of the table of accuracies minus the earlier one."""
-    columns = [Column(title, TEXT) for title in ("Pair", "Method", "against")]
-    columns += [Column(title) for title in ("n", "difference", "p", "Holm", "d_z")]
-    columns.append(Column("note", TEXT))
-    lines = [Line(_line(c), c.pair, without_baselines(c.row.method, c.other.method)) for c in results.comparisons]
-    caption = "Every two rows on a pair, with the 95 % interval of their difference"
-    return Table(caption, columns, [lines], intro=[_explanation(results)], notes=list(_not_compared(results)))
+    """Return the two families of comparisons on each pair, a block each: with KD, and with the student alone."""
+    blocks = [
+        [_line(c, _interval(c)) for c in results.comparisons if c.other.method == method]
+        for method in statistics.REFERENCES
+    ]
+    caption = "Differences to KD and to the student alone, with their 95 % intervals"
+    return Table(
+        caption, _columns(), [block for block in blocks if block], intro=[_explanation(results)],
+        notes=[*_family_sizes(results), *_not_compared(results)],
+    )  # fmt: skip
 
 
-def _line(c: Comparison) -> list[Cell]:
-    difference = cells.difference(c.difference, c.low, c.high)
+def pairwise_table(results: Results, comparisons: Iterable[Comparison]) -> Table:
+    """Return the comparisons of every two rows, the later row of the table of accuracies minus the earlier one."""
+    intro = (
+        f"{_compared(results)} The family is every two rows of the pair; p: two-sided moderated paired t-test after "
+        f"Holm's correction over the family, which gives no intervals. † marks the better and ‡ the worse at 5 %. {EFFECT}"
+    )
+    lines = [_line(c, cells.difference(c.difference)) for c in comparisons]
+    return Table(f"Every two rows of a pair: {results.group.heading}", _columns(), [lines], intro=[intro])
+
+
+def _columns() -> list[Column]:
+    texts, numbers = ("Pair", "Method", "against"), ("n", "difference", "p", "d_z")
+    return [*(Column(t, TEXT) for t in texts), *map(Column, numbers), Column("note", TEXT)]
+
+
+def _interval(c: Comparison) -> Cell:
+    return cells.difference(c.difference, c.low, c.high)
+
+
+def _line(c: Comparison, difference: Cell) -> Line:
     symbol = DAGGERS[c.significant]
     marked = replace(difference, mark=BEST if symbol else "", symbol=symbol)
-    return [
-        Cell(c.pair), Cell(c.row.label), Cell(c.other.label), cells.integer(c.n), marked, _p_value(c.t_p),
-        _p_value(c.t_holm), cells.difference(c.d_z), Cell(c.note),
-    ]  # fmt: skip
+    p = EMPTY if math.isnan(c.p_adjusted) else Cell(cells.p_value(c.p_adjusted), value=c.p_adjusted)
+    line = [Cell(c.pair), Cell(c.row.label), Cell(c.other.label), cells.integer(c.n), marked, p]
+    return Line([*line, cells.difference(c.d_z), Cell(c.note)], c.pair, without_baselines(c.row.method, c.other.method))
 
 
-def _p_value(p: float) -> Cell:
-    return EMPTY if math.isnan(p) else Cell(cells.p_value(p), value=p)
+def _compared(results: Results) -> str:
+    return (
+        f"Top-1 accuracy on {results.group.images} at the last epoch, compared seed by seed over the n seeds that both "
+        "rows have, of runs with equal settings outside the method and the same teacher."
+    )
 
 
 def _explanation(results: Results) -> str:
     text = (
-        f"Top-1 accuracy on {results.group.images} at the last epoch, compared seed by seed over the n seeds that both "
-        "rows have, of runs with equal settings outside the method and the same teacher. Difference: the row minus the "
-        "one it is compared with, in points, with its 95 % interval by Student's t (not corrected). p: two-sided "
-        "paired t-test, followed by Holm's correction over all comparisons on the pair. d_z: Cohen's effect size for "
-        "paired data, mean over standard deviation of the differences. "
+        f"{_compared(results)} Two families on each pair: every distillation method with KD, and with the student "
+        "alone. Difference: the row minus the one it is compared with, in points, with its 95 % interval. p: two-sided "
+        "moderated paired t-test (Smyth 2004), whose variances are shrunk towards that of the family. Interval and p "
+        "are corrected for the number of tests in the family (Bonferroni), and for no other family or pair. "
+        f"{EFFECT} "
     )
     n = max(c.n for c in results.comparisons)
     if n < MIN_SEEDS:
-        return f"{text}No test was made: at most {counted(n, 'seed')} in common, at least 3 are needed."
-    return f"{text}† marks the better and ‡ the worse after Holm's correction at 5 %."
+        return f"{text}No test was made: at most {counted(n, 'seed')} in common, at least {MIN_SEEDS} are needed."
+    return f"{text}† marks the better and ‡ the worse: p below 0.05, an interval without 0."
+
+
+def _family_sizes(results: Results) -> Iterator[str]:
+    """The number of tests in each family of each pair."""
+    for pair in results.group.pairs:
+        sizes = {c.other.method: c.family_size for c in results.comparisons if c.pair == pair}
+        if any(sizes.values()):
+            families = (f"{counted(n, 'test')} against {REFERENCE_NAMES[method]}" for method, n in sizes.items())
+            yield f"{pair}: {', '.join(families)}."
 
 
 def _not_compared(results: Results) -> Iterator[str]:
-    """The comparisons that were not made on each pair, and why."""
-    counts = Counter(c.pair for c in results.comparisons)
+    """The rows that have no comparison in a family although the pair has a row of its reference."""
     for pair in results.group.pairs:
-        rows = len(results.group.rows_on(pair))
-        possible = math.comb(rows, 2)
-        if counts[pair] == possible:
-            continue
-        if rows <= statistics.MAX_ROWS:
-            missing = possible - counts[pair]
-            yield f"{pair}: {missing} of {possible} comparisons are not made: the rows were not trained alike."
-        else:
-            yield (
-                f"{pair}, {rows} rows: beyond {statistics.MAX_ROWS}, only comparisons with the student alone and KD "
-                "are made, of rows trained alike."
-            )
+        rows = results.group.rows_on(pair)
+        for method, name in REFERENCE_NAMES.items():
+            compared = {c.row.key for c in results.comparisons if (c.pair, c.other.method) == (pair, method)}
+            references = {row.key for row in statistics.reference_rows(results.group, pair, method).values()}
+            missing = [r.label for r in results.group.method_rows if r in rows and r.key not in compared | references]
+            if missing and any(row.method == method for row in rows):
+                which = "trained alike" if references else "that is the default variant"
+                yield f"{pair}: there is no row of {name} {which} to compare with {', '.join(missing)}."
 
 
-def records(results: Results) -> list[dict[str, Any]]:
+def records(results: Results, comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
     """Return one record for each comparison, by `COLUMNS`; p-values to seven significant digits."""
     return [
         results.group.origin
         | {"pair": c.pair, "method": c.row.method, "label": c.row.label}
         | {"identity": c.row.seed_groups[c.pair].identity, "other_method": c.other.method, "other_label": c.other.label}
         | {"other_identity": c.other.seed_groups[c.pair].identity, "n": c.n, "seeds": " ".join(map(str, c.seeds))}
-        | {"difference": c.difference, "low": c.low, "high": c.high, "d_z": c.d_z, "note": c.note}
-        | {"t_p": _digits(c.t_p), "t_holm": _digits(c.t_holm)}
-        | {"significant": {1: "better", -1: "worse", 0: "" if math.isnan(c.t_holm) else "none"}[c.significant]}
-        for c in results.comparisons
+        | {"difference": c.difference, "low": c.low, "high": c.high, "d_z": c.d_z, "df": c.df, "note": c.note}
+        | {"p": _digits(c.p), "p_adjusted": _digits(c.p_adjusted), "family_size": c.family_size}
+        | {"significant": {1: "better", -1: "worse", 0: "" if math.isnan(c.p_adjusted) else "none"}[c.significant]}
+        for c in comparisons
     ]
 
 

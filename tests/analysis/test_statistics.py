@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis import statistics
 from analysis.groups import MethodRow, ResultGroup, SeedGroup
-from analysis.statistics import Comparison, compare, comparisons_with, holm, nemenyi, rank
+from analysis.statistics import Comparison, compare, compare_all, comparisons_with, holm, nemenyi, rank
 
 pytestmark = pytest.mark.filterwarnings("error")
 LABELS = {"ce": "Student", "kd": "KD", "crd": "CRD", "dkd": "DKD", "clkd": "CLKD"}
@@ -21,10 +20,13 @@ NAN = pytest.approx(math.nan, nan_ok=True)
 CONFIG = {"recipe.epochs": 240, "dataset.name": "cifar100", "teacher.sha256": "a1"}
 
 
-def seed_group(accuracies: Mapping[int, float] | Sequence[float], **config: Any) -> SeedGroup:
-    """A seed group of these accuracies by seed (from 0 for a list)."""
+def seed_group(
+    accuracies: Mapping[int, float] | Sequence[float], *, changed: Sequence[str] = (), **config: Any
+) -> SeedGroup:
+    """A seed group of these accuracies by seed (from 0 for a list). changed: settings that are not the defaults."""
     by_seed = accuracies if isinstance(accuracies, Mapping) else dict(enumerate(accuracies))
     frame = pd.DataFrame({"seed": list(by_seed), "top1_last": list(by_seed.values()), "identity": "0123456789ab"})
+    frame["changed_settings"] = [changed] * len(frame)
     return SeedGroup(frame, CONFIG | {k.replace("__", "."): v for k, v in config.items()})
 
 
@@ -35,8 +37,10 @@ def group(columns: Mapping[str, Mapping[str, Any]]) -> ResultGroup:
         for name, accuracies in by_row.items():
             method, _, variant = name.partition("/")
             label = LABELS[method] + (f" ({variant})" if variant else "")
-            row = rows.setdefault(name, MethodRow(method, label, int(variant or 0), {}))
-            row.seed_groups[pair] = accuracies if isinstance(accuracies, SeedGroup) else seed_group(accuracies)
+            runs = accuracies if isinstance(accuracies, SeedGroup) else seed_group(accuracies)
+            default = not runs.changed_options
+            row = rows.setdefault(name, MethodRow(method, label, int(variant or 0), {}, is_default=default))
+            row.seed_groups[pair] = runs
     order = sorted(rows.values(), key=lambda r: (list(LABELS).index(r.method), r.variant))
     return ResultGroup(
         "cifar100", "short", list(columns), {p: ("a", "b") for p in columns}, [], order, [], pd.DataFrame()
@@ -60,9 +64,9 @@ def test_three_differences_by_hand():
     assert (c.row.label, c.other.label, c.seeds, c.n) == ("KD", "Student", (0, 1, 2), 3)
     assert c.difference == pytest.approx(2)
     assert (c.low, c.high) == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
-    assert c.t_p == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert c.p == pytest.approx(1 - t / math.sqrt(2 + t * t))
     assert c.d_z == pytest.approx(2)
-    assert (c.t_holm, c.note) == (c.t_p, "")
+    assert (c.p_adjusted, c.family_size, c.df, c.note) == (c.p, 1, 2, "")
     assert c.outcome == 0
 
 
@@ -74,7 +78,7 @@ def test_intervals_and_p_values_equal_scipys(n):
     c = compare_kd(before, after)
     t = stats.ttest_rel(after, before)
     low, high = t.confidence_interval(0.95)
-    assert (c.t_p, c.low, c.high) == pytest.approx((t.pvalue, low, high))
+    assert (c.p, c.low, c.high) == pytest.approx((t.pvalue, low, high))
     assert c.d_z == pytest.approx(t.statistic / math.sqrt(n))
 
 
@@ -83,7 +87,7 @@ def test_only_common_seeds_are_compared():
     assert (c.seeds, c.n) == ((0, 1, 2), 3)
     t = stats.ttest_rel([61.0, 61.5, 60.5], [60.0, 61.0, 59.0])
     assert c.difference == pytest.approx(1.0)
-    assert c.t_p == pytest.approx(t.pvalue)
+    assert c.p == pytest.approx(t.pvalue)
     c = compare_kd({0: 60.0, 1: math.nan}, {0: 61.0, 1: 61.0})
     assert (c.seeds, c.difference) == ((0,), pytest.approx(1.0))
 
@@ -100,20 +104,20 @@ def test_too_few_seeds_are_noted_and_not_tested(kd, n, difference, note):
     c = compare_kd([60.0, 60.0, 60.0], kd)
     assert (c.n, c.note) == (n, note)
     assert c.difference == pytest.approx(difference, nan_ok=True)
-    assert [c.low, c.high, c.t_p, c.t_holm, c.d_z] == [NAN] * 5
+    assert [c.low, c.high, c.p, c.p_adjusted, c.d_z] == [NAN] * 5
     assert (c.significant, c.outcome) == (0, None)
 
 
 def test_all_differences_zero():
     c = compare_kd([60, 61, 62, 63], [60, 61, 62, 63 + 4e-6])  # the last within single precision
-    assert (c.difference, c.low, c.high, c.t_p, c.d_z) == (0, 0, 0, 1, 0)
-    assert (c.outcome, c.significant, c.note) == (0, 0, "all differences are zero")
+    assert (c.difference, c.low, c.high, c.p, c.p_adjusted, c.d_z) == (0, 0, 0, 1, 1, 0)
+    assert (c.outcome, c.significant, c.note) == (0, 0, "")
 
 
 def test_equal_differences_have_no_t():
     c = compare_kd([60, 61, 62, 63, 64], [60.5, 61.5, 62.5, 63.5, 64.5])
     assert c.difference == pytest.approx(0.5)
-    assert [c.low, c.high, c.t_p, c.t_holm, c.d_z] == [NAN] * 5
+    assert [c.low, c.high, c.p, c.p_adjusted, c.d_z] == [NAN] * 5
     assert (c.outcome, c.significant, c.note) == (None, 0, "all differences are equal: no t")
 
 
@@ -133,37 +137,84 @@ def test_runs_without_a_config_are_not_compared():
     assert compare(group({"p": {"ce": unknown, "kd": unknown}})) == []
 
 
-def test_every_two_rows_and_both_directions():
-    results = group({"p": {"ce": [60, 61, 60], "kd": [62, 62, 61], "crd": [61, 63, 64]}, "q": {"kd": [1, 2, 4]}})
-    comparisons = compare(results)
-    assert [(c.row.label, c.other.label) for c in comparisons] == [("KD", "Student"), ("CRD", "Student"), ("CRD", "KD")]
-    c, back = comparisons[2], comparisons[2].reverse()
-    assert (back.row.label, back.other.label) == ("KD", "CRD")
-    assert (back.difference, back.low, back.high, back.d_z) == (-c.difference, -c.high, -c.low, -c.d_z)
-    assert back.t_holm == c.t_holm
-    with_kd = comparisons_with(comparisons)
-    assert set(with_kd) == {(("ce", 0), "p"), (("crd", 0), "p")}
-    assert with_kd[("ce", 0), "p"].difference == pytest.approx(-4 / 3)
+def labels(comparisons: list[Comparison]) -> list[tuple[str, str]]:
+    return [(c.row.label, c.other.label) for c in comparisons]
+
+
+ROWS = {"ce": [60, 61, 60], "kd": [62, 62, 61], "crd": [61, 63, 64], "dkd": [62, 63, 61]}
+
+
+def test_methods_are_compared_with_kd_and_with_the_student_alone():
+    comparisons = compare(group({"p": ROWS, "q": {"kd": [1, 2, 4]}}))
+    family_of_kd = [("CRD", "KD"), ("DKD", "KD")]
+    assert labels(comparisons) == [*family_of_kd, ("KD", "Student"), ("CRD", "Student"), ("DKD", "Student")]
+    assert [c.family_size for c in comparisons] == [2, 2, 3, 3, 3]
+    with_kd, with_student = comparisons_with(comparisons), comparisons_with(comparisons, "ce")
+    assert set(with_kd) == {(("crd", 0), "p"), (("dkd", 0), "p")}
+    assert set(with_student) == {(("kd", 0), "p"), (("crd", 0), "p"), (("dkd", 0), "p")}
     assert with_kd[("crd", 0), "p"].difference == pytest.approx(1.0)
+    assert with_student[("kd", 0), "p"].difference == pytest.approx(4 / 3)
 
 
-def test_several_variants_of_kd_leave_no_comparison_with_kd():
-    results = group({"p": {"kd/0": [60, 61, 60], "kd/1": [62, 62, 61], "crd": [61, 63, 64]}})
-    assert comparisons_with(compare(results)) == {}
-    assert set(comparisons_with(compare(results), "crd")) == {(("kd", 0), "p"), (("kd", 1), "p")}
+def test_every_two_rows_on_request():
+    comparisons = compare_all(group({"p": {m: ROWS[m] for m in ("ce", "kd", "crd")}, "q": {"kd": [1, 2, 4]}}))
+    assert labels(comparisons) == [("KD", "Student"), ("CRD", "Student"), ("CRD", "KD")]
+    assert [c.family_size for c in comparisons] == [3, 3, 3]
+    p = sorted(c.p for c in comparisons)
+    holms = [min(1, 3 * p[0]), min(1, max(3 * p[0], 2 * p[1])), min(1, max(3 * p[0], 2 * p[1], p[2]))]
+    assert sorted(c.p_adjusted for c in comparisons) == pytest.approx(holms)
+    assert all(math.isnan(c.low) and math.isnan(c.high) for c in comparisons)
 
 
-def test_beyond_many_rows_only_the_baselines_are_compared():
+def test_a_family_does_not_depend_on_other_families_and_pairs():
+    """Another pair, a row trained otherwise, and the student alone change no comparison with KD."""
+    comparisons = comparisons_with(compare(group({"p": ROWS})))
+    more = ROWS | {"clkd": seed_group([70.0, 60.0, 65.0], recipe__epochs=20)}
+    without_student = {m: values for m, values in ROWS.items() if m != "ce"}
+    for columns in ({"p": more, "q": ROWS}, {"p": without_student}):
+        changed = comparisons_with(compare(group(columns)))
+        for key, c in comparisons.items():
+            assert (changed[key].p_adjusted, changed[key].low) == (c.p_adjusted, c.low)
+
+
+def test_interval_and_p_value_are_corrected_for_the_family_by_bonferroni():
+    """From the uncorrected p-value and the degrees of freedom of each comparison, by scipy."""
+    comparisons = compare(group({"p": ROWS}))
+    for c in comparisons:
+        assert c.p_adjusted == pytest.approx(min(1, c.family_size * c.p))
+        error = abs(c.difference) / stats.t.isf(c.p / 2, c.df)
+        half = stats.t.isf(0.05 / 2 / c.family_size, c.df) * error
+        assert (c.low, c.high) == pytest.approx((c.difference - half, c.difference + half))
+        assert c.difference / c.d_z / math.sqrt(3) == pytest.approx(error)
+    assert comparisons[0].df > 2  # moderated
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=3, max_size=3), min_size=2, max_size=6))
+def test_an_interval_excludes_zero_just_where_there_is_a_mark(rows):
+    columns = {"ce": [60.0, 60.0, 60.0]} | {f"clkd/{i}": [60 + x for x in row] for i, row in enumerate(rows)}
+    for c in compare(group({"p": columns})):
+        assert (c.significant == 1, c.significant == -1) == (c.low > 0, c.high < 0)
+
+
+def test_methods_are_compared_with_the_default_variant():
+    variants = {"kd/0": [60, 61, 60], "kd/1": seed_group([62, 62, 61], changed=["method.T", "recipe.epochs"])}
+    rows = {"ce": [60, 60, 61], **variants, "crd": [61, 63, 64]}
+    comparisons = compare(group({"p": rows}))
+    assert labels(comparisons)[:2] == [("KD (1)", "KD (0)"), ("CRD", "KD (0)")]
+    rows["kd/0"] = seed_group([60, 61, 60], changed=["method.T"])
+    assert [other for _, other in labels(compare(group({"p": rows})))] == ["Student"] * 3  # no variant is the default
+    rows["kd/0"] = seed_group([60, 61, 60])
+    rows["kd/1"] = seed_group([62, 62, 61], changed=["method.T"], recipe__epochs=20)
+    rows["dkd"] = seed_group([62, 62, 61], recipe__epochs=20)  # only the variant was trained like it
+    assert labels(compare(group({"p": rows})))[:2] == [("CRD", "KD (0)"), ("DKD", "KD (1)")]
+
+
+def test_the_families_of_many_rows_grow_with_their_number():
     rng = np.random.default_rng(0)
     rows = {"ce": rng.normal(60, 1, 3), "kd": rng.normal(61, 1, 3)}
-    variants = {f"clkd/{i}": rng.normal(61, 1, 3) for i in range(statistics.MAX_ROWS)}
-    comparisons = compare(group({"p": rows | variants}))
-    assert len(comparisons) == 1 + 2 * statistics.MAX_ROWS
-    assert all({c.row.method, c.other.method} & {"ce", "kd"} for c in comparisons)
-    variants.popitem()
-    variants.popitem()
-    n = len(rows | variants)
-    assert len(compare(group({"p": rows | variants}))) == n * (n - 1) // 2
+    variants = {f"clkd/{i}": rng.normal(61, 1, 3) for i in range(60)}
+    assert len(compare(group({"p": rows | variants}))) == 60 + 61
+    assert len(compare_all(group({"p": rows | variants}))) == 62 * 61 // 2
 
 
 def test_published_values_never_enter(monkeypatch):
@@ -174,9 +225,8 @@ def test_published_values_never_enter(monkeypatch):
     )
     for name in ("find", "load"):
         monkeypatch.setattr(published, name, None)  # calling it fails
-    comparisons = compare(results)
-    assert len(comparisons) == 2
-    assert rank(results, comparisons) is not None
+    assert len(compare(results)) == 2
+    assert rank(results) is not None
 
 
 # ---------------------------------------------------------------- Holm's correction
@@ -197,57 +247,6 @@ def test_holm_by_hand():
     assert list(holm(np.array([0.6, 0.7]))) == [1, 1]
     assert list(holm(np.array([0.02, math.nan, 0.03]))) == [pytest.approx(0.04), NAN, pytest.approx(0.04)]
     assert len(holm(np.array([]))) == 0
-
-
-def test_holm_corrects_over_the_comparisons_of_one_pair():
-    rng = np.random.default_rng(3)
-    columns = {p: {m: rng.normal(60, 1, 4) for m in ("ce", "kd", "crd")} for p in ("p", "q")}
-    comparisons = compare(group(columns))
-    for pair in columns:
-        of_pair = [c for c in comparisons if c.pair == pair]
-        p = sorted(c.t_p for c in of_pair)
-        expected = [min(1, 3 * p[0]), min(1, max(3 * p[0], 2 * p[1])), min(1, max(3 * p[0], 2 * p[1], p[2]))]
-        assert sorted(c.t_holm for c in of_pair) == pytest.approx(expected)
-    few = columns["p"] | {"dkd": [60.0, 61.0]}  # not tested, so not counted
-    assert max(c.t_holm / c.t_p for c in compare(group({"p": few})) if c.n > 2) == pytest.approx(3)
-
-
-# ---------------------------------------------------------------- simulated seeds
-
-
-def simulated(tables: int, seeds: int, gain: float) -> list[Comparison]:
-    """`tables` pairs of three rows, whose seeds share a part as paired runs do; KD is `gain` above the others."""
-    rng = np.random.default_rng(11)
-    shared = rng.normal(60, 1, (tables, 1, seeds))
-    values = shared + rng.normal(0, 0.3, (tables, 3, seeds)) + np.array([0, gain, 0])[:, None]
-    names = ("ce", "kd", "crd")
-    return compare(group({f"p{i}": dict(zip(names, values[i], strict=True)) for i in range(tables)}))
-
-
-def test_a_true_null_hypothesis_is_rejected_at_the_nominal_rate():
-    """1,000 tables of 5 seeds; the bands are 3.3 standard errors of a binomial share."""
-    tables = 1000
-    comparisons = simulated(tables, 5, 0.0)
-    kd_comparisons = [c for c in comparisons if (c.row.label, c.other.label) == ("KD", "Student")]
-    band = 3.3 * math.sqrt(0.05 * 0.95 / tables)
-    assert np.mean([c.t_p < 0.05 for c in kd_comparisons]) == pytest.approx(0.05, abs=band)
-    assert np.mean([c.outcome != 0 for c in kd_comparisons]) == pytest.approx(0.05, abs=band)
-    families = {c.pair for c in comparisons if c.significant}
-    assert 0.01 < len(families) / tables < 0.05 + band
-    uncorrected = {c.pair for c in comparisons if c.t_p < 0.05}
-    assert len(uncorrected) / tables > 0.05 + band  # so it is Holm's correction that keeps the rate
-
-
-def test_a_true_difference_is_found():
-    tables = 200
-    comparisons = simulated(tables, 5, 1.5)
-    with_kd = comparisons_with(comparisons)
-    assert np.mean([c.significant == -1 for c in with_kd.values()]) > 0.95
-    others = [c for c in comparisons if "kd" not in (c.row.method, c.other.method)]
-    assert len(others) == tables
-    assert np.mean([bool(c.significant) for c in others]) < 0.05 + 3.3 * math.sqrt(0.05 * 0.95 / tables)
-    covered = [c.low < -1.5 < c.high for c in with_kd.values()]
-    assert np.mean(covered) == pytest.approx(0.95, abs=3.3 * math.sqrt(0.05 * 0.95 / len(covered)) + 0.01)
 
 
 # ---------------------------------------------------------------- many pairs
@@ -273,7 +272,7 @@ COLUMNS = {
 def test_ranks_and_friedman():
     """Means p 61, 63.17, 62.83, 64.07; q 51, 52.17, 52.17, 55.83; r 71, 70.5, 69, 69.8 (the three common seeds)."""
     results = group(COLUMNS)
-    ranking = rank(results, compare(results))
+    ranking = rank(results)
     assert ranking is not None
     assert [r.label for r in ranking.rows] == ["Student", "KD", "CRD", "CLKD"]
     assert ranking.ranks.T.tolist() == [[4, 2, 3, 1], [4, 2.5, 2.5, 1], [1, 2, 4, 3]]
@@ -290,7 +289,7 @@ def test_ranks_and_friedman():
 def test_friedman_by_hand():
     """Three rows in the same order on four pairs: 12 N / (k (k + 1)) (Σ R² − k (k + 1)² / 4) = 4 · 2 = 8."""
     results = group({p: {"ce": [60.0], "kd": [61.0], "crd": [62.0]} for p in "pqrs"})
-    ranking = rank(results, compare(results))
+    ranking = rank(results)
     assert ranking is not None
     assert ranking.friedman == pytest.approx(8)
     assert ranking.friedman_p == pytest.approx(math.exp(-4))  # χ² with two degrees of freedom
@@ -299,7 +298,7 @@ def test_friedman_by_hand():
 
 def test_ties_everywhere_give_a_friedman_statistic_of_0():
     results = group({p: {m: [60.0, 61.0, 62.0] for m in ("ce", "kd", "crd")} for p in "pq"})
-    ranking = rank(results, compare(results))
+    ranking = rank(results)
     assert ranking is not None
     assert (ranking.friedman, ranking.friedman_p) == (0, 1)
     assert ranking.average.tolist() == [2, 2, 2]
@@ -318,7 +317,7 @@ def test_wins_ties_and_losses():
             "u": {"ce": [60, 61, 62], "kd": [61, 62, 63]},
         }
     )
-    ranking = rank(results, compare(results))
+    ranking = rank(results)
     assert ranking is not None
     assert (ranking.wins.tolist(), ranking.ties.tolist()) == ([[0, 1], [2, 0]], [[0, 1], [1, 0]])
     assert ranking.untested == 2  # too few seeds, and no spread
@@ -333,7 +332,7 @@ def test_rows_and_pairs_that_cannot_be_ranked_are_excluded_with_the_reason():
     columns["s"] = {"ce": {0: 60.0}, "kd": {0: 61.0}, "clkd": {1: 62.0}, "crd": {0: 1.0}, "dkd": {0: 1.0}}
     columns["s"]["dkd"] = seed_group({0: 60.0}, recipe__epochs=20)
     results = group(columns)
-    ranking = rank(results, compare(results))
+    ranking = rank(results)
     assert ranking is not None
     assert [r.label for r in ranking.rows] == ["Student", "KD", "CLKD"]
     assert ranking.pairs == ["p", "q", "r"]
@@ -352,4 +351,4 @@ def test_fewer_than_two_rows_or_pairs_are_not_ranked():
         {"p": {"ce": {0: 60.0}, "kd": {1: 60.0}}, "q": {"ce": {0: 60.0}, "kd": {0: 60.0}}},
     ):
         results = group(columns)
-        assert rank(results, compare(results)) is None
+        assert rank(results) is None

@@ -31,7 +31,7 @@ def group(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranking(group):
-    return statistics.rank(group, statistics.compare(group))
+    return statistics.rank(group)
 
 
 def test_all_three_figures_in_both_formats(group, tmp_path):

@@ -164,6 +164,7 @@ def test_variants_stand_below_the_default_which_is_the_reference(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a2", 0, 70.0, options={"T": 2.0}, changes={"changed": ["method.T"]})
     block = analyse("table")[1].split("### ")[0]
     assert re.findall(r"^\| (KD[^|]*?) +\|", block, re.M) == ["KD", "KD (T=2)"]
+    assert "No test against KD" not in block
 
 
 def test_a_result_without_the_hash_of_its_teacher_counts(tree, analyse):
