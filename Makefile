@@ -34,7 +34,7 @@ OF_NAME = bench $(OF_TABLES)
 $(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale types docs test sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -76,6 +76,9 @@ restore: $(BIN)/installed ## move all dropped runs back
 
 scale: $(BIN)/installed ## time the tables of 10,000 run folders
 	@$(KD) scale
+
+simulate: $(BIN)/installed ## false marks and power of the tests of significance, on simulated runs: ARGS=
+	@$(KD) simulate $(ARGS)
 
 types: $(BIN)/installed ## check the types of benchmark, methods and analysis
 	@$(BIN)/basedpyright --level error --pythonpath $(BIN)/python

@@ -1,10 +1,10 @@
-"""`python -m analysis table|plots|structure|report|ablation|scale [key=value …]`: results of finished runs."""
+"""`python -m analysis table|plots|structure|report|ablation|scale|simulate [key=value …]`: results of finished runs."""
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import commands, exclusions, scale
+from analysis import commands, exclusions, scale, simulation
 from analysis.selection import RUN_FILTERS, select
 from benchmark.config.command_options import load_analysis
 from benchmark.errors import UserError, describe_os_error, nearest
@@ -18,6 +18,7 @@ COMMANDS = {
 }
 FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
+MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
   table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
@@ -32,6 +33,8 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
               move the runs that pass the filters to <runs>/.trash, and all of them back
   or alone: python -m analysis scale [n=10000]
               seconds and memory that `table` takes for a generated tree of n runs
+  or alone: python -m analysis simulate [tables=4000] [seed=0]
+              false marks and power of the tests of significance, on simulated runs
 
   runs=runs         folder of all runs
   reports=reports   folder to write to
@@ -46,8 +49,8 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
 
 def run(arguments: Sequence[str]) -> list[Path]:
     """Run the commands and return the files that they wrote. Raises UserError for unknown commands and keys."""
-    if arguments[0] == "scale":
-        scale.main(arguments[1:])
+    if measure := MEASUREMENTS.get(arguments[0]):
+        measure(arguments[1:])
         return []
     names = [argument for argument in arguments if "=" not in argument]
     words = [argument for argument in arguments if "=" in argument]

@@ -29,6 +29,7 @@ ANALYSIS = {  # commands of `python -m analysis`, which is never imported here
     "drop": "move the runs that pass the filters to a trash folder: method=kd where=kd.temperature=2",
     "restore": "move all dropped runs back",
     "scale": "time the tables of generated run folders",
+    "simulate": "false marks and power of the significance tests, on simulated runs",
 }
 
 

@@ -38,7 +38,8 @@ def pairwise_table(results: Results, comparisons: Iterable[Comparison]) -> Table
     """Return the comparisons of every two rows, the later row of the table of accuracies minus the earlier one."""
     intro = (
         f"{_compared(results)} The family is every two rows of the pair; p: two-sided moderated paired t-test after "
-        f"Holm's correction over the family, which gives no intervals. † marks the better and ‡ the worse at 5 %. {EFFECT}"
+        "Holm's correction over the family, which gives no intervals. † marks the better and ‡ the worse at 5 %. "
+        f"{EFFECT}"
     )
     lines = [_line(c, cells.difference(c.difference)) for c in comparisons]
     return Table(f"Every two rows of a pair: {results.group.heading}", _columns(), [lines], intro=[intro])

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, overrides
-from benchmark.config.schema import AnalysisOptions, ScaleOptions
+from benchmark.config.schema import AnalysisOptions, ScaleOptions, SimulateOptions
 from benchmark.errors import UserError, nearest
 from methods.options import dotted_names
 
@@ -49,6 +49,11 @@ def load_analysis(words: Sequence[str], keys: Sequence[str] | None = None) -> An
 def load_scale(words: Sequence[str]) -> ScaleOptions:
     """Return the options of `scale`. Raises UserError for an unknown key."""
     return _load_all("scale", ScaleOptions, words)
+
+
+def load_simulate(words: Sequence[str]) -> SimulateOptions:
+    """Return the options of `simulate`. Raises UserError for an unknown key."""
+    return _load_all("simulate", SimulateOptions, words)
 
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:

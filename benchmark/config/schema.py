@@ -181,3 +181,11 @@ class ScaleOptions:
     """Keys of `scale`."""
 
     n: int = integer(40)  # so that a quarter of the runs has two seeds of every method
+
+
+@dataclass
+class SimulateOptions:
+    """Keys of `simulate`."""
+
+    tables: int = integer(1)
+    seed: int = integer(0)

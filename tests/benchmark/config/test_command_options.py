@@ -9,13 +9,20 @@ import yaml
 
 from benchmark.config import files
 from benchmark.config.command_options import load_analysis, load_options, load_scale
-from benchmark.config.schema import AblateOptions, AnalysisOptions, ScaleOptions, SpeedOptions, TuneOptions
+from benchmark.config.schema import (
+    AblateOptions,
+    AnalysisOptions,
+    ScaleOptions,
+    SimulateOptions,
+    SpeedOptions,
+    TuneOptions,
+)
 from benchmark.errors import UserError
 from tests.conftest import ROOT
 
 COMMANDS = {
     "tune": TuneOptions, "ablate": AblateOptions, "speed": SpeedOptions, "analysis": AnalysisOptions,
-    "scale": ScaleOptions,
+    "scale": ScaleOptions, "simulate": SimulateOptions,
 }  # fmt: skip
 
 
