@@ -5,7 +5,7 @@ an option that is not the method's default.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,17 +41,29 @@ def group_runs(finished: pd.DataFrame, pairs: Sequence[str] = (), where: Sequenc
     raises UserError where no run fulfills one of them.
     """
     by_table = {
-        key: [SeedGroup(runs, _config(runs)) for _, runs in grouped(frame, ["method", "pair", "identity"])]
+        key: [SeedGroup(runs, _config(runs)) for runs in _of_one_config(frame)]
         for key, frame in grouped(finished.sort_values(["identity", "seed"]), ["dataset", "profile"])
     }
     check_where(where, [seed_group.config for seed_groups in by_table.values() for seed_group in seed_groups])
     groups = []
     for (dataset, profile), seed_groups in by_table.items():
-        chosen = [s for s in seed_groups if all(condition.holds(s.config) for condition in where)]
+        chosen = [s for s in seed_groups if all(_fulfills(s, condition) for condition in where)]
         chosen = [s for s in chosen if not pairs or s.pair in pairs]
         for conditions, alike in _by_conditions(chosen):
             groups.append(_result_group(dataset, profile, conditions, _in_order(dataset, pairs, alike), alike))
     return groups
+
+
+def _fulfills(seed_group: SeedGroup, condition: Where) -> bool:
+    """Return whether a condition holds; one on the teacher does for students alone, which have none."""
+    without_teacher = condition.key.startswith("teacher.") and seed_group.alone is not None
+    return without_teacher or condition.holds(seed_group.config)
+
+
+def _of_one_config(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Runs of one method with one config on one pair; of copies of a student alone, the first of each seed."""
+    for _, runs in grouped(frame, ["method", "pair", "configuration"]):
+        yield runs.drop_duplicates("seed").sort_values("seed") if runs.alone.iloc[0] else runs
 
 
 def _in_order(dataset: str, pairs: Sequence[str], seed_groups: Sequence[SeedGroup]) -> list[str]:
@@ -137,6 +149,8 @@ def _config(runs: pd.DataFrame) -> dict[str, Any]:
     """The settings that runs of one identity share, from the first readable config.yaml."""
     config = next(filter(None, map(load_config, runs.folder)), {})
     config = {k: v for k, v in config.items() if k not in IGNORED_KEYS}
+    if runs.alone.iloc[0]:  # its teacher, which older runs name, has no effect
+        return {k: v for k, v in config.items() if k != TEACHER_KEY}
     if isinstance(sha256 := runs.teacher_sha256.iloc[0], str):
         config.setdefault(TEACHER_KEY, sha256)
     return config
@@ -185,7 +199,7 @@ def _rows(method: str, title: str, by_pair: dict[str, list[SeedGroup]]) -> list[
 
 def _teachers(runs: pd.DataFrame) -> list[TeacherRow]:
     """The accuracies of the pairs' teachers; none where no accuracy is recorded or shown."""
-    known = runs.dropna(subset="teacher_top1").drop_duplicates("pair")
+    known = runs.dropna(subset="teacher_top1").sort_values("alone", kind="stable").drop_duplicates("pair")
     if known.empty:
         return []
     hashes = {

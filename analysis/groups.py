@@ -94,6 +94,11 @@ class SeedGroup:
         return set(self.config) <= {TEACHER_KEY}
 
     @functools.cached_property
+    def alone(self) -> str | None:
+        """Of runs without a teacher, a hash that is equal on all pairs that share them; None of other runs."""
+        return self.runs.configuration.iloc[0] if "alone" in self.runs and self.runs.alone.iloc[0] else None
+
+    @functools.cached_property
     def changed_settings(self) -> frozenset[str]:
         """The settings that are neither the method's defaults on the pair nor the profile's."""
         return frozenset(key for keys in self.runs.changed_settings for key in keys)
@@ -109,9 +114,12 @@ class SeedGroup:
         return frozenset((k, v) for k, v in self.config.items() if k.split(".")[0] not in ("method", "teacher"))
 
     @property
-    def training_conditions(self) -> tuple[Any, ...] | None:
-        """Equal for seed groups that may be compared seed by seed; None without a config, which allows none."""
-        return (self.protocol, self.config.get(TEACHER_KEY)) if self.protocol else None
+    def training_conditions(self) -> frozenset[tuple[str, Any]] | None:
+        """Equal for the seed groups of one result group that may be compared; None without a config, which allows none.
+
+        The teacher is no part of it: the runs of a result group have one teacher on each pair.
+        """
+        return self.protocol or None
 
 
 @dataclass(frozen=True)

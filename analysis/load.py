@@ -9,12 +9,14 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from analysis import students
+from analysis.students import OF_TEACHER, Pairs
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord, number
 
@@ -24,7 +26,7 @@ TEACHER_FOLDER = re.compile(r"seed=\d+|imported|sha256=\w+")
 VALIDATION_SUFFIX = "+validation"  # of the profile of runs that held out a part of the training set
 LOCATION = ("dataset", "pair", "method", "identity", "seed")  # given by the folder too
 SEALED = ("top1_best", "teacher_top1", "agreement", "correlation_distance")  # measured on the test set
-REQUIRED = ("profile", "teacher", "student", "epochs")
+REQUIRED = ("profile", "teacher", "student", "epochs")  # a student alone has no teacher
 TEXTS = ("teacher_run", "teacher_sha256", "precision", "code_version", "versions", "hardware", "changed_settings")
 NUMBERS = (
     "top1_last", "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
@@ -56,9 +58,10 @@ class UnfinishedRun:
 class Runs:
     """All runs below one folder.
 
-    finished: one row per finished student, with the fields of its `RunRecord` (missing ones are None or NaN) and its
-        `folder`; sorted by folder. `top1_last` is the validation accuracy of a run that has a validation split, and
-        what such a run measured on the test set is left out.
+    finished: one row per finished student, with the fields of its `RunRecord` (missing ones are None or NaN), its
+        `folder`, and the columns of `students.mark`; a student alone has a row on each pair with this student.
+        `top1_last` is the validation accuracy of a run that has a validation split, and what such a run measured on the
+        test set is left out.
     unfinished: students and teachers that are running, failed, diverged, or have no usable result.
     """
 
@@ -68,21 +71,47 @@ class Runs:
 
 def load_runs(root: Path) -> Runs:
     """Read all runs below `root`; empty where there are none."""
-    finished, unfinished = [], []
+    finished, unfinished, pairs = [], [], Pairs(_pair_folders(root))
     for folder in run_folders(root):
         dataset, pair, method, identity, leaf = folder.parts[-5:]
         run = RunFolder(folder)
         status, record = run.status_record, run.record
         if status.status is None and not (folder / "result.json").exists():
             continue  # never started
-        reason = _unfinished_reason(status) or _rejection_reason(record, folder, student=pair != TEACHERS)
+        reason = _unfinished_reason(status) or _rejection_reason(record, folder)
         if reason:
             skipped = status.status is RunStatus.SKIPPED
             profile = profile_of(run.config)
             unfinished.append(UnfinishedRun(dataset, pair, method, identity, leaf, profile, reason, skipped))
         elif pair != TEACHERS:
             finished.append(_row(record, folder))
-    return Runs(pd.DataFrame(finished), unfinished)
+        else:
+            top1 = math.nan if record.is_sealed else record.top1_last
+            teacher: students.Row = dict(
+                zip(OF_TEACHER, (top1, record.sha256, "/".join(folder.parts[-5:])), strict=True)
+            )
+            pairs.teachers.setdefault((dataset, profile_of(run.config), method), []).append(teacher)
+    return _on_every_pair(finished, unfinished, pairs)
+
+
+def _on_every_pair(finished: list[students.Row], unfinished: list[UnfinishedRun], pairs: Pairs) -> Runs:
+    """Return the runs with those of students alone on every pair with this student."""
+    students.mark(finished)
+    for row in finished:
+        if row["pair"] is not None:
+            pairs.taught.setdefault((row["dataset"], row["profile"], row["pair"]), []).append(row)
+    rows, without_pair = students.on_every_pair(finished, pairs)
+    missing = []
+    for run in unfinished:
+        names = [] if "-" in run.pair else pairs.with_student(run.dataset, run.profile, run.pair)
+        missing += [replace(run, pair=pair) for pair in names] or [run]
+    missing += [
+        UnfinishedRun(
+            r["dataset"], r["student"], r["method"], r["identity"], r["folder"].name, r["profile"], students.NO_PAIR
+        )
+        for r in without_pair
+    ]
+    return Runs(pd.DataFrame(rows), missing)
 
 
 def run_folders(root: Path) -> Iterator[Path]:
@@ -121,6 +150,11 @@ def profile_of(config: RunConfig) -> str | None:
     return f"{config.profile}{VALIDATION_SUFFIX}" if config.profile and config.validation > 0 else config.profile
 
 
+def _pair_folders(root: Path) -> dict[str, set[str]]:
+    """Names of the folders of pairs, by data set."""
+    return {d.name: {p.name for p in _subfolders(d) if p.name.count("-") == 1} for d in _subfolders(root)}
+
+
 def _subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
@@ -139,17 +173,20 @@ def _unfinished_reason(record: StatusRecord) -> str | None:
     return reason if reason.startswith(record.status) else f"{record.status}: {reason}" if reason else record.status
 
 
-def _rejection_reason(record: RunRecord, folder: Path, *, student: bool) -> str | None:
+def _rejection_reason(record: RunRecord, folder: Path) -> str | None:
     """Why the record of a finished run is not used; None where it is."""
     if record.status not in (None, RunStatus.DONE):
         return f"its result.json says {record.status}"
-    if student and record.problem != UNREADABLE:
-        location = (*folder.parts[-5:-1], int(folder.name.removeprefix("seed=")))
-        for key, expected in zip(LOCATION, location, strict=True):
+    pair = folder.parts[-4]
+    if pair != TEACHERS and record.problem != UNREADABLE:
+        location = dict(zip(LOCATION, (*folder.parts[-5:-1], int(folder.name.removeprefix("seed="))), strict=True))
+        if "-" not in pair:
+            location |= {"pair": None, "student": pair}
+        for key, expected in location.items():
             if (value := getattr(record, key)) != expected:
                 return f"its result.json says {key} {json.dumps(value)}: it belongs to another folder"
         for key in REQUIRED:
-            if getattr(record, key) is None:
+            if getattr(record, key) is None and (key != "teacher" or "-" in pair):
                 return f"its result.json has no {key}"
     return record.problem
 

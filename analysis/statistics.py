@@ -264,11 +264,14 @@ class Ranking:
 def rank(group: ResultGroup, column: str = "top1_last") -> Ranking | None:
     """Rank rows over the pairs of a group; None where fewer than two pairs or two rows are left to rank.
 
-    Rows without runs on one of the pairs are left out, and so are rows trained under other conditions than the most.
+    Rows without runs on one of the pairs are left out, and so are rows trained under other conditions than the most. A
+    student alone is left out where several pairs share its runs: they are one observation, and tests need independent
+    ones.
+
     The tests are those of Demšar (2006, Statistical comparisons of classifiers over multiple data sets), with a pair as
     a data set.
     """
-    rows, exclusions = _comparable_rows(group)
+    rows, exclusions = _comparable_rows(group, column)
     seeds: dict[str, tuple[int, ...]] = {}
     means = []
     for pair in group.pairs:
@@ -313,7 +316,7 @@ def nemenyi(rows: int, pairs: int) -> float:
     return float(q * math.sqrt(rows * (rows + 1) / (6 * pairs)))
 
 
-def _comparable_rows(group: ResultGroup) -> tuple[list[MethodRow], list[str]]:
+def _comparable_rows(group: ResultGroup, column: str) -> tuple[list[MethodRow], list[str]]:
     """The rows with runs on every pair, trained under the most frequent conditions, and why others are excluded."""
     exclusions: list[str] = []
     conditions: dict[RowKey, tuple[Any, ...]] = {}
@@ -325,6 +328,8 @@ def _comparable_rows(group: ResultGroup) -> tuple[list[MethodRow], list[str]]:
             exclusions.append(f"{row.label}: no runs on {', '.join(missing[:3])}{more}")
         elif None in of_row:
             exclusions.append(f"{row.label}: its config cannot be read")
+        elif shared := _pairs_with_the_same_runs(row, group.pairs, column):
+            exclusions.append(f"{row.label}: its runs are the same on {' and '.join(shared)}, no independent values")
         else:
             conditions[row.key] = of_row
     rows = [r for r in group.rows if r.key in conditions]
@@ -332,6 +337,15 @@ def _comparable_rows(group: ResultGroup) -> tuple[list[MethodRow], list[str]]:
     chosen = [r for r in rows if conditions[r.key] == most_frequent[0][0]]
     excluded = [r for r in rows if conditions[r.key] != most_frequent[0][0]]
     return chosen, [*exclusions, *(f"{r.label}: not trained like the others" for r in excluded)]
+
+
+def _pairs_with_the_same_runs(row: MethodRow, pairs: Sequence[str], column: str) -> list[str]:
+    """The first pairs that share the runs of a student alone, or have equal copies of them; empty where none do."""
+    by_runs: dict[Any, list[str]] = {}
+    for pair in pairs:
+        if alone := row.seed_groups[pair].alone:
+            by_runs.setdefault((alone, *sorted(row.seed_groups[pair].by_seed(column).items())), []).append(pair)
+    return next((shared for shared in by_runs.values() if len(shared) > 1), [])
 
 
 def _outcomes(rows: Sequence[MethodRow], pairs: Sequence[str], column: str) -> tuple[np.ndarray, np.ndarray]:

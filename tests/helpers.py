@@ -9,6 +9,7 @@ from torch import Tensor
 
 from benchmark.config.compose import load_config
 from benchmark.config.schema import TrackerConfig
+from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
@@ -54,7 +55,7 @@ def untracked(folder: Path) -> Tracking:
 def bench(overrides: Sequence[str]) -> tuple[Plan, list[Outcome]]:
     """Plan a command and run it in this process; return the plan, and how the runs ended."""
     plan = plan_of(overrides)
-    return plan, grid.run_plan(plan, tracking_of(plan))
+    return plan, execution.run_plan(plan, tracking_of(plan))
 
 
 def student_runs(plan: Plan) -> dict[str, TrainingRun]:

@@ -29,7 +29,7 @@ MARKS = (
     "Per pair, the best distillation method is bold and the second underlined, of equal means the one with the smaller "
     "deviation. Marked are methods at the student's cost (no *) with as many seeds as the most complete of them."
 )
-AVERAGES = "Mean over pairs: of top-1, and of the rank among these rows, of rows that have runs on all pairs."
+AVERAGES = "Mean over pairs: of rows that have runs on all pairs, and their mean rank where they are ranked."
 
 Place = tuple[RowKey, str]  # a row and a pair
 
@@ -44,7 +44,8 @@ def table(results: Results, prefix: str = "") -> Table:
 
 def anchor(seed_group: SeedGroup, prefix: str = "") -> str:
     """Return the id of the line that lists these runs."""
-    return f"{prefix}runs-{seed_group.identity}"
+    pair = f"{seed_group.runs.pair.iloc[0]}-" if seed_group.alone else ""  # pairs share runs of a student alone
+    return f"{prefix}runs-{pair}{seed_group.identity}"
 
 
 class _AccuracyTable:
@@ -175,12 +176,12 @@ def _merit(seed_group: SeedGroup) -> tuple[int, int]:
 
 
 def _averages(results: Results) -> dict[RowKey, tuple[float, float]]:
-    """Mean top-1 and mean rank over all pairs of the rows that are ranked; empty for a single pair."""
+    """Mean top-1 of the rows that have runs on all pairs, and mean rank where they are ranked; empty without ranks."""
     if (ranking := results.ranking) is None:
         return {}
-    return {
-        row.key: (_mean_of_means(row), float(rank)) for row, rank in zip(ranking.rows, ranking.average, strict=True)
-    }
+    ranks = {row.key: rank for row, rank in zip(ranking.rows, ranking.average.tolist(), strict=True)}
+    rows = [row for row in results.group.rows if len(row.seed_groups) == len(results.group.pairs)]
+    return {row.key: (_mean_of_means(row), ranks.get(row.key, math.nan)) for row in rows}
 
 
 def _mean_of_means(row: MethodRow) -> float:

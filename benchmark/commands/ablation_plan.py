@@ -45,6 +45,10 @@ class PlannedSetting:
         """Return its runs, one a seed; the teacher must be trained."""
         return [] if self.reason else self.plan.students(teacher)
 
+    def runs_alone(self) -> list[TrainingRun]:
+        """Return its runs, one a seed, where its method reads no teacher."""
+        return [] if self.reason else self.plan.students_alone()
+
     def value(self, option: str) -> Any:
         """Return the setting's value of an option; None for one that its method lacks."""
         if option.startswith(RECIPE):
@@ -93,10 +97,16 @@ class AblationPlan(Plan):
             return []
         return list({r.relative_path: r for _, s in self._settings_of(teacher) for r in s.runs(teacher)}.values())
 
+    def students_alone(self) -> list[TrainingRun]:
+        """Return the runs of settings whose method reads no teacher, each once."""
+        if self.teachers_only:
+            return []
+        return list({r.relative_path: r for a in self.ablations for s in a.rows for r in s.runs_alone()}.values())
+
     def run_count(self, teacher: str) -> int:
-        """Return the number of runs of a teacher."""
-        distinct = {(pair, s.identity) for pair, s in self._settings_of(teacher) if not s.reason}
-        return len(distinct) * len(self.config.seeds)
+        """Return the number of runs that need a teacher to be trained before them."""
+        settings = [(pair, s) for pair, s in self._settings_of(teacher) if not s.reason and s.plan.run_count(teacher)]
+        return len({(pair, s.identity) for pair, s in settings}) * len(self.config.seeds)
 
     def text(self) -> str:
         """Return the plan, with a line for each ablation and for each setting that cannot be trained."""

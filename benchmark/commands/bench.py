@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.config.compose import load_config
 from benchmark.config.overrides import key_of
 from benchmark.config.schema import Config
+from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
@@ -49,9 +50,9 @@ def overridden_dataset(words: Iterable[str]) -> bool:
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
     """Train the missing runs, in this process or in `jobs` processes; return how they ended."""
     if plan.config.jobs == 1:
-        return grid.run_plan(plan, tracking)
+        return execution.run_plan(plan, tracking)
     with Processes(plan.config.jobs) as executor:
-        return grid.run_plan(plan, tracking, executor)
+        return execution.run_plan(plan, tracking, executor)
 
 
 def report_unfinished(outcomes: Iterable[Outcome]) -> int:
@@ -71,8 +72,10 @@ def run_analysis(arguments: Sequence[str]) -> int:
 def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bool) -> bool:
     """Make the tables and plots of this command's runs; return False where that failed."""
     config = plan.config
-    started = [r for n in plan.teachers if plan.teachers[n].folder.done for r in plan.students(n) if r.folder.status]
-    if not any(r.folder.done for r in started):
+    trained_teachers = [network for network, teacher in plan.teachers.items() if teacher.folder.done]
+    runs = {(t, s): [r for r in plan.students(t) if r.network == s] for t, s in plan.pairs if t in trained_teachers}
+    started = {pair: [r for r in of_pair if r.folder.status] for pair, of_pair in runs.items()}
+    if not any(r.folder.done for of_pair in started.values() for r in of_pair):
         return True
     name = config.selection or _selection_name(config)
     plots = trained or not any(Path(config.reports).glob(f"plots/*-{file_name(name)}-*"))
@@ -92,14 +95,16 @@ def _selection_name(config: Config) -> str:
 
 
 def _arguments(
-    config: Config, runs: Sequence[TrainingRun], name: str, words: Sequence[str], *, plots: bool
-) -> list[str]:
-    """Return the arguments of `python -m analysis` that select the runs of a command."""
+    config: Config, started: Mapping[tuple[str, str], Sequence[TrainingRun]], name: str, words: Sequence[str], *,
+    plots: bool,
+) -> list[str]:  # fmt: skip
+    """Return the arguments of `python -m analysis` that select the runs of a command. started: runs by pair."""
+    runs = [run for of_pair in started.values() for run in of_pair]
     what = [word for word in words if key_of(word) not in WITHOUT_EFFECT_ON_RUNS]
     return [
         *(["table", "plots"] if plots else ["table"]), f"runs={config.runs}", f"reports={config.reports}",
-        f"pair={','.join(dict.fromkeys(r.pair for r in runs))}",
-        f"method={','.join(dict.fromkeys(r.method for r in runs))}",
-        f"identity={','.join(dict.fromkeys(r.identity for r in runs))}",
+        f"pair={','.join('-'.join(pair) for pair, of_pair in started.items() if of_pair)}",
+        f"method={','.join(dict.fromkeys(run.method for run in runs))}",
+        f"identity={','.join(dict.fromkeys(run.folder.path.parent.name for run in runs))}",
         f"selection={name}", f"command={' '.join(['kd-benchmark bench', *what])}",
     ]  # fmt: skip

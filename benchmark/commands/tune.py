@@ -29,6 +29,7 @@ from benchmark.config.command_options import load_options
 from benchmark.config.compose import change_options, load_config
 from benchmark.config.schema import Config, TuneOptions
 from benchmark.errors import UserError
+from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.runs import folder
@@ -44,7 +45,7 @@ def run(words: Sequence[str]) -> int:
     tracking = Tracking(tuning.plan.config.tracker, tuning.plan.settings.runs)
     print(tuning_report.announcement(tuning), flush=True)
     teacher_plan = dataclasses.replace(tuning.plan, config=dataclasses.replace(tuning.plan.config, seeds=[]))
-    for outcome in grid.run_plan(teacher_plan, tracking):
+    for outcome in execution.run_plan(teacher_plan, tracking):
         if outcome.status != RunStatus.DONE:
             print(f"not finished: {outcome}", file=sys.stderr)
             return 1

@@ -40,6 +40,16 @@ def method_requirements(config: Mapping[str, Any], student: str, teacher: str, d
     return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
 
 
+def needs_teacher(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> bool:
+    """Return whether a method reads anything of a teacher on a pair, in training or in its final model.
+
+    config: the method part of a run's config. Raises as `method_requirements` does.
+    """
+    requires = method_requirements(config, student, teacher, dataset)
+    reads = not requires.teacher.empty or not requires.needs(0)[1].empty or bool(requires.batch_norms)
+    return reads or method_class_and_options(config)[0].inference_model is not Method.inference_model
+
+
 def build_method(
     config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset, epochs: int, seed: int, device: str,
     teacher_network: Network | None = None,

@@ -1,10 +1,9 @@
-"""The plan of many runs: made from a config, handed to an executor, teachers before their students."""
+"""The plan of many runs, made from a config. `benchmark.grid.execution` runs it."""
 
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
-from benchmark.grid.build import method_requirements
-from benchmark.grid.executors import Executor, Serial
-from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, RunSettings, TrainingRun, execute
+from benchmark.grid.build import method_requirements, needs_teacher
+from benchmark.grid.run import RunSettings, TrainingRun
+from benchmark.runs import students
 from benchmark.runs.record import RunStatus
-from benchmark.runs.tracking import Tracking
 from benchmark.teacher import importing
-from benchmark.teacher.cache import cacheable_kinds
 from benchmark.training.hardware import Hardware, nvidia_mps_is_running
 from methods.contract import UnsupportedPair
 
@@ -38,7 +34,7 @@ class Plan:
     """All runs of one command.
 
     The identity of a student's run includes its teacher's content hash, so that it is known only once the teacher is
-    trained.
+    trained. A student whose method reads no teacher has none in its identity: all pairs with it share the run.
     """
 
     config: Config
@@ -59,35 +55,64 @@ class Plan:
         sha256 = self.teachers[teacher].folder.record.sha256
         if sha256 is None:
             raise ValueError(f"the teacher {teacher} is not finished")
-        students = [student for t, student in self.pairs if t == teacher]
+        students_of_teacher = [student for t, student in self.pairs if t == teacher]
         return [
-            self._student(teacher, sha256, student, method, seed)
+            self._student_alone(key, seed) if self.needs_no_teacher(key) else self._student(key, sha256, seed)
             for seed in self.config.seeds
-            for student in students
-            for method in self.config.methods
+            for student in students_of_teacher
+            for key in [(teacher, student, method) for method in self.config.methods]
         ]
 
-    def _student(self, teacher: str, sha256: str, student: str, name: str, seed: int) -> TrainingRun:
-        method, training = self.methods[teacher, student, name], self.teachers[teacher]
-        config = {
+    def students_alone(self) -> list[TrainingRun]:
+        """Return the runs whose method reads no teacher, each once."""
+        keys = [(*pair, name) for pair in self.pairs for name in self.config.methods]
+        runs = [self._student_alone(k, s) for k in keys if self.needs_no_teacher(k) for s in self.config.seeds]
+        return list({run.relative_path: run for run in runs}.values())
+
+    def needs_no_teacher(self, key: MethodKey) -> bool:
+        """Return whether a method supports a pair and reads nothing of its teacher."""
+        teacher, student, _ = key
+        return key not in self.unsupported and not needs_teacher(
+            self.methods[key].resolved(), student, teacher, self.dataset
+        )
+
+    def _student(self, key: MethodKey, sha256: str, seed: int) -> TrainingRun:
+        (teacher, student, _), method = key, self.methods[key]
+        config = self._student_config(student, method, seed, {"teacher": {"network": teacher, "sha256": sha256}})
+        return TrainingRun(
+            config, self.config.dataset, method.about, self.settings, self.teachers[teacher].relative_path,
+            self.unsupported.get(key), changed_settings=changed_settings(method, self.config, student),
+        )  # fmt: skip
+
+    def _student_alone(self, key: MethodKey, seed: int) -> TrainingRun:
+        (_, student, _), method = key, self.methods[key]
+        config = self._student_config(student, method, seed, {})
+        return TrainingRun(
+            config, self.config.dataset, method.about, self.settings,
+            finished_copy=students.finished_under_a_pair(self.settings.runs, config),
+            changed_settings=changed_settings(method, self.config, student),
+        )  # fmt: skip
+
+    def _student_config(
+        self, student: str, method: MethodConfig, seed: int, teacher: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the resolved config of a student's run; teacher: its part about the teacher, which may be empty."""
+        return {
             "role": "student",
             "dataset": dataset_identity(self.dataset),
-            "teacher": {"network": teacher, "sha256": sha256},
+            **teacher,
             "student": student,
             "method": method.resolved(),
             "recipe": network_recipe(self.config, student),
-            "precision": training.config["precision"],
+            "precision": self.settings.hardware.resolve_precision(self.config.precision),
             "profile": self.config.profile,
             "seed": seed,
         }
-        return TrainingRun(
-            config, self.config.dataset, method.about, self.settings, training.relative_path,
-            self.unsupported.get((teacher, student, name)), changed_settings(method, self.config, student),
-        )  # fmt: skip
 
     def run_count(self, teacher: str) -> int:
-        """Return the number of runs of a teacher's students."""
-        return sum(t == teacher for t, _ in self.pairs) * len(self.config.methods) * len(self.config.seeds)
+        """Return the number of runs that need a teacher to be trained before them."""
+        keys = [(*pair, name) for pair in self.pairs if pair[0] == teacher for name in self.config.methods]
+        return sum(not self.needs_no_teacher(key) for key in keys) * len(self.config.seeds)
 
     def text(self) -> str:
         """Return what the user reads before anything is trained."""
@@ -96,6 +121,7 @@ class Plan:
         to_train = finished_runs = diverged = 0
         outdated: Counter[str] = Counter()  # by method: finished runs of another version of its code
         code_version = functools.cache(methods.code_version)
+        runs = {run.relative_path: run for run in self.students_alone()}
         for network, teacher in self.teachers.items():
             if not teacher.folder.done:
                 lines.append(f"teacher {network}: to be trained")
@@ -104,14 +130,15 @@ class Plan:
             record = teacher.folder.record
             origin = "imported" if "imported" in teacher.config else "trained"
             lines.append(f"teacher {network}: {origin}, {record.top1_last:.2f} % ({(record.sha256 or '')[:12]})")
-            for run in self.students(network):
-                if run.folder.done:
-                    version = run.folder.record.code_version
-                    finished_runs += 1
-                    outdated[run.method] += version not in (None, code_version(run.config["method"]["implementation"]))
-                else:
-                    diverged += run.folder.status == RunStatus.DIVERGED
-                    to_train += not is_finished(run)
+            runs |= {run.relative_path: run for run in self.students(network)}
+        for run in runs.values():
+            if run.folder.done:
+                version = run.folder.record.code_version
+                finished_runs += 1
+                outdated[run.method] += version not in (None, code_version(run.config["method"]["implementation"]))
+            else:
+                diverged += run.folder.status == RunStatus.DIVERGED
+                to_train += not is_finished(run)
         lines.append(
             f"runs: {to_train} to train, {finished_runs} done" + (f", {diverged} diverged earlier" if diverged else "")
         )
@@ -176,7 +203,7 @@ def _add_teachers(plan: Plan, overrides: Sequence[str]) -> None:
         raise UserError(f"unknown teacher.method {config.teacher.method!r}{nearest(config.teacher.method, names)}")
     method = load_method(config.teacher.method, "", [o for o in overrides if is_shared(o)])
     for network in dict.fromkeys(teacher for teacher, _ in plan.pairs):
-        if not method_requirements(method.resolved(), network, network, dataset).teacher.empty:
+        if needs_teacher(method.resolved(), network, network, dataset):
             raise UserError(
                 f"teacher.method={method.name} needs a teacher, which a teacher does not have: use teacher.method=ce"
             )
@@ -226,87 +253,6 @@ def is_finished(run: TrainingRun) -> bool:
     status = run.folder.status
     skipped = status == RunStatus.SKIPPED and run.unsupported_reason is not None
     return skipped or status == RunStatus.DIVERGED or run.folder.done
-
-
-def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> list[Outcome]:
-    """Train the missing runs, teachers before their students. Return the outcomes of all runs that were not done.
-
-    With an executor, the most expensive runs start first, so that none is left to run alone at the end.
-    """
-    untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
-    students = [run for network in plan.teachers if network not in untrained for run in plan.students(network)]
-    diverged = [run for run in students if run.folder.status == RunStatus.DIVERGED]
-    outcomes = [Outcome(run.name, RunStatus.DIVERGED, "in an earlier run") for run in diverged]
-    ready = [run for run in students if not is_finished(run)]
-    progress = Progress(len(untrained) + sum(map(plan.run_count, untrained)) + len(ready))
-    futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
-    for (network, run), future in zip(untrained.items(), futures, strict=True):
-        outcome = _outcome(run, future)
-        if outcome.status != RunStatus.DONE:
-            outcomes.append(outcome)
-            reason = f"its teacher {outcome.status}: {outcome.reason}"
-        elif reason := plan.rejection_reason(network):
-            outcomes.append(Outcome(outcome.name, RunStatus.FAILED, reason))
-        else:
-            ready += [student for student in plan.students(network) if not is_finished(student)]
-            continue
-        outcomes.append(Outcome(f"{plan.run_count(network)} runs of {network}", RunStatus.FAILED, reason))
-    futures = _submit(ready, plan, tracking, progress, executor)
-    return outcomes + [_outcome(run, future) for run, future in zip(ready, futures, strict=True)]
-
-
-def _submit(
-    runs: Sequence[TrainingRun], plan: Plan, tracking: Tracking, progress: Progress, executor: Executor | None
-) -> list[Future[Any]]:
-    """Submit runs, the most expensive first, and return their futures in the order of `runs`."""
-    if executor is None:
-        return [Serial().submit(execute, run, tracking, progress) for run in runs]
-    first_by_identity = {run.identity: run for run in runs}
-    costs = {identity: cost(run, plan.dataset) for identity, run in first_by_identity.items()}
-    futures = {}
-    for run in sorted(runs, key=lambda run: costs[run.identity], reverse=True):
-        future = executor.submit(execute, run, tracking, progress.for_next_run())
-        future.add_done_callback(functools.partial(_adopt_tracking_mode, tracking))
-        futures[run.relative_path] = future
-    return [futures[run.relative_path] for run in runs]
-
-
-def cost(run: TrainingRun, dataset: Dataset) -> float:
-    """Return the multiplications of a run's training, up to a factor that all runs share.
-
-    A network counts three forward passes for each epoch, image and view of the image; a teacher whose outputs are not
-    cached one, up to the deepest layer that the method reads.
-    """
-    if run.unsupported_reason is not None:
-        return 0.0
-    multiplications = functools.partial(
-        networks.multiplications, classes=dataset.classes, image_size=dataset.config.size
-    )
-    training, epochs = 3 * multiplications(run.network), run.config["recipe"]["epochs"]
-    if run.config["role"] == "teacher":
-        return training * epochs
-    teacher = run.config["teacher"]["network"]
-    requires = method_requirements(run.config["method"], run.network, teacher, dataset)
-    total = 0.0
-    for first_epoch, n in ((1, epochs), (0, requires.init_epochs)):
-        _, needs = requires.needs(first_epoch)
-        live = cacheable_kinds(needs) is None and not needs.empty
-        total += n * requires.views * (training + (multiplications(teacher, needs=needs) if live else 0))
-    return total
-
-
-def _adopt_tracking_mode(tracking: Tracking, future: Future[Any]) -> None:
-    """Continue offline in all further runs once a run's process could not reach the W&B server."""
-    if not future.cancelled() and future.exception() is None and tracking.mode == "online":
-        tracking.mode = future.result().tracking
-
-
-def _outcome(run: TrainingRun, future: Future[Any]) -> Outcome:
-    """Wait for a run; its outcome is a failure where its process died."""
-    try:
-        return future.result()
-    except Exception as e:
-        return Outcome(run.name, RunStatus.FAILED, f"{type(e).__name__}: {e}")
 
 
 @functools.cache

@@ -63,6 +63,7 @@ class TrainingRun:
     settings: RunSettings
     teacher_run: str | None = None  # the teacher's run folder, relative to the root of all runs
     unsupported_reason: str | None = None  # why the method does not support the pair
+    finished_copy: str | None = None  # folder of an older finished run that equals this one, relative likewise
     changed_settings: tuple[str, ...] = ()  # dotted names of settings unlike the profile's and the method's defaults
 
     @property
@@ -72,9 +73,12 @@ class TrainingRun:
 
     @property
     def pair(self) -> str:
-        """`<teacher>-<student>`; for a teacher the name of the folder that holds teachers."""
+        """`<teacher>-<student>`; the student for a run without a teacher; for a teacher the name of the folder that
+        holds teachers."""
         if self.config["role"] == "teacher":
             return TEACHERS
+        if "teacher" not in self.config:
+            return self.config["student"]
         return f"{self.config['teacher']['network']}-{self.config['student']}"
 
     @property
@@ -95,6 +99,8 @@ class TrainingRun:
     @property
     def relative_path(self) -> str:
         """The run's folder, relative to the root of all runs."""
+        if self.finished_copy is not None:
+            return self.finished_copy
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
 
@@ -360,15 +366,15 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
 
 
 def _pair_fields(run: TrainingRun) -> dict[str, Any]:
-    """The fields of a student's record about its pair and method; none for a teacher."""
-    if run.teacher_run is None:
+    """The fields of a student's record about its method and pair; none for a teacher."""
+    if run.config["role"] == "teacher":
         return {}
-    return {
+    fields = {"student": run.network, "method": run.method, **{k: run.about[k] for k in ("title", "year", "family")}}
+    if run.teacher_run is None:
+        return fields
+    return fields | {
         "pair": run.pair,
         "teacher": run.config["teacher"]["network"],
-        "student": run.network,
-        "method": run.method,
-        **{k: run.about[k] for k in ("title", "year", "family")},
         "teacher_top1": RunFolder(run.settings.runs / run.teacher_run).record.top1_last,
         "teacher_sha256": run.config["teacher"]["sha256"],
         "teacher_run": run.teacher_run,

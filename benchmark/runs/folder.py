@@ -1,6 +1,7 @@
 """The run store: one folder per run, written atomically and under a lock. No torch here.
 
-    <runs>/<dataset>/<pair>/<method>/<identity>/seed=<n>/     a student
+    <runs>/<dataset>/<pair>/<method>/<identity>/seed=<n>/     a student with a teacher
+    <runs>/<dataset>/<student>/<method>/<identity>/seed=<n>/  a student alone (`benchmark.runs.students`)
     <runs>/<dataset>/teachers/<network>/<identity>/seed=<n>/  a trained teacher
     <runs>/<dataset>/teachers/<network>/<identity>/imported/  a teacher imported from a checkpoint
 

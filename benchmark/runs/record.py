@@ -21,9 +21,11 @@ NAMES_ON_DISK = {"init_epochs": "pre_epochs", "code_version": "code", "changed_s
 LARGEST_NUMBER = 1e15  # a larger one is a mistake, and some have no float
 UNREADABLE = "its result.json is missing or broken"
 TEACHERS = "teachers"  # the folder that holds teachers, where students have their pair
-# Keys that are written as null where there is no value: by every trained network, and by students.
+# Keys that are written as null where there is no value: by every trained network, by students, and by those with a
+# teacher.
 NULLABLE = ("top5_last", "val_top1_last", "agreement", "correlation_distance")
-NULLABLE_STUDENT = ("year", "teacher_top1")
+NULLABLE_STUDENT = ("year",)
+NULLABLE_PAIR = ("teacher_top1",)
 
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
@@ -71,7 +73,7 @@ class RunRecord:
     dataset: str | None = None  # name of the data set
     network: str | None = None  # the trained network
 
-    # Students only
+    # Students only; a student alone, trained by a method that reads no teacher, has no pair and no teacher
     pair: str | None = None  # <teacher>-<student>
     teacher: str | None = None  # network of the teacher
     student: str | None = None  # network of the student
@@ -131,7 +133,8 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json, without the checksum."""
-        nullable = (*(NULLABLE if self.epochs is not None else ()), *(NULLABLE_STUDENT if self.pair else ()))
+        nullable = NULLABLE if self.epochs is not None else ()
+        nullable += (NULLABLE_STUDENT if self.student else ()) + (NULLABLE_PAIR if self.pair else ())
         values = {key: getattr(self, name) for name, key, _ in _READERS}
         return {
             key: list(value) if isinstance(value, tuple) else value

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from benchmark.grid.execution import run_plan
 from benchmark.grid.executors import Processes
-from benchmark.grid.plan import run_plan
 from benchmark.runs.folder import RunFolder
 from tests.helpers import plan_of, tracking_of
 

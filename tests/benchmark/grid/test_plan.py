@@ -1,6 +1,7 @@
 """Tests of the plan of a command: identities, teachers, what is left to run, the order of runs, and what is printed."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 
 import methods
 from benchmark.errors import UserError
-from benchmark.grid.plan import Plan, cost, run_plan
-from benchmark.grid.run import Outcome, TrainingRun
+from benchmark.grid.execution import cost, run_plan
+from benchmark.grid.plan import Plan
+from benchmark.grid.progress import Progress
+from benchmark.grid.run import Outcome, TrainingRun, execute
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunStatus
+from methods.ce import CE
 from tests.benchmark.grid.test_run import flip_weight, truncate
 from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
 
@@ -25,7 +29,7 @@ def test_a_second_command_trains_nothing_and_a_new_seed_only_itself(finished):
     written = {name: run.folder.weights.stat().st_mtime_ns for name, run in runs.items()}
     assert bench(finished)[1] == []
     plan, outcomes = bench([*finished, "seeds=0,1"])
-    assert [o.name for o in outcomes] == ["resnet14-resnet8 ce seed 1", "resnet14-resnet8 kd seed 1"]
+    assert [o.name for o in outcomes] == ["resnet8 ce seed 1", "resnet14-resnet8 kd seed 1"]
     assert all(run.folder.weights.stat().st_mtime_ns == written[name] for name, run in runs.items())
     assert all(run.folder.done for run in student_runs(plan).values())
 
@@ -40,8 +44,8 @@ def test_options_are_part_of_the_identity_and_hardware_seeds_and_tracking_are_no
 
 
 def test_a_student_needs_a_finished_teacher(tiny):
-    plan = plan_of([*tiny, "methods=ce"])
-    assert plan.run_count("resnet14") == 1
+    plan = plan_of([*tiny, "methods=ce,kd"])
+    assert plan.run_count("resnet14") == 1  # ce reads no teacher
     with pytest.raises(ValueError, match="resnet14 is not finished"):
         plan.students("resnet14")
 
@@ -52,6 +56,75 @@ def test_a_diverged_run_is_reported_and_not_repeated(finished):
     assert "runs: 0 to train, 1 done, 1 diverged earlier" in plan_of(finished).text()
     _, (outcome,) = bench(finished)
     assert str(outcome) == "resnet14-resnet8 kd seed 0: diverged: in an earlier run"
+
+
+# ------------------------------------------------------------ students alone
+
+
+def test_a_student_alone_is_trained_once_for_all_its_pairs(tiny, tmp_path):
+    pairs = ["resnet14-resnet8", "resnet20-resnet8", "resnet14-resnet14"]
+    plan, outcomes = bench([*tiny, f"pair={','.join(pairs)}", "methods=ce,kd", "seeds=0,1", "recipe.epochs=1"])
+    assert {o.status for o in outcomes} == {"done"}
+    assert sorted(o.name for o in outcomes) == sorted(
+        [f"{name} ce seed {seed}" for name in ("resnet8", "resnet14") for seed in (0, 1)]
+        + [f"{pair} kd seed {seed}" for pair in pairs for seed in (0, 1)]
+    )
+    for pair in pairs:
+        assert (tmp_path / "runs" / "npz" / pair).is_dir()
+    of_resnet20 = [run.relative_path for run in plan.students("resnet20") if run.method == "ce"]
+    assert of_resnet20 == [run.relative_path for run in plan.students("resnet14") if run.pair == "resnet8"]
+    assert plan.text().endswith("runs: 0 to train, 10 done")
+
+
+def under_a_pair(plan: Plan) -> TrainingRun:
+    """The run of the student alone as it was before it lost its teacher."""
+    run, taught = student_runs(plan)["ce"], student_runs(plan)["kd"]
+    config = {**run.config, "teacher": taught.config["teacher"]}
+    return dataclasses.replace(run, config=config, teacher_run=taught.teacher_run)
+
+
+def test_an_older_finished_run_under_a_pair_stands_for_the_student_alone(finished):
+    plan = plan_of(finished)
+    run, older = student_runs(plan)["ce"], under_a_pair(plan)
+    expected = trained(run.folder)
+    shutil.rmtree(run.folder.path)
+    assert execute(older, tracking_of(plan), Progress(1)).status == "done"
+    weights, lines = trained(older.folder)
+    assert older.folder.path.parts[-4] == "resnet14-resnet8" and older.folder.record.pair == "resnet14-resnet8"
+    against_teacher = ("agreement", "correlation_distance")
+    assert all(key in line for line in lines for key in against_teacher)
+    lines = [{k: v for k, v in line.items() if k not in against_teacher} for line in lines]
+    assert same((weights, lines), expected)
+
+    again = [*finished, "pair=resnet14-resnet8,resnet20-resnet8"]
+    assert [o.name for o in bench(again)[1]] == ["resnet20-resnet8 kd seed 0"]
+    assert student_runs(plan_of(again))["ce"].folder.path == older.folder.path
+    (older.folder.path / "result.json").unlink()
+    assert [o.name for o in bench(again)[1]] == ["resnet8 ce seed 0"]  # in the folder of today
+
+
+def test_a_student_alone_of_another_recipe_or_seed_is_no_older_copy(finished):
+    plan = plan_of(finished)
+    shutil.rmtree(student_runs(plan)["ce"].folder.path)
+    assert execute(under_a_pair(plan), tracking_of(plan), Progress(1)).status == "done"
+    assert student_runs(plan_of(finished))["ce"].finished_copy is not None
+    for other in ("recipe.lr=0.1", "seeds=3", "dataset.padding=1"):
+        (alone,) = plan_of([*finished, other]).students_alone()
+        assert alone.finished_copy is None
+
+
+def test_students_alone_wait_for_no_teacher(tiny):
+    executor = RecordingExecutor()
+    plan = plan_of([*tiny, "pair=resnet14-resnet8,resnet20-resnet8", "methods=ce,kd", "recipe.epochs=1"])
+    submit_all(plan, executor)
+    assert executor.order[:3] == ["teacher resnet20", "teacher resnet14", "resnet8 ce seed 0"]
+
+
+def test_a_method_whose_final_model_may_use_the_teacher_keeps_it(tiny, monkeypatch):
+    plan = plan_of([*tiny, "methods=ce"])
+    assert plan.needs_no_teacher(("resnet14", "resnet8", "ce"))
+    monkeypatch.setattr(CE, "inference_model", lambda self, student, teacher: teacher)
+    assert not plan.needs_no_teacher(("resnet14", "resnet8", "ce"))
 
 
 # ------------------------------------------------------------ teachers
@@ -79,7 +152,7 @@ def test_a_teacher_without_a_usable_result_is_trained_again(finished, content):
     before = trained(folder)
     path = folder.path / "result.json"
     path.unlink() if content is None else path.write_text(content)
-    assert "teacher resnet14: to be trained\nruns: 2 to train, 0 done" in plan_of(finished).text()
+    assert "teacher resnet14: to be trained\nruns: 1 to train, 1 done" in plan_of(finished).text()
     _, outcomes = bench(finished)
     assert outcomes == [] or {o.status for o in outcomes} == {"done"}
     assert same(trained(folder), before)
@@ -87,10 +160,11 @@ def test_a_teacher_without_a_usable_result_is_trained_again(finished, content):
 
 def test_a_teacher_below_the_bound_is_rejected_and_its_students_are_not_trained(tiny):
     plan, outcomes = bench([*tiny, "methods=ce,kd", "recipe.epochs=1", "teacher.min_top1=100"])
-    assert [o.name for o in outcomes] == ["teacher resnet14", "2 runs of resnet14"]
-    assert {o.status for o in outcomes} == {"failed"}
-    assert all("less than the 100.00 % of teacher.min_top1" in o.reason for o in outcomes)
-    assert not any(run.folder.path.exists() for run in student_runs(plan).values())
+    assert [o.name for o in outcomes] == ["teacher resnet14", "1 runs of resnet14", "resnet8 ce seed 0"]
+    assert [o.status for o in outcomes] == ["failed", "failed", "done"]
+    assert all("less than the 100.00 % of teacher.min_top1" in o.reason for o in outcomes[:2])
+    runs = student_runs(plan)
+    assert runs["ce"].folder.done and not runs["kd"].folder.path.exists()
 
 
 def test_a_checkpoint_is_imported_once_and_its_content_is_the_identity(finished, tmp_path):

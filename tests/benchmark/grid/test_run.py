@@ -113,9 +113,20 @@ def test_a_prefilled_cache_changes_nothing(finished, tmp_path, capsys, monkeypat
     assert same(trained(run.folder), expected)
 
 
+def test_the_result_of_a_student_alone_names_no_teacher_and_no_pair(finished):
+    folder = student_runs(plan_of(finished))["ce"].folder
+    result = json.loads((folder.path / "result.json").read_text())
+    expected = {"student": "resnet8", "network": "resnet8", "method": "ce", "title": "Student", "year": None}
+    assert {k: result[k] for k in expected} == expected
+    assert not {"pair", "teacher", "teacher_top1", "teacher_sha256", "teacher_run"} & result.keys()
+    assert result["agreement"] is None and result["correlation_distance"] is None
+    assert folder.path.parts[-5:-2] == ("npz", "resnet8", "ce")
+    assert "teacher" not in folder.config.tree
+
+
 def test_a_changed_result_is_made_again(finished, capsys):
     plan = plan_of(finished)
-    run = student_runs(plan)["ce"]
+    run = student_runs(plan)["kd"]
     path = run.folder.path / "result.json"
     written = path.read_text()
     path.write_text(written.replace('"agreement": ', '"agreement": 9'))
@@ -278,7 +289,7 @@ def test_a_failed_run_is_recorded_and_tried_again(finished, monkeypatch):
 
 def test_a_teacher_that_changed_after_planning_is_noticed(finished, tracking):
     plan = plan_of(finished)
-    run, weights = student_runs(plan)["ce"], plan.teachers["resnet14"].folder.weights
+    run, weights = student_runs(plan)["kd"], plan.teachers["resnet14"].folder.weights
     (run.folder.path / "result.json").unlink()
     state = torch.load(weights, weights_only=True)
     torch.save({**state, "fc.bias": state["fc.bias"] + 1}, weights)

@@ -1,0 +1,117 @@
+"""Execution of a plan: the missing runs, teachers before their students, are handed to an executor."""
+
+import functools
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from benchmark import networks
+from benchmark.data.datasets import Dataset
+from benchmark.grid.build import method_requirements
+from benchmark.grid.executors import Executor, Serial
+from benchmark.grid.plan import Plan, is_finished
+from benchmark.grid.progress import Progress
+from benchmark.grid.run import Outcome, TrainingRun, execute
+from benchmark.runs.record import RunStatus
+from benchmark.runs.tracking import Tracking
+from benchmark.teacher.cache import cacheable_kinds
+
+
+def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -> list[Outcome]:
+    """Train the missing runs, teachers before their students. Return the outcomes of all runs that were not done.
+
+    With an executor, the most expensive runs start first, so that none is left to run alone at the end, and students
+    alone start while teachers are trained.
+    """
+    _make_pair_folders(plan)
+    untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
+    alone = plan.students_alone()
+    taught = [run for network in plan.teachers if network not in untrained for run in _taught(plan, network)]
+    diverged = [run for run in (*alone, *taught) if run.folder.status == RunStatus.DIVERGED]
+    outcomes = [Outcome(run.name, RunStatus.DIVERGED, "in an earlier run") for run in diverged]
+    alone, ready = ([run for run in runs if not is_finished(run)] for runs in (alone, taught))
+    progress = Progress(len(untrained) + sum(map(plan.run_count, untrained)) + len(alone) + len(ready))
+    futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
+    futures_alone = _submit(alone, plan, tracking, progress, executor)
+    for (network, run), future in zip(untrained.items(), futures, strict=True):
+        outcome = _outcome(run, future)
+        if outcome.status != RunStatus.DONE:
+            outcomes.append(outcome)
+            reason = f"its teacher {outcome.status}: {outcome.reason}"
+        elif reason := plan.rejection_reason(network):
+            outcomes.append(Outcome(outcome.name, RunStatus.FAILED, reason))
+        else:
+            ready += [student for student in _taught(plan, network) if not is_finished(student)]
+            continue
+        if n := plan.run_count(network):
+            outcomes.append(Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason))
+    futures = _submit(ready, plan, tracking, progress, executor)
+    runs = zip((*alone, *ready), (*futures_alone, *futures), strict=True)
+    return outcomes + [_outcome(run, future) for run, future in runs]
+
+
+def _taught(plan: Plan, teacher: str) -> list[TrainingRun]:
+    """Return the runs that read a finished teacher's outputs."""
+    return [run for run in plan.students(teacher) if run.teacher_run is not None]
+
+
+def _make_pair_folders(plan: Plan) -> None:
+    """Create the folder of every pair that shares runs of a student alone, by which tables know the pair."""
+    students = {run.network for run in plan.students_alone()}
+    for teacher, student in plan.pairs:
+        if student in students:
+            (plan.settings.runs / plan.dataset.name / f"{teacher}-{student}").mkdir(parents=True, exist_ok=True)
+
+
+def _submit(
+    runs: Sequence[TrainingRun], plan: Plan, tracking: Tracking, progress: Progress, executor: Executor | None
+) -> list[Future[Any]]:
+    """Submit runs, the most expensive first, and return their futures in the order of `runs`."""
+    if executor is None:
+        return [Serial().submit(execute, run, tracking, progress) for run in runs]
+    first_by_identity = {run.identity: run for run in runs}
+    costs = {identity: cost(run, plan.dataset) for identity, run in first_by_identity.items()}
+    futures = {}
+    for run in sorted(runs, key=lambda run: costs[run.identity], reverse=True):
+        future = executor.submit(execute, run, tracking, progress.for_next_run())
+        future.add_done_callback(functools.partial(_adopt_tracking_mode, tracking))
+        futures[run.relative_path] = future
+    return [futures[run.relative_path] for run in runs]
+
+
+def cost(run: TrainingRun, dataset: Dataset) -> float:
+    """Return the multiplications of a run's training, up to a factor that all runs share.
+
+    A network counts three forward passes for each epoch, image and view of the image; a teacher whose outputs are not
+    cached one, up to the deepest layer that the method reads.
+    """
+    if run.unsupported_reason is not None:
+        return 0.0
+    multiplications = functools.partial(
+        networks.multiplications, classes=dataset.classes, image_size=dataset.config.size
+    )
+    training, epochs = 3 * multiplications(run.network), run.config["recipe"]["epochs"]
+    if "teacher" not in run.config:  # a teacher, or a student alone
+        return training * epochs
+    teacher = run.config["teacher"]["network"]
+    requires = method_requirements(run.config["method"], run.network, teacher, dataset)
+    total = 0.0
+    for first_epoch, n in ((1, epochs), (0, requires.init_epochs)):
+        _, needs = requires.needs(first_epoch)
+        live = cacheable_kinds(needs) is None and not needs.empty
+        total += n * requires.views * (training + (multiplications(teacher, needs=needs) if live else 0))
+    return total
+
+
+def _adopt_tracking_mode(tracking: Tracking, future: Future[Any]) -> None:
+    """Continue offline in all further runs once a run's process could not reach the W&B server."""
+    if not future.cancelled() and future.exception() is None and tracking.mode == "online":
+        tracking.mode = future.result().tracking
+
+
+def _outcome(run: TrainingRun, future: Future[Any]) -> Outcome:
+    """Wait for a run; its outcome is a failure where its process died."""
+    try:
+        return future.result()
+    except Exception as e:
+        return Outcome(run.name, RunStatus.FAILED, f"{type(e).__name__}: {e}")
