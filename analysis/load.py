@@ -27,7 +27,10 @@ VALIDATION_SUFFIX = "+validation"  # of the profile of runs that held out a part
 LOCATION = ("dataset", "pair", "method", "identity", "seed")  # given by the folder too
 SEALED = ("top1_best", "teacher_top1", "agreement", "correlation_distance")  # measured on the test set
 REQUIRED = ("profile", "teacher", "student", "epochs")  # a student alone has no teacher
-TEXTS = ("teacher_run", "teacher_sha256", "precision", "code_version", "versions", "hardware", "changed_settings")
+TEXTS = (
+    "teacher_run", "teacher_sha256", "precision", "code_version", "engine_version", "commit", "clean", "versions",
+    "hardware", "changed_settings",
+)  # fmt: skip
 NUMBERS = (
     "top1_last", "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
     "extra_parameters", "extra_buffers", "inference_parameters", "init_epochs", "views", "year",

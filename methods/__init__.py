@@ -95,7 +95,12 @@ def _imported_names(module: ModuleType) -> list[str]:
 @functools.cache
 def _statements(module: ModuleType) -> str:
     """Return a module's code without prose, as it was at the first call: later edits of the file do not count."""
-    return ast.unparse(_Prose().visit(ast.parse(inspect.getsource(module))))
+    return code_without_prose(inspect.getsource(module))
+
+
+def code_without_prose(source: str) -> str:
+    """Return Python source without comments, docstrings and the text of `PROVENANCE`, in a normal form."""
+    return ast.unparse(_Prose().visit(ast.parse(source)))
 
 
 class _Prose(ast.NodeTransformer):

@@ -1,7 +1,9 @@
 """What a reader must know besides the numbers of a group's tables. Every renderer and the report's page use these."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import pandas as pd
 
 from analysis import published, statistics
 from analysis.conditions import format_setting
@@ -11,6 +13,7 @@ from benchmark.statistics import MIN_SEEDS
 from benchmark.tables.cells import counted
 
 LISTED = 20  # reasons of skipped runs in one note
+NAMED = 5  # rows that one version of the engine's code is followed by
 
 
 def setting(group: ResultGroup) -> str:
@@ -106,6 +109,7 @@ def remarks(results: Results) -> list[str]:
     if reasons := {f"{run.pair} {run.method}: {run.reason.removeprefix('skipped: ')}" for run in results.skipped}:
         notes.append(f"n/a: not possible on the pair: {'; '.join(sorted(reasons)[:LISTED])}.")
     notes += _mixed_code(results)
+    notes += [note] if (note := engine_note(results)) else []
     notes += [
         f"{row.label} on {pair} is compared with nothing: no config.yaml of its runs can be read."
         for row in group.rows
@@ -129,3 +133,26 @@ def _mixed_code(results: Results) -> Iterable[str]:
                 yield (
                     f"{row.label} on {pair}: its runs were made by different versions of its code ({'; '.join(seeds)})."
                 )
+
+
+def engine_note(results: Results) -> str:
+    """Return which rows were made by different versions of the engine's code or by uncommitted code; empty where none
+    were. Older results do not record either."""
+    by_version: dict[str, list[str]] = {}
+    uncommitted = []
+    for row in results.group.rows:
+        runs = pd.concat([seed_group.runs for seed_group in row.seed_groups.values()])
+        for version in sorted(set(runs.engine_version.dropna())):
+            by_version.setdefault(version, []).append(row.label)
+        uncommitted += [row.label] if runs.clean.eq(False).any() else []
+    parts = []
+    if len(by_version) > 1:
+        versions = "; ".join(f"{version}: {_names(labels)}" for version, labels in by_version.items())
+        parts.append(f"by different versions of the engine's code ({versions})")
+    parts += [f"by uncommitted code ({_names(uncommitted)})"] if uncommitted else []
+    return f"Runs were made {' and '.join(parts)}." if parts else ""
+
+
+def _names(labels: Sequence[str]) -> str:
+    more = [f"{len(labels) - NAMED} more"] if len(labels) > NAMED else []
+    return ", ".join([*labels[:NAMED], *more])

@@ -23,6 +23,7 @@ from benchmark.data.loader import Loader
 from benchmark.grid.build import build_method, load_teacher, to_device
 from benchmark.grid.progress import Progress
 from benchmark.runs import folder as store
+from benchmark.runs import provenance
 from benchmark.runs.folder import RunBusy, RunFolder
 from benchmark.runs.record import TEACHERS, RunRecord, RunStatus
 from benchmark.runs.tracking import Tracked, Tracking
@@ -178,6 +179,7 @@ def _record_failure(folder: RunFolder, error: Exception) -> str:
 
 
 def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
+    provenance.record_fields()  # before the training, during which the working tree may change
     dataset = _load_dataset(run)
     trainer, evaluator = _build(run, dataset)
     _connect_cache(run, trainer, dataset, progress)
@@ -360,6 +362,7 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
         precision=config["precision"],
         changed_settings=run.changed_settings,
         code_version=run.code_version,
+        **provenance.record_fields(),
         versions=versions(),
         hardware=run.settings.hardware.describe(),
     )

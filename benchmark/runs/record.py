@@ -109,6 +109,9 @@ class RunRecord:
     precision: str | None = None  # fp32 or bf16
     changed_settings: tuple[str, ...] = ()  # dotted names of settings unlike the profile's and the method's defaults
     code_version: str | None = None  # hash of the method's source code
+    engine_version: str | None = None  # hash of the source code of benchmark/ that training depends on
+    commit: str | None = None  # of the git working tree that ran
+    clean: bool | None = None  # whether benchmark/, methods/ and conf/ of the working tree had no uncommitted change
     sha256: str | None = None  # content hash of the weights
     versions: Mapping[str, Any] = field(default_factory=dict)  # of Python and libraries
     hardware: Mapping[str, Any] = field(default_factory=dict)  # device, its name, threads
@@ -220,6 +223,10 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) and number(value) is not None else None
 
 
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
@@ -248,6 +255,7 @@ _READER_OF_TYPE: dict[Any, Any] = {
     str | None: _text,
     float | None: number,
     int | None: _whole,
+    bool | None: _flag,
     Mapping[str, Any]: _mapping,
     tuple[str, ...]: _texts,
 }

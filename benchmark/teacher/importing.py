@@ -10,6 +10,7 @@ from benchmark.errors import UserError
 from benchmark.grid.build import to_device
 from benchmark.grid.run import TrainingRun
 from benchmark.networks.checkpoints import load_foreign
+from benchmark.runs import provenance
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.weights import content_hash, load_weights, save_outputs
@@ -54,6 +55,7 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
             parameters=count_parameters(teacher)[0],
             precision=config["precision"],
             sha256=sha256,
+            **provenance.record_fields(),
             versions=versions(),
             hardware=hardware.describe(),
         )

@@ -21,7 +21,8 @@ RECORD = RunRecord(
     identity="0123456789ab", epochs=240, top1_last=60.25, top1_best=60.5, top5_last=88.0, agreement=70.0,
     correlation_distance=0.25, wall_s=800.0, step_ms=30.5, parameters=83892, extra_parameters=0, extra_buffers=0,
     inference_parameters=83892, init_epochs=3, views=1, precision="fp32", changed_settings=("recipe.epochs",),
-    code_version="0" * 12, sha256="cd" * 32, versions={"torch": "2.11"}, hardware={"device": "cpu"},
+    code_version="0" * 12, engine_version="1" * 12, commit="2" * 40, clean=False,
+    sha256="cd" * 32, versions={"torch": "2.11"}, hardware={"device": "cpu"},
 )  # fmt: skip
 
 text = st.text("aé0 ", max_size=4)
@@ -57,7 +58,7 @@ def test_keys_on_disk_keep_their_names():
         "teacher_top1", "teacher_sha256", "teacher_run", "seed", "profile", "identity", "epochs", "top1_last",
         "top1_best", "top5_last", "val_top1_last", "agreement", "correlation_distance", "wall_s", "step_ms",
         "parameters", "extra_parameters", "extra_buffers", "inference_parameters", "pre_epochs", "views", "precision",
-        "changed", "code", "sha256", "versions", "hardware",
+        "changed", "code", "engine_version", "commit", "clean", "sha256", "versions", "hardware",
     }  # fmt: skip
 
 
