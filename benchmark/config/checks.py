@@ -1,14 +1,18 @@
 """Build typed options from plain values: types by OmegaConf, limits by `methods.options`. Errors are one line."""
 
+import re
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmark.config.schema import DATASETS, USER_DATASETS, DatasetConfig
 from benchmark.errors import UserError, nearest
 from methods.options import violations
 
 NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # beginnings of lines of messages
+DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+RESERVED_NAMES = ("ablations", "all", "tuning", "wandb")  # other folders below that of all runs, and a filter of tables
 Schema = TypeVar("Schema")
 
 
@@ -34,6 +38,22 @@ def check_limits(options: Any, prefix: str = "") -> None:
         if choices:
             raise UserError(f"{name} cannot be {value!r}{nearest(str(value), choices)}")
         raise UserError(f"{name} is {value}: {reason}")
+
+
+def check_dataset_name(config: DatasetConfig) -> None:
+    """Raise UserError where the name of a data set is neither that of its source nor one that a user may choose."""
+    name, source = config.name, config.source
+    if name == source:
+        return
+    if source not in USER_DATASETS:
+        own = " or ".join(f"dataset={kind}" for kind in USER_DATASETS)
+        raise UserError(f"dataset.name is {name!r}, but {source} keeps its name: only data of {own} can be named")
+    if not DATASET_NAME.fullmatch(name):
+        rule = "use letters, digits, _, - and ., the first a letter or digit"
+        raise UserError(f"dataset.name is {name!r}: {rule}")
+    if name.lower() in (*DATASETS, *RESERVED_NAMES):
+        taken = "a data set of this suite" if name.lower() in DATASETS else "reserved"
+        raise UserError(f"dataset.name cannot be {name!r}, which is {taken}: choose another name")
 
 
 def one_line(e: BaseException) -> str:

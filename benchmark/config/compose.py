@@ -37,6 +37,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = ()) -> Confi
             raise UserError(f"{word} is not understood: the methods are chosen by methods=kd,clkd")
     parsed = overrides.parse_all(words)
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
+    checks.check_dataset_name(config.dataset)
     config.pair = _expand_pairs(config.pair)
     config.methods = _expand_methods(config.methods)
     for key, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):
@@ -113,7 +114,7 @@ class MethodComposer:
             root = _compose([overrides.parse(f"method={name}"), *self._shared])
             plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
             schema = method_files.load_implementation(name, plain, files.group_names("dataset")).Options
-            self._composed[name] = ComposedMethod(root, schema, root.dataset.name)
+            self._composed[name] = ComposedMethod(root, schema, root.dataset.source)
         return self._composed[name]
 
     def _overrides(self, name: str, composed: ComposedMethod) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     recipe.epochs=20       one value, in Hydra's grammar
     seeds=0,1              a list; brackets are optional: seeds=[0,1]
-    runs=my runs           a path, taken literally; quotes around it are optional
+    runs=my runs           a path, or the name of a data set, taken literally; quotes around it are optional
     kd.temperature=2       an option of a method; its key is <method>.<option>, or method.<option> for every method
     kd.temperature=2,4     a sweep (`ablate` alone); also range:a:b:step, log:a:b:n and decade:n
 
@@ -21,6 +21,7 @@ from methods.options import leaf_fields
 
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
 PATHS = ("runs", "reports", "data", "teacher.checkpoint", "dataset.file", "dataset.root")
+LITERALS = (*PATHS, "dataset.name")  # keys whose value is a text whatever it looks like
 SCALES = ("range", "log", "decade")  # sweeps whose values are computed
 
 Sweep = list[Any] | dict[str, Any]  # the values themselves, or {scale: its numbers}
@@ -165,7 +166,7 @@ def _in_hydra_grammar(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         return word
-    if key in PATHS and not re.match(r"['\"]|null$", value):
+    if key in LITERALS and not re.match(r"['\"]|null$", value):
         # a backslash is special only before a quote
         escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
         return f"{key}='{escaped}'"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from methods.options import (
+    Limits,
     boolean,
     bounded,
     dotted_values,
@@ -19,6 +20,7 @@ from methods.options import (
 )
 
 DATASETS = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
+USER_DATASETS = ("npz", "imagefolder")  # of the user's images, under a name of their own
 MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networks
 MAX_IMAGE_SIZE = 1024  # a larger size is a typing mistake, for which memory would be allocated
 
@@ -65,7 +67,8 @@ class TrackerConfig:
 class DatasetConfig:
     """A data set and its augmentation. Paths of files are not part of a run's identity."""
 
-    name: str = one_of(*DATASETS)
+    name: str = option()  # that of the source, or of the user's own data: see `checks.check_dataset_name`
+    source: str = option(Limits(choices=DATASETS), location=True)  # what reads the images: a file of conf/dataset
     size: int = integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)  # pixels a side; other images are resized
     padding: int = integer(0)  # zeros around an image, in pixels, from which a crop of `size` is taken at random
     flip: bool = boolean()  # mirror half of the images

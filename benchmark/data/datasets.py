@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.config.schema import DATASETS, MIN_IMAGE_SIZE, DatasetConfig
+from benchmark.config.checks import check_dataset_name
+from benchmark.config.schema import MIN_IMAGE_SIZE, DatasetConfig
 from benchmark.data import augmentation, sources
 from benchmark.data.sources import Arrays
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError
 from benchmark.training.seeding import generator
 
 RESIZE_BATCH = 1000  # images resized at once, in float32
@@ -107,8 +108,7 @@ def stratified(labels: Tensor, size: int, random: torch.Generator, option: str) 
 
 
 def _check_config(config: DatasetConfig) -> None:
-    if config.name not in DATASETS:
-        raise UserError(f"unknown dataset {config.name!r}{nearest(config.name, DATASETS)}")
+    check_dataset_name(config)
     if config.size < MIN_IMAGE_SIZE:
         raise UserError(f"dataset.size is {config.size}: the networks need images of at least {MIN_IMAGE_SIZE} pixels")
     if config.padding > config.size:
@@ -118,20 +118,20 @@ def _check_config(config: DatasetConfig) -> None:
             raise UserError(f"dataset.{name} has {len(values)} numbers: give one for each of three channels, or null")
     for key, dataset, kind in (("file", "npz", "a file"), ("root", "imagefolder", "a folder")):
         location = getattr(config, key)
-        if config.name == dataset and location is None:
+        if config.source == dataset and location is None:
             raise UserError(f"dataset={dataset} needs dataset.{key}: {kind}, absolute or below the data folder")
-        if config.name != dataset and location is not None:
-            raise UserError(f"dataset.{key} is read by dataset={dataset} only, not by dataset={config.name}")
+        if config.source != dataset and location is not None:
+            raise UserError(f"dataset.{key} is read by dataset={dataset} only, not by dataset={config.source}")
 
 
 def _read(config: DatasetConfig, folder: Path) -> Arrays:
-    if config.name == "digits":
+    if config.source == "digits":
         return _digits(config.test_size)
-    if config.name == "npz":
+    if config.source == "npz":
         return sources.read_npz(folder / Path(config.file or "").expanduser())
-    if config.name == "imagefolder":
+    if config.source == "imagefolder":
         return sources.read_imagefolder(folder / Path(config.root or "").expanduser(), config.size)
-    return sources.read_cifar(config.name, folder)
+    return sources.read_cifar(config.source, folder)
 
 
 def _digits(test_size: int | None) -> Arrays:

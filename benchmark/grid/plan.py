@@ -264,11 +264,11 @@ def _profile_config(profile: str, dataset: str) -> Config:
 def changed_settings(method: MethodConfig, config: Config, network: str) -> tuple[str, ...]:
     """Return the dotted names of the settings that differ from the method's defaults and from the profile.
 
-    They are options of the method, of the recipe and of the data set. Paths do not count, nor do milestones that differ
-    because the number of epochs does.
+    They are options of the method, of the recipe and of the data set. Its name and paths do not count, nor do
+    milestones that differ because the number of epochs does.
     """
-    default = _profile_config(config.profile, config.dataset.name)
-    ignored = [f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location")]
+    default = _profile_config(config.profile, config.dataset.source)
+    ignored = ["name", *(f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location"))]
     ignored += ["milestones"] if config.recipe.epochs != default.recipe.epochs else []
     parts = {
         "recipe": (network_recipe(config, network), network_recipe(default, network)),

@@ -37,6 +37,29 @@ def image_bytes(*splits) -> list[bytes]:
 # ------------------------------------------------------------ configs
 
 
+@pytest.mark.parametrize("name", ["flowers", "Flowers-17_v1.0", "007", "npz"])
+def test_a_data_set_of_the_user_has_a_name(name, tmp_path):
+    assert load_arrays(tmp_path, random_arrays(), name=name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("my data", "dataset.name is 'my data': use letters, digits, _, - and ., the first a letter or digit"),
+        (".hidden", "dataset.name is '.hidden': use letters"),
+        ("a/b", "dataset.name is 'a/b': use letters"),
+        ("blüten", "dataset.name is 'blüten': use letters"),
+        ("", "dataset.name is '': use letters"),
+        ("imagefolder", "dataset.name cannot be 'imagefolder', which is a data set of this suite: choose another name"),
+        ("CIFAR100", "dataset.name cannot be 'CIFAR100', which is a data set of this suite"),
+        ("wandb", "dataset.name cannot be 'wandb', which is reserved"),
+        ("all", "dataset.name cannot be 'all', which is reserved"),
+    ],
+)
+def test_a_name_that_folders_and_tables_cannot_have_is_rejected(name, message, tmp_path):
+    assert message in error_message("npz", tmp_path, file="mine.npz", name=name)
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_yaml_has_all_keys_within_their_limits(name):
     values = OmegaConf.load(CONF / "dataset" / f"{name}.yaml")
@@ -46,7 +69,7 @@ def test_every_yaml_has_all_keys_within_their_limits(name):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"validation": 1.0}, {"validation": -0.1}, {"size": 15}, {"padding": -1}, {"std": [1, 0, 1]}, {"name": "digit"}],
+    [{"validation": 1.0}, {"validation": -0.1}, {"size": 15}, {"padding": -1}, {"std": [1, 0, 1]}, {"source": "digit"}],
 )
 def test_limits_are_checked(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
@@ -64,9 +87,9 @@ def test_limits_are_checked(changes):
         ({"padding": 17}, "dataset.padding is 17: images are 16 pixels wide"),
         ({"mean": [0.5]}, "mean has 1 numbers"),
         ({"file": "mine.npz"}, "dataset.file is read by dataset=npz only"),
-        ({"name": "digit"}, "unknown dataset 'digit'; did you mean digits"),
-        ({"name": "npz"}, "dataset=npz needs dataset.file"),
-        ({"name": "imagefolder"}, "dataset=imagefolder needs dataset.root"),
+        ({"name": "mine"}, "dataset.name is 'mine', but digits keeps its name: only data of dataset=npz or dataset=im"),
+        ({"name": "mine", "source": "npz"}, "dataset=npz needs dataset.file"),
+        ({"name": "imagefolder", "source": "imagefolder"}, "dataset=imagefolder needs dataset.root"),
         ({"validation": 0.02}, "validation split of 4 images has none of class"),
         ({"validation": 0.001}, "no image of 200"),
         ({"validation": 0.99}, "training split of 2 images has none of class"),

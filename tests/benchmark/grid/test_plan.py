@@ -58,6 +58,22 @@ def test_a_diverged_run_is_reported_and_not_repeated(finished):
     assert str(outcome) == "resnet14-resnet8 kd seed 0: diverged: in an earlier run"
 
 
+def test_a_name_of_ones_own_is_that_of_folders_records_and_the_first_line(tiny, tmp_path):
+    """Two data sets of one source differ in name and content."""
+    overrides = [*tiny, "methods=ce", "recipe.epochs=1", "dataset.name=squares-16"]
+    plan, outcomes = bench(overrides)
+    assert {o.status for o in outcomes} == {"done"}
+    run = student_runs(plan)["ce"]
+    assert run.relative_path.startswith("squares-16/resnet8/ce/") and run.folder.record.dataset == "squares-16"
+    assert plan.text().startswith("quick: squares-16, 48 training and 30 test images")
+    assert "dataset.name" not in run.changed_settings
+    config = run.folder.config.tree["dataset"]
+    assert config["name"] == "squares-16" and len(config["fingerprint"]) == 64 and "source" not in config
+    assert not list((tmp_path / "runs").glob("npz"))
+    with pytest.raises(UserError, match=r"dataset\.name is 'mine', but cifar100 keeps its name"):
+        plan_of(["dataset=cifar100", "dataset.name=mine"])
+
+
 # ------------------------------------------------------------ students alone
 
 
