@@ -15,7 +15,7 @@ SELECTION = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call
 	$(if $(WHERE),'where=$(WHERE)') $(if $(NAME),selection=$(NAME)) $(ARGS)
 
 # make ignores a misspelled variable silently
-VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS WHERE NAME ARGS
+VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS PAIRWISE WHERE NAME ARGS
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
@@ -23,6 +23,7 @@ $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 OF_METHOD = ablate tune
 OF_GRID = ablate
 OF_TRIALS = tune
+OF_PAIRWISE = table
 OF_SEEDS = bench plan ablate tune
 OF_JOBS = $(OF_SEEDS)
 OF_DATA = $(OF_SEEDS)
@@ -31,7 +32,7 @@ OF_PROFILE = $(OF_SEEDS) $(OF_TABLES) drop help
 OF_DATASET = $(OF_SEEDS) $(OF_TABLES) drop
 OF_WHERE = $(OF_TABLES) drop
 OF_NAME = bench $(OF_TABLES)
-$(foreach v,METHOD GRID TRIALS SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
+$(foreach v,METHOD GRID TRIALS PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
 .PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test sync clean help
@@ -56,8 +57,8 @@ speed: $(BIN)/installed ## time a step of every method, the student alone and th
 methods: $(BIN)/installed ## all methods with their papers, default options and costs
 	@$(KD) methods
 
-table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS= WHERE=recipe.epochs=240; NAME= names their files
-	@$(KD) table $(SELECTION)
+table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS= WHERE=recipe.epochs=240; NAME= names their files, PAIRWISE=1 compares every two rows, too
+	@$(KD) table $(SELECTION) $(if $(PAIRWISE),pairwise=$(PAIRWISE))
 
 plots: $(BIN)/installed ## learning curves and class-correlation heat maps, of the same selection
 	@$(KD) plots $(SELECTION)

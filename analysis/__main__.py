@@ -18,6 +18,7 @@ COMMANDS = {
 }
 FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
+TABLE_OPTIONS = ("pairwise",)
 MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
@@ -44,7 +45,8 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   method=a,b        only these methods (teacher and student alone always stay); all stands for all, in any filter
   identity=a,b      only runs of these identities: the names of their folders
   where=key=value   only runs with this setting, as in where=recipe.epochs=240,precision=fp32
-  selection=main    a name for the selection, which its files carry"""
+  selection=main    a name for the selection, which its files carry
+  pairwise=true     of table: also compare every two rows of a pair, in files of their own"""
 
 
 def run(arguments: Sequence[str]) -> list[Path]:
@@ -63,7 +65,8 @@ def run(arguments: Sequence[str]) -> list[Path]:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
     if not names:
         raise UserError(f"no command given: python -m analysis with one or more of {', '.join(COMMANDS)}")
-    selection = select(load_analysis(words, (*FOLDERS, *RUN_FILTERS, "where", "selection", "command")))
+    keys = (*FOLDERS, *RUN_FILTERS, "where", "selection", "command", *(TABLE_OPTIONS if "table" in names else ()))
+    selection = select(load_analysis(words, keys))
     written = [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
     return [*written, selection.record([*names, *words])]
 

@@ -69,6 +69,20 @@ def _significance(results: Results) -> dict[str, str]:
     }
 
 
+def write_pairwise(results: Results, reports: Path) -> list[Path]:
+    """Write the comparisons of every two rows to `<reports>/tables`; return the paths, none where there are no two."""
+    comparisons = statistics.compare_all(results.group)
+    if not comparisons:
+        return []
+    table = significance.pairwise_table(results, comparisons)
+    parts = around(table, model.group_by_first_column(table))
+    texts = {
+        "-pairwise.md": markdown.document(f"{results.group.heading}: every two rows", parts),
+        "-pairwise.csv": csv.render(significance.COLUMNS, significance.records(results, comparisons)),
+    }
+    return write_texts(reports / "tables", results.group.stem, texts)
+
+
 def _without_last_column(table: Table) -> Table:
     lines = [[replace(line, cells=line.cells[:-1]) for line in block] for block in table.blocks]
     return replace(table, columns=table.columns[:-1], blocks=lines)

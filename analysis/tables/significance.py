@@ -1,7 +1,7 @@
 """Comparisons of two rows on a pair: with KD and with the student alone; of all pairs of rows on request."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,15 +34,17 @@ def table(results: Results) -> Table:
     )  # fmt: skip
 
 
-def pairwise_table(results: Results, comparisons: Iterable[Comparison]) -> Table:
+def pairwise_table(results: Results, comparisons: Sequence[Comparison]) -> Table:
     """Return the comparisons of every two rows, the later row of the table of accuracies minus the earlier one."""
     intro = (
-        f"{_compared(results)} The family is every two rows of the pair; p: two-sided moderated paired t-test after "
-        "Holm's correction over the family, which gives no intervals. † marks the better and ‡ the worse at 5 %. "
-        f"{EFFECT}"
+        f"{_compared(results)} The family of a pair is all comparisons of two rows on it. p: two-sided moderated paired t-test "
+        "(Smyth 2004) after Holm's correction over the family, which gives no intervals. † marks the better and ‡ the "
+        f"worse at 5 %. {EFFECT}"
     )
     lines = [_line(c, cells.difference(c.difference)) for c in comparisons]
-    return Table(f"Every two rows of a pair: {results.group.heading}", _columns(), [lines], intro=[intro])
+    sizes = {c.pair: c.family_size for c in comparisons}
+    notes = [f"{pair}: {counted(n, 'test')}." for pair, n in sizes.items() if n]
+    return Table("Every two rows of a pair", _columns(), [lines], intro=[intro], notes=notes)
 
 
 def _columns() -> list[Column]:

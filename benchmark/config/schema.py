@@ -177,6 +177,7 @@ class AnalysisOptions:
     command: str | None = option()
     name: list[str] = option()
     grid: list[str] = option()
+    pairwise: bool = boolean()
 
 
 @dataclass

@@ -88,6 +88,30 @@ def test_the_files_of_significance(tested, analyse, tmp_path):
     assert err.count("-significance.") == 3 and err.count("-ranks.") == 2
 
 
+def test_every_two_rows_are_compared_on_request(tested, analyse, tmp_path):
+    analyse("table", "pairwise=true")
+    rows = read(tmp_path / "reports", "cifar100-short-pairwise.csv")
+    assert len(rows) == 2 * 6 and {r["family_size"] for r in rows} == {"6"}
+    for pair in (A, B):
+        p = {r["p"]: float(r["p_adjusted"]) for r in rows if r["pair"] == pair}
+        ordered = sorted(p, key=float)
+        steps = [(6 - i) * float(text) for i, text in enumerate(ordered)]
+        expected = [min(1, max(steps[: i + 1])) for i in range(6)]
+        assert [p[text] for text in ordered] == pytest.approx(expected, rel=1e-5)
+    markdown = (tmp_path / "reports/tables/cifar100-short-pairwise.md").read_text()
+    assert "Holm's correction over the family" in markdown and f"{A}: 6 tests." in markdown
+    assert "[" not in markdown.split("### ")[1]  # no intervals beside a step-down correction
+    families = read(tmp_path / "reports", "cifar100-short-significance.csv")
+    assert {r["family_size"] for r in families} == {"2", "3"}  # unchanged
+
+
+def test_every_two_rows_are_compared_by_table_only(tested, analyse, tmp_path):
+    assert analyse("table")[0] == 0
+    assert not list((tmp_path / "reports/tables").glob("*-pairwise.*"))
+    status, _, err = analyse("plots", "pairwise=true")
+    assert status == 2 and "unknown key 'pairwise'" in err
+
+
 def test_one_pair_has_no_ranks(tested, analyse, tmp_path):
     analyse("table", f"pair={A}")
     names = {p.name for p in (tmp_path / "reports" / "tables").iterdir()}
