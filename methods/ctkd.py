@@ -81,7 +81,12 @@ PROVENANCE = """
 Certain: all of it, and that t is trained by the student's SGD with its weight decay. For ImageNet λ rises over 5
 epochs.
 
+Uncertain, with standardization (CTKD+LS): lowest 2 and span 40. The command line's defaults in logit-standardization-KD
+are 1 and 20, but by all 14 logs behind the published numbers T is 22.3 to 30.4 after the first epoch, below 2.1 by the
+fourth, 2.005 to 2.034 at the end and never below 2, so the base temperature 2 of the file names multiplies
+1 + 20 · σ(t). At a span below 38.8 the first temperatures could not be reached. The authors say (issue 15) that the
+public version of their code is not the one that ran.
+
 Source: CTKD (`train_student.py`, `helper/loops.py`, `scripts/run_cifar_distill.sh`). With standardization:
-logit-standardization-KD (`CTKD/`), KD weight 9; the base temperature 2 in its file names has no effect, as T is
-learned.
+logit-standardization-KD f6e5aa5 (`CTKD/`, `logs/CTKD/`), KD weight 9.
 """

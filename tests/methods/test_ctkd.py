@@ -89,6 +89,16 @@ def test_gradients_equal_finite_differences(make, make_batch, make_outputs):
 def test_logit_standardization(make, make_batch, make_outputs):
     student, teacher, batch = make_outputs(7, 1), make_outputs(7, 2), make_batch(7)
     terms = make("ctkd_ls").double().losses(student, teacher, batch)
-    expected = kl_divergence(standardize_logits(student.logits), standardize_logits(teacher.logits), START)
+    initial = 2 * START  # base temperature 2
+    expected = kl_divergence(standardize_logits(student.logits), standardize_logits(teacher.logits), initial)
     assert terms["kd"].value.item() == pytest.approx(expected.item(), rel=1e-9)
     assert [t.weight for t in terms.values()] == [0.1, 9.0]
+
+
+def test_the_temperature_with_standardization_stays_in_the_range_of_the_authors_logs(make):
+    method = make("ctkd_ls")
+    with torch.no_grad():
+        method.t.fill_(-30.0)
+        assert method.temperature(1).item() == pytest.approx(2.0)  # all logs end just above 2
+        method.t.fill_(1.0)
+        assert method.temperature(1).item() >= 30.4  # the highest after the first epoch
