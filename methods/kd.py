@@ -46,6 +46,10 @@ Certain: formula and weights. For ImageNet mdistiller takes T 1 and weights 0.5,
 population's standard deviation; the code behind its numbers takes the unbiased one, which is used here.
 
 Source: RepDistiller (`-r .1 -a .9`, T 4) and mdistiller (`engine/cfg.py`: CE 0.1, KD 0.9, T 4) agree for CIFAR-100.
-LSKD: logit-standardization-KD (`mdistiller/distillers/KD.py`); T and weight of each pair are in the names of its log
-files.
+LSKD: logit-standardization-KD f6e5aa5 (`mdistiller/distillers/KD.py`); T and weight of each pair are in the names of
+its log files.
+
+Uncertain: LSKD's weight on resnet32x4-ShuffleV2. The loss in its log (1.67 after the first epoch, 0.10 at the end) fits
+a weight of about 1 and not the 9 of the file's name. The log of resnet32x4-resnet8x4 is not that of one constant run:
+its loss halves at epochs 150 and 210, where the learning rate does not change.
 """
