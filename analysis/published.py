@@ -2,7 +2,9 @@
 
 Columns of the file: dataset, teacher, student and method under this project's names; `label`, the method as its source
 calls it; metric, value and std in per cent; rule, the epoch that the value belongs to (`last`, `best` on the test set,
-or `unknown` where the source does not say); source.
+or `unknown` where the source does not say); source. LSKD's source does not say either: its rows with standardization
+have the rule `best`, because they agree with the best epochs of its public logs (median distance 0.11 points, to the
+last epochs 0.34).
 
 Whether a value comes from the source's own runs or was copied by it (`Published.origin`) follows from the source.
 

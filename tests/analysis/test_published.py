@@ -40,6 +40,8 @@ def test_rules_follow_from_the_source():
     assert set(rows.rule) == {"last", "best", "unknown"}
     assert set(rows.rule[rows.source.str.startswith("HobbitLong/RepDistiller")]) == {"last"}
     assert set(rows.rule[rows.source.str.startswith("megvii-research/mdistiller")]) == {"best"}
+    standardized = rows[rows.label.str.contains("+LS", regex=False)]
+    assert len(standardized) == 91 and set(standardized.rule) == {"best"}
     dkd = published.find("cifar100", "wrn40_2", "wrn16_2", "dkd")
     assert dkd is not None
     assert dkd.reference.endswith("(best epoch on the test set)")
