@@ -143,6 +143,8 @@ Source: ReviewKD (`CIFAR-100/model/reviewkd.py`, `script/reviewKD.sh`), mdistill
 Differences: where one network has more stages, its first ones are left out, as the review begins with the last; the
 published codes have no such pair.
 
-Not comparable: the authors train with Nesterov momentum, batches of 128 and a rate of 0.1 (0.02 for ShuffleNet); here
-all methods share one recipe.
+Not comparable: the authors train with Nesterov momentum, batches of 128 and a rate of 0.1 (0.02 for ShuffleNet), and
+with other normalization constants; and their CIFAR-100 code never puts the teacher into evaluation mode, so that its
+batch norms use the statistics of each batch. Here all methods share one recipe, and every teacher is in evaluation
+mode.
 """
