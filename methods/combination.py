@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from methods.contract import Batch, Context, Initialization, Method, Needs, Outputs, Requirements, Shapes, Term
 
@@ -56,6 +56,16 @@ def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
                         terms[f"{part_name}_{name}" if name in terms else name] = term
             return terms
 
+        def on_teacher_features(self, features: Tensor, labels: Tensor) -> None:
+            for _, part in self._methods():
+                if part.requires.teacher_features:
+                    part.on_teacher_features(features, labels)
+
+        def on_epoch_start(self, epoch: int) -> None:
+            for _, part in self._methods():
+                if epoch > -part.requires.init_epochs:
+                    part.on_epoch_start(epoch)
+
         def on_step_end(self) -> None:
             for _, part in self._methods():
                 part.on_step_end()
@@ -79,6 +89,7 @@ def merge(requirements: Iterable[Requirements]) -> Requirements:
         max(r.views for r in every),
         initialization,
         frozenset().union(*(r.batch_norms for r in every)),
+        any(r.teacher_features for r in every),
     )
 
 

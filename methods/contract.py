@@ -189,6 +189,8 @@ class Requirements:
     views: augmented views of each image, 1 (weak) or 2 (weak and strong).
     initialization: the stage before epoch 1, or None.
     batch_norms: stages of the teacher whose batch norm parameters the method reads when it is built.
+    teacher_features: True where the method reads the teacher's pooled features of all training images before training
+        (`Method.on_teacher_features`).
     """
 
     student: Needs = Needs(logits=True)
@@ -196,6 +198,7 @@ class Requirements:
     views: int = 1
     initialization: Initialization | None = None
     batch_norms: frozenset[int] = frozenset()
+    teacher_features: bool = False
 
     @property
     def init_epochs(self) -> int:
@@ -217,7 +220,8 @@ class Method(nn.Module):
         otherwise the subclass overrides `requirements`.
     requires: the requirements of this instance.
 
-    Parameters of the module are trained by the student's optimizer; buffers are saved in checkpoints.
+    Parameters of the module are trained by the student's optimizer; buffers are saved in checkpoints. Checkpoints are
+    written after whole epochs: what later epochs read of earlier ones must be in a buffer.
 
     On a GPU a training step is captured as a CUDA graph once per epoch and replayed. `losses`, `optimizer_step` and
     `on_step_end` must not wait for the device (`.item()`, boolean masks), and Python numbers that they compute may
@@ -242,6 +246,17 @@ class Method(nn.Module):
         Raises UnsupportedPair where no options support the pair, ValueError where these options do not.
         """
         return Requirements(cls.student_needs, cls.teacher_needs, cls.views)
+
+    def on_teacher_features(self, features: Tensor, labels: Tensor) -> None:
+        """Hook before training, called without gradients where `Requirements.teacher_features` is set.
+
+        features: [M, D], the teacher's pooled features of unaugmented training images, in float32, and labels: [M], on
+        the device of the method. It is not called when a run is resumed: what is made of the features must be kept in
+        buffers. A buffer holds NaN before, so that a method that never received them cannot train.
+        """
+
+    def on_epoch_start(self, epoch: int) -> None:
+        """Hook before the first batch of each epoch, called without gradients; epochs count as in `Batch`."""
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         """Return the named terms of the loss for one batch; the sum of weight × value is minimized."""

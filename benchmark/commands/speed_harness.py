@@ -32,6 +32,7 @@ from methods.contract import Batch, Method, UnsupportedPair
 IMAGES, CLASSES = 50_000, 100
 # steps of this suite's loop in a sample: a GPU receives steps while it works, so that a single one would look slower
 STEPS_PER_SAMPLE = {"cpu": 1, "cuda": 20}
+FEATURE_IMAGES = 2 * CLASSES  # from which methods compute class statistics: no speed depends on their number
 STUDENT_ALONE = "ce"  # the method that all others are compared with
 
 
@@ -129,10 +130,12 @@ class SpeedHarness:
         teacher_outputs = TeacherOutputs(
             teacher, method.requires, self.loader, device=self.hardware.device, precision=self.precision
         )
-        return Trainer(
+        trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
             compiled=self.hardware.compiled, capture=capture.cuda_graph if self.hardware.graphs else None,
         )  # fmt: skip
+        trainer.prepare_method(FEATURE_IMAGES)
+        return trainer
 
     def training_loop(self, name: str, cache_root: Path | None) -> tuple[TimedLoop, Trainer]:
         """Return this suite's loop; with a cache below `cache_root`, filled for the batches to come, or without one."""
@@ -166,10 +169,11 @@ class SpeedHarness:
         return TimedLoop(lambda: (replay(), batch), steps_per_sample=self.steps_per_sample)
 
     def reference_loop(self, name: str) -> TimedLoop:
-        """Return the reference loop for a method."""
+        """Return the reference loop for a method, which is prepared as in training."""
+        method = self.trainer(name).method
         teacher = self.network(self.teacher, reference=True).eval().requires_grad_(False)
         loop = ReferenceLoop(
-            self.network(self.student, reference=True), self.method(name), teacher, self.dataset.train,
+            self.network(self.student, reference=True), method, teacher, self.dataset.train,
             self.dataset.config, self.batch_size, self.schedule, self.hardware.device,
         )  # fmt: skip
         return TimedLoop(loop.step)

@@ -20,6 +20,11 @@ def count_outcomes(padding: int, flip: bool) -> int:
     return (2 * padding + 1) ** 2 * (2 if flip else 1)
 
 
+def identity_id(padding: int, flip: bool) -> int:
+    """Return the augmentation id of the unaugmented image."""
+    return padding * (2 * padding + 2) * (2 if flip else 1)
+
+
 def pad(images: Tensor, padding: int) -> Tensor:
     """Add `padding` zeros on all four sides: uint8 [N, 3, H, W] -> [N, H + 2p, W + 2p, 3] in NHWC memory."""
     return functional.pad(images.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding)).contiguous()

@@ -63,6 +63,10 @@ class Loader:
         weak = self._crop(indices.to(self.device), augmentation_ids.to(self.device))
         return augmentation.standardize(weak, *self._normalization)
 
+    def unaugmented(self, indices: Tensor) -> Tensor:
+        """Return images `indices` [B] without augmentation, normalized: float32 [B, 3, H, W]."""
+        return self.augmented(indices, torch.full_like(indices, augmentation.identity_id(self.padding, self.flip)))
+
     def epoch(self, epoch: int, views: int = 1) -> Iterator[Batch]:
         """Yield the batches of one epoch, counted from 1, with one or two views of each image.
 

@@ -94,6 +94,17 @@ class TeacherOutputs:
         with autocast(self.device, self.precision):
             return forward(images, needs)
 
+    @torch.no_grad()
+    def training_features(self, images: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the teacher's pooled features [M, D] of unaugmented training images, in float32, and their labels [M].
+
+        images: the first M of them, all by default.
+        """
+        indices = torch.arange(self.loader.size if images is None else min(images, self.loader.size))
+        batches = map(self.loader.unaugmented, indices.split(self.fill_batch))
+        features = [self._compute_rows(batch, Needs(pooled=True)).pooled.float() for batch in batches]
+        return torch.cat(features), self.loader.labels[: len(indices)]
+
     @property
     def live_passes(self) -> int:
         """Teacher forward passes per training step once all caches are full."""

@@ -91,6 +91,16 @@ class Trainer:
         self._zero_momentum()
         self.watch = Stopwatch(self.device)
 
+    @torch.no_grad()
+    def prepare_method(self, images: int | None = None) -> None:
+        """Give the method what it reads before training; the first epoch does so, and a resumed run has it in its
+        checkpoint.
+
+        images: number of training images whose features it receives, all by default.
+        """
+        if self.method.requires.teacher_features:
+            self.method.on_teacher_features(*self.teacher_outputs.training_features(images))
+
     def step(self, batch: Batch) -> StepResult:
         """Take one optimizer step. Return the detached terms {name: scalar}, and the logits [N, C]; the next step may
         overwrite both."""
@@ -152,6 +162,10 @@ class Trainer:
             self._zero_momentum()
             if self._graphed is not None:
                 self._graphed.on_stage_change()
+        if epoch == 1 - self.method.requires.init_epochs:
+            self.prepare_method()
+        with torch.no_grad():
+            self.method.on_epoch_start(epoch)
         rows, sizes, hits, record = [], [], [], {}
         batches = self.loader.epoch(epoch, self.method.requires.views)
         for step, batch in enumerate(self.teacher_outputs.prefetch(batches, self.watch), start=1):

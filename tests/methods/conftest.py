@@ -65,9 +65,22 @@ def make(make_options):
         implementation, options = make_options(name, **changes)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return implementation(options, context or small_context())
+            method = implementation(options, context or small_context())
+        if method.requires.teacher_features:
+            with torch.no_grad():
+                method.on_teacher_features(*training_features(method.context))
+        return method
 
     return build
+
+
+def training_features(context):
+    """Random pooled features of the teacher for the training images, which differ in their means by class; labels."""
+    labels = context.train_labels
+    generator = torch.Generator().manual_seed(7)
+    means = 2 * torch.randn(context.classes, context.teacher.pooled, generator=generator)
+    noise = torch.randn(len(labels), context.teacher.pooled, generator=generator)
+    return means[labels] + noise, labels
 
 
 def small_context():

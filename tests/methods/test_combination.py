@@ -1,5 +1,7 @@
 """Combinations of methods: the sum of their terms, and the union of their requirements."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -91,3 +93,31 @@ def test_an_initialization_stage_trains_only_the_parts_that_have_one(build, make
     assert combination.requires.init_epochs == combination.parts["fsp"].requires.init_epochs > 0
     assert list(combination.losses(student, teacher, make_batch(8, epoch=0))) == ["fsp"]
     assert {"ce", "tckd", "nckd"} <= set(combination.losses(student, teacher, make_batch(8)))
+
+
+def test_hooks_reach_the_parts_that_train_in_an_epoch_or_require_features(make):
+    calls = []
+
+    class Recorder:
+        def on_teacher_features(self, features, labels):
+            calls.append(("features", type(self).__name__))
+
+        def on_epoch_start(self, epoch):
+            calls.append((epoch, type(self).__name__))
+
+    class Reader(Recorder, methods.load("kd")):
+        @classmethod
+        def requirements(cls, options, student, teacher):
+            return dataclasses.replace(super().requirements(options, student, teacher), teacher_features=True)
+
+    class Initialized(Recorder, methods.load("fsp")):
+        pass
+
+    implementation = combine({"kd": Reader, "fsp": Initialized})
+    options = implementation.Options(make("kd").options, make("fsp").options)
+    combination = implementation(options, small_context())
+    assert combination.requires.teacher_features
+    combination.on_teacher_features(torch.zeros(40, 6), torch.zeros(40))
+    combination.on_epoch_start(0)
+    combination.on_epoch_start(1)
+    assert calls == [("features", "Reader"), (0, "Initialized"), (1, "Reader"), (1, "Initialized")]

@@ -49,6 +49,15 @@ def test_all_outcomes_of_an_image_differ():
         assert len(views.flatten(1).unique(dim=0)) == outcomes
 
 
+@settings(max_examples=25)
+@given(padding=st.integers(0, 4), flip=st.booleans())
+def test_one_outcome_is_the_unaugmented_image(padding, flip):
+    images = torch.randint(1, 256, (3, 3, 7, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ids = torch.full((3,), augmentation.identity_id(padding, flip))
+    padded = augmentation.pad(images, padding)
+    assert torch.equal(augmentation.crop_and_flip(padded, torch.arange(3), ids, padding, flip), images)
+
+
 def test_normalization_is_the_formula_in_channels_last_memory():
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     config = dataset_config("cifar100")

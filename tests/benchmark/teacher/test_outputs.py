@@ -11,6 +11,7 @@ from benchmark import networks
 from benchmark.config.compose import load_method
 from benchmark.config.files import group_names
 from benchmark.data import randaugment
+from benchmark.data.datasets import normalize
 from benchmark.data.loader import STRONG, WEAK, Loader
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import execute
@@ -61,6 +62,24 @@ def make_trainer(dataset, method: type[TwoViews] = TwoViews, seed: int = 0, batc
     loader = Loader(dataset.train, dataset.config, batch_size, seed, "cpu")
     outputs = TeacherOutputs(teacher, objective.requires, loader, device="cpu", precision="fp32")
     return Trainer(student, objective, outputs, SCHEDULE)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fill_batch", [500, 16])
+def test_training_features_are_those_of_unaugmented_images(dataset, precision, fill_batch):
+    outputs = make_trainer(dataset).teacher_outputs
+    outputs = TeacherOutputs(outputs.teacher, outputs.requires, outputs.loader, device="cpu", precision=precision)
+    outputs.fill_batch = fill_batch
+    features, labels = outputs.training_features()
+    with torch.no_grad(), autocast("cpu", precision):
+        images = normalize(dataset.train.images, dataset.config)
+        expected = outputs.teacher(images, Needs(pooled=True)).pooled.float()
+    assert features.dtype == torch.float32 and not features.requires_grad
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=2e-2 if precision == "bf16" else 1e-5)
+    assert torch.equal(labels, dataset.train.labels)
+    first, first_labels = outputs.training_features(7)
+    torch.testing.assert_close(first, expected[:7], rtol=1e-4, atol=2e-2 if precision == "bf16" else 1e-5)
+    assert torch.equal(first_labels, dataset.train.labels[:7])
 
 
 @pytest.mark.parametrize("name", ["wrn16_2", "resnet8x4", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2"])

@@ -272,6 +272,28 @@ def test_divergence_names_the_first_bad_step_and_term(dataset, init_epochs, epoc
         trainer.epoch(epoch, no_progress)
 
 
+@pytest.mark.parametrize("init_epochs", [0, 2])
+def test_features_precede_the_first_epoch_and_every_epoch_starts_with_its_hook(dataset, init_epochs):
+    trainer, calls = build_trainer(dataset, "kd"), []
+    kd, method = trainer.method.losses, trainer.method
+    stage = Initialization(init_epochs, LOGITS, LOGITS) if init_epochs else None
+    method.requires = Requirements(initialization=stage, teacher_features=True)
+    method.on_teacher_features = lambda features, labels: calls.append((features.shape, labels.shape))
+    method.on_epoch_start = lambda epoch: calls.append((epoch, torch.is_grad_enabled()))
+    trainer._eager = trainer._eager._replace(losses=lambda *args: calls.append("step") or kd(*args))
+    epochs = range(1 - init_epochs, 3)
+    for epoch in epochs:
+        trainer.epoch(epoch, no_progress)
+    features = (torch.Size([24, 64]), torch.Size([24]))
+    assert calls == [features, *(call for epoch in epochs for call in [(epoch, False), *["step"] * 3])]
+
+
+def test_a_method_that_does_not_require_features_receives_none(dataset):
+    trainer = build_trainer(dataset, "kd")
+    trainer.method.on_teacher_features = lambda *_: pytest.fail("KD requires no features")
+    trainer.epoch(1, no_progress)
+
+
 def test_a_parameter_may_receive_its_first_gradient_after_others(dataset):
     """A fused step, as on a GPU, needs the momentum of all its parameters or of none."""
     trainer = build_trainer(dataset, "ce")

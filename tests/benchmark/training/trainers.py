@@ -50,7 +50,9 @@ def build_trainer(
         pytest.skip(str(reason))
     loader = Loader(dataset.train, dataset.config, batch_size, seed, device)
     outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
-    return Trainer(student, method, outputs, schedule, **more)
+    trainer = Trainer(student, method, outputs, schedule, **more)
+    trainer.prepare_method()
+    return trainer
 
 
 def no_progress(step: int, steps: int) -> None:
