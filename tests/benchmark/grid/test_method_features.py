@@ -138,3 +138,23 @@ def test_a_combination_has_the_terms_of_both_parts(tiny):
     # one cross-entropy, CRD's, and KD's term at its full weight
     assert both["loss"] == pytest.approx(crd["loss"] + kd["loss/kd"], rel=1e-5)
     assert both["loss"] == pytest.approx(sum(both[f"weighted/{name}"] for name in terms), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gkl"])
+def test_statistics_of_the_teacher_survive_an_interruption(tiny, tmp_path, monkeypatch, name):
+    """Methods that keep what they saw of the teacher in earlier epochs, or before training, in buffers."""
+    monkeypatch.setattr("benchmark.grid.run.CHECKPOINT_SHARE", math.inf)
+    overrides = [*tiny, f"methods={name}", "recipe.epochs=4"]
+    plan, _ = bench(overrides)
+    whole = trained(student_runs(plan)[name].folder)
+    plan = plan_of([*overrides, f"runs={tmp_path / 'again'}"])
+    tracking = tracking_of(plan)
+    assert execute(plan.teachers["resnet14"], tracking, Progress(2)).status == "done"
+    (run,) = plan.students("resnet14")
+    for last_epoch in (1, 3):  # before the first checkpoint, and with one after epoch 2
+        progress = KilledBeforeCheckpoint(1)
+        progress.last_epoch = last_epoch
+        with pytest.raises(Killed):
+            execute(run, tracking, progress)
+    assert execute(run, tracking, Progress(1)).status == "done"
+    assert same(trained(run.folder), whole)
