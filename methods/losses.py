@@ -76,6 +76,13 @@ def binary_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([target, others], 1)
 
 
+def share_up_to_median(values: Tensor) -> Tensor:
+    """Return the share of values that are at most their median: [M] -> scalar."""
+    ranked, last = values.sort().values, len(values) - 1
+    median = (ranked[last // 2] + ranked[(last + 1) // 2]) / 2
+    return (values <= median).to(values.dtype).mean()
+
+
 # ---------------------------------------------------------------- feature maps
 
 

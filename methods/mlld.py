@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from methods.contract import Batch, Context, Method, Outputs, Term
-from methods.losses import standardize_logits
+from methods.losses import share_up_to_median, standardize_logits
 from methods.options import boolean, loss_weight, one_of, positive
 
 FURTHER_TEMPERATURES = (3.0, 5.0, 2.0, 6.0)
@@ -48,13 +48,6 @@ def relation_losses(student: Tensor, teacher: Tensor, temperatures: Tensor) -> t
     batch = (p_s @ p_s.mT - p_t @ p_t.mT).square().sum((1, 2)) / n
     classes = (p_s.mT @ p_s - p_t.mT @ p_t).square().sum((1, 2)) / c
     return batch, classes
-
-
-def share_up_to_median(values: Tensor) -> Tensor:
-    """Return the share of values that are at most their median: [M] -> scalar."""
-    ranked, last = values.sort().values, len(values) - 1
-    median = (ranked[last // 2] + ranked[(last + 1) // 2]) / 2
-    return (values <= median).to(values.dtype).mean()
 
 
 @dataclass

@@ -24,6 +24,7 @@ from methods.losses import (
     pool_to_smaller,
     resizing_convolution,
     self_product,
+    share_up_to_median,
     shared_stages,
     standardize_logits,
     total,
@@ -116,6 +117,13 @@ def test_binary_logits_give_the_probability_of_the_target():
     logits = probabilities([0.5, 0.2, 0.3], [0.1, 0.6, 0.3])
     expected = torch.tensor([[0.2, 0.8], [0.1, 0.9]], dtype=torch.float64)
     torch.testing.assert_close(binary_logits(logits, torch.tensor([1, 0])).softmax(1), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "share"), [([3, 1, 2, 4], 0.5), ([3, 1, 2], 2 / 3), ([1, 1, 1, 5], 0.75), ([2, 2], 1), ([7], 1)]
+)
+def test_share_up_to_the_median(values, share):
+    assert share_up_to_median(torch.tensor(values).float()).item() == pytest.approx(share)
 
 
 # ---------------------------------------------------------------- feature maps

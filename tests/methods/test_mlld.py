@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from methods.losses import kl_divergence
-from methods.mlld import instance_losses, relation_losses, share_up_to_median
+from methods.mlld import instance_losses, relation_losses
 
 ALL = (4.0, 3.0, 5.0, 2.0, 6.0)
 
@@ -97,13 +97,6 @@ def test_a_relation_by_hand():
     # P_t P_tᵀ = P_tᵀ P_t = [[5/8, 3/8], [3/8, 5/8]], of the student 1/2 throughout: 4 · (1/8)² / 2
     batch, classes = relation_losses(student, teacher, torch.ones(1))
     assert batch.item() == pytest.approx(1 / 32) and classes.item() == pytest.approx(1 / 32)
-
-
-@pytest.mark.parametrize(
-    ("values", "share"), [([3, 1, 2, 4], 0.5), ([3, 1, 2], 2 / 3), ([1, 1, 1, 5], 0.75), ([2, 2], 1), ([7], 1)]
-)
-def test_share_up_to_the_median(values, share):
-    assert share_up_to_median(torch.tensor(values).float()).item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize("form", ["published_code", "paper"])
