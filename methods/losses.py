@@ -1,6 +1,7 @@
 """Loss functions and layers that two or more methods share."""
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -34,6 +35,16 @@ def halving_total(values: Iterable[Tensor]) -> Tensor:
 def warmup_ramp(epoch: int, epochs: float) -> float:
     """Return the factor min(epoch / epochs, 1) of a linear warm-up, the epoch counted from 1; 1 where `epochs` is 0."""
     return min(epoch / epochs, 1.0) if epochs > 0 else 1.0
+
+
+def cosine_decay(epoch: int, start: float, epochs: int) -> float:
+    """Return the factor that falls from 1 in epoch `start` along half a cosine to 0 in the last of `epochs` epochs.
+
+    It is 1 throughout where `start` is not below `epochs`.
+    """
+    if epoch <= start or start >= epochs:
+        return 1.0
+    return (1 + math.cos(math.pi * (epoch - start) / (epochs - start))) / 2
 
 
 # ---------------------------------------------------------------- logits

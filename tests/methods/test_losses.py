@@ -13,6 +13,7 @@ from methods.losses import (
     attention,
     binary_logits,
     check_resizable,
+    cosine_decay,
     cross_entropy_term,
     halving_total,
     kl_divergence,
@@ -60,6 +61,14 @@ def test_totals_of_scalars_by_hand():
 )
 def test_the_warm_up_is_linear_from_epoch_1(epochs, epoch, ramp):
     assert warmup_ramp(epoch, epochs) == pytest.approx(ramp)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"), [(1, 1), (150, 1), (165, (1 + math.sqrt(3) / 2) / 2), (195, 0.5), (210, 0.25), (240, 0)]
+)  # 15, 45, 60 and 90 of the 90 epochs after 150: cos 30°, 90°, 120°, 180°
+def test_the_decay_follows_half_a_cosine_to_0_in_the_last_epoch(epoch, factor):
+    assert cosine_decay(epoch, 150.0, 240) == pytest.approx(factor, abs=1e-12)
+    assert cosine_decay(epoch, 240.0, 240) == 1
 
 
 # ---------------------------------------------------------------- logits
