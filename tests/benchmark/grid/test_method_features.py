@@ -140,7 +140,7 @@ def test_a_combination_has_the_terms_of_both_parts(tiny):
     assert both["loss"] == pytest.approx(sum(both[f"weighted/{name}"] for name in terms), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gkl", "wkd_l"])
+@pytest.mark.parametrize("name", ["gkl", "wkd_l", "kdpp"])
 def test_statistics_of_the_teacher_survive_an_interruption(tiny, tmp_path, monkeypatch, name):
     """Methods that keep what they saw of the teacher in earlier epochs, or before training, in buffers."""
     monkeypatch.setattr("benchmark.grid.run.CHECKPOINT_SHARE", math.inf)
