@@ -8,8 +8,8 @@ arXiv 2412.16493.
     K(s, t)  = T² · KL(softmax(t / T) ‖ softmax(s / T)) of one sample,    p = softmax(z)
 
 z: logits [N, C] for the weak view, z' for the strong view; y: labels [N]. [·] is 1 where the teacher is confident
-enough on the weak view (L_within) or on the strong one (L_cross), else 0: such samples add nothing, and the mean is over
-all.
+enough on the weak view (L_within) or on the strong one (L_cross), else 0: such samples add nothing, and the mean is
+over all samples.
 """
 
 from dataclasses import dataclass

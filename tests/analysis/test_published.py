@@ -61,7 +61,7 @@ def test_origins_follow_from_the_source():
 
 def test_the_file_is_complete_and_uses_our_names():
     rows = published.load()
-    assert len(rows) == 1050
+    assert len(rows) == 1063
     assert not rows.drop(columns="std").isna().any().any()
     assert not rows.teacher.str.contains("wrn_").any()
     assert not rows.student.str.contains("wrn_").any()
@@ -73,9 +73,11 @@ def test_the_file_is_complete_and_uses_our_names():
 def test_third_party_and_ablation_rows_are_kept_but_never_shown():
     rows = published.load()
     bracketed = rows[rows.label.str.contains("[", regex=False)]
-    assert len(bracketed) == 20  # 6 of third parties, 14 of an ablation
+    assert len(bracketed) == 26  # 12 of third parties, 14 of an ablation
     assert not set(bracketed.method) & {"teacher", "ce", "kd", "dkd", "crd", "fitnet", "clkd"}
-    assert published.find("cifar100", "resnet32x4", "resnet8x4", "clkd") is None
+    for preset in ("clkd", "clkd_a1", "clkd_a2", "clkd_letter"):
+        assert published.find("cifar100", "resnet32x4", "resnet8x4", preset) is None
+    assert published.find("cifar100", "resnet56", "resnet20", "clkd") is None
     assert published.find("cifar100", "resnet32", "resnet8", "kd") is None
 
 
@@ -93,3 +95,12 @@ def test_unpublished_results_are_none():
     assert published.find("cifar100", "wrn40_2", "nothing", "ce") is None
     assert published.pair_order("digits") == {}
     assert list(published.pair_order("cifar100"))[:2] == ["wrn40_2-wrn16_2", "wrn40_2-wrn40_1"]
+
+
+def test_methods_since_2023_have_the_values_of_their_authors():
+    for method, value in {"wkd_l": 76.53, "wkd_f": 76.77, "wkd_lf": 77.28}.items():
+        accuracy = published.find("cifar100", "resnet32x4", "resnet8x4", method)
+        assert accuracy is not None and (accuracy.value, accuracy.rule) == (value, "unknown")
+        assert accuracy.source.startswith("JiamingLv/WKD@214cf88")
+    gkl = published.find("imagenet", "ResNet34", "ResNet18", "gkl")
+    assert gkl is not None and gkl.value == 71.91
