@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from analysis import statistics
 from analysis.tables import accuracy, cost, csv, latex, ranks, significance
 from analysis.tables.results import Results
 from benchmark.runs.folder import write_text

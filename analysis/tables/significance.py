@@ -37,9 +37,9 @@ def table(results: Results) -> Table:
 def pairwise_table(results: Results, comparisons: Sequence[Comparison]) -> Table:
     """Return the comparisons of every two rows, the later row of the table of accuracies minus the earlier one."""
     intro = (
-        f"{_compared(results)} The family of a pair is all comparisons of two rows on it. p: two-sided moderated paired t-test "
-        "(Smyth 2004) after Holm's correction over the family, which gives no intervals. † marks the better and ‡ the "
-        f"worse at 5 %. {EFFECT}"
+        f"{_compared(results)} The family of a pair is all comparisons of two rows on it. p: two-sided moderated "
+        "paired t-test (Smyth 2004) after Holm's correction over the family, which gives no intervals. † marks the "
+        f"better and ‡ the worse at 5 %. {EFFECT}"
     )
     lines = [_line(c, cells.difference(c.difference)) for c in comparisons]
     sizes = {c.pair: c.family_size for c in comparisons}
