@@ -20,10 +20,12 @@ FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
 TABLE_OPTIONS = ("pairwise",)
 MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
+FIGURES = ("highlight", "titles")  # keys of the commands that draw figures
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
   table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
-  plots       learning curves, class correlations and ranks: .png and .pdf in <reports>/plots
+  plots       gains with their intervals, learning curves, class correlations and ranks: .png and .pdf in
+              <reports>/plots, as wide as the text of a two-column paper
   structure   fidelity: how well class structure is passed on, from the test outputs of all runs; tables and plots
   report      all of it in one page that needs no network, <reports>/report.html, with the files of its tables and plots
 
@@ -46,7 +48,10 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   identity=a,b      only runs of these identities: the names of their folders
   where=key=value   only runs with this setting, as in where=recipe.epochs=240,precision=fp32
   selection=main    a name for the selection, which its files carry
-  pairwise=true     of table: also compare every two rows of a pair, in files of their own"""
+  pairwise=true     of table: also compare every two rows of a pair, in files of their own
+  highlight=a,b     methods that stand out in figures of many, or all, the others in gray; by default the student alone,
+                    KD, CLKD and the best four
+  titles=false      figures without titles, for papers"""
 
 
 def run(arguments: Sequence[str]) -> list[Path]:
@@ -65,7 +70,8 @@ def run(arguments: Sequence[str]) -> list[Path]:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
     if not names:
         raise UserError(f"no command given: python -m analysis with one or more of {', '.join(COMMANDS)}")
-    keys = (*FOLDERS, *RUN_FILTERS, "where", "selection", "command", *(TABLE_OPTIONS if "table" in names else ()))
+    keys = [*FOLDERS, *RUN_FILTERS, "where", "selection", "command"]
+    keys += [*(TABLE_OPTIONS if "table" in names else ()), *(FIGURES if set(names) - {"table"} else ())]
     selection = select(load_analysis(words, keys))
     written = [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
     return [*written, selection.record([*names, *words])]
@@ -74,7 +80,7 @@ def run(arguments: Sequence[str]) -> list[Path]:
 def _run_alone(command: str, words: Sequence[str]) -> list[Path]:
     """Run a command that takes no selection of tables; return the files that it wrote."""
     if command == "ablation":
-        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS)))
+        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS, "titles")))
     if command == "drop":
         options = load_analysis(words, ("runs", *exclusions.FILTERS))
         moved, place = exclusions.drop(options), f"dropped to {options.runs}/{exclusions.TRASH}"

@@ -37,18 +37,19 @@ def tables(selection: Selection) -> list[Path]:
 
 def plots(selection: Selection) -> list[Path]:
     """Draw the figures of all groups. Figures that cannot be drawn are named on standard error."""
-    from analysis.figures import correlation, curves, ranks, style
+    from analysis import statistics
+    from analysis.figures import correlation, curves, differences, ranks, style
+    from analysis.figures.files import FigureWriter
 
-    colors, written = style.method_colors(selection.methods), []
+    look, writer = style.appearance(selection), FigureWriter(selection.reports / style.FOLDER)
     for group in selection.groups:
-        for paths, problems in (
-            curves.write(group, selection.reports, colors),
-            correlation.write(group, selection.root, selection.reports),
-            ranks.write(group, selection.reports, colors),
-        ):
-            written += paths
-            _warn(problems)
-    return written
+        comparisons = statistics.compare(group)
+        differences.write(group, comparisons, writer, look)
+        curves.write(group, writer, look)
+        correlation.write(group, selection.root, writer, look)
+        ranks.write(group, writer, look)
+    _warn(writer.problems)
+    return writer.paths
 
 
 def fidelity(selection: Selection) -> list[Path]:
@@ -56,9 +57,15 @@ def fidelity(selection: Selection) -> list[Path]:
     from analysis import fidelity as measures
     from analysis.figures import fidelity as figures
     from analysis.figures import style
+    from analysis.figures.files import FigureWriter
     from analysis.tables import fidelity as fidelity_tables
 
-    colors, written, problems = style.method_colors(selection.methods), [], []
+    look, writer, written, problems = (
+        style.appearance(selection),
+        FigureWriter(selection.reports / style.FOLDER),
+        [],
+        [],
+    )
     for group in selection.groups:
         measured = measures.measure(group, selection.root)
         if not measured.pairs:
@@ -67,11 +74,11 @@ def fidelity(selection: Selection) -> list[Path]:
         unfinished = selection.unfinished_of(group)
         print(("\n" if written else "") + fidelity_tables.document(measured, unfinished), end="")
         written += fidelity_tables.write(measured, selection.reports, unfinished)
-        written += figures.write(measured, selection.reports, colors)
+        figures.write(measured, writer, look)
     if not written:
         raise UserError(problems[0])
-    _warn(problems)
-    return written
+    _warn([*problems, *writer.problems])
+    return [*written, *writer.paths]
 
 
 def report(selection: Selection) -> list[Path]:
@@ -91,6 +98,8 @@ def ablation(options: AnalysisOptions) -> list[Path]:
     Raises UserError where there are none, and for a name that none has.
     """
     from analysis.figures import ablation as figures
+    from analysis.figures.files import FigureWriter
+    from analysis.figures.style import Appearance
 
     folder = Path(options.runs) / ablations.FOLDER
     chosen, problems = ablations.load(Path(options.runs))
@@ -104,11 +113,13 @@ def ablation(options: AnalysisOptions) -> list[Path]:
                 raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, available)}")
         chosen = [ablation for ablation in chosen if _passes(ablation, key, options)]
     written, reports = [], Path(options.reports)
+    look, writer = Appearance(titles=options.titles), FigureWriter(reports / ablations.FOLDER)
     for i, ablation in enumerate(chosen):
         print(("\n" if i else "") + ablation_tables.document(ablation), end="")
         written += ablation_tables.write(ablation, reports)
-        written += figures.write(ablation, reports / ablations.FOLDER)
-    return written
+        figures.write(ablation, writer, look)
+    _warn(writer.problems)
+    return [*written, *writer.paths]
 
 
 def _passes(ablation: Ablation, key: str, options: AnalysisOptions) -> bool:

@@ -29,7 +29,7 @@ SEALED = ("top1_best", "teacher_top1", "agreement", "correlation_distance")  # m
 REQUIRED = ("profile", "teacher", "student", "epochs")  # a student alone has no teacher
 TEXTS = (
     "teacher_run", "teacher_sha256", "precision", "code_version", "engine_version", "commit", "clean", "versions",
-    "hardware", "changed_settings",
+    "hardware", "changed_settings", "family",
 )  # fmt: skip
 NUMBERS = (
     "top1_last", "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",

@@ -28,14 +28,15 @@ REMEDY = "make some with `make bench PAIR=wrn40_2-wrn16_2`, or give their folder
 class Selection:
     """The chosen runs.
 
-    groups: runs that were trained alike, one group for each data set and profile. methods: those of all runs, chosen or
-    not. left_out: what the tables do not show, and the command that shows it, one line each.
+    groups: runs that were trained alike, one group for each data set and profile. families: of the methods of all runs,
+    as recorded, by method; without old runs' methods. left_out: what the tables do not show, and the command that shows
+    it, one line each.
     """
 
     options: AnalysisOptions
     groups: list[ResultGroup]
     unfinished: list[UnfinishedRun]
-    methods: list[str]
+    families: dict[str, str]
     left_out: list[str]
 
     @property
@@ -97,7 +98,24 @@ def select(options: AnalysisOptions) -> Selection:
     n = int(everything.finished.folder.isin(excluded).sum())
     left_out += [f"{counted(n, 'run')} named in {options.runs}/{EXCLUDED}"] if n else []
     unfinished = [run for run in everything.unfinished if _is_chosen(run, options)]
-    return Selection(options, main, unfinished, list(everything.finished.method), left_out)
+    _check_highlight(options, everything.finished)
+    return Selection(options, main, unfinished, _families(everything.finished), left_out)
+
+
+def _families(finished: pd.DataFrame) -> dict[str, str]:
+    """The recorded family of each method; of several the first by the runs' folders."""
+    recorded = finished.dropna(subset="family").drop_duplicates("method")
+    return dict(zip(recorded.method, recorded.family, strict=True))
+
+
+def _check_highlight(options: AnalysisOptions, finished: pd.DataFrame) -> None:
+    """Raise UserError for a method to highlight that no run has."""
+    available = set(finished.method)
+    for name in options.highlight:
+        if name not in {*available, "all"}:
+            raise UserError(
+                f"no runs in {options.runs} have the method to highlight {name!r}{nearest(name, available)}"
+            )
 
 
 def load(root: Path) -> Runs:

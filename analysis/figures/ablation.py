@@ -2,137 +2,195 @@
 a list side by side. Validation accuracy in per cent; intervals are 95 % by Student's t over seeds."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from analysis.ablation import Ablation, Axis, SettingRow, heading, short, text
-from analysis.figures import style
+from analysis.figures import labels, palette, style
+from analysis.figures.files import FigureWriter
+from analysis.figures.style import Appearance, Page
 from analysis.published import STUDENT
 from analysis.statistics import BASELINE
 from benchmark.runs.folder import file_name
 from benchmark.statistics import mean_interval
 
-METHOD_COLOR, KD_COLOR = style.PALETTE[0], style.PALETTE[1]
+KD_COLOR = palette.method_mark(BASELINE)[0]
 FRAME_COLOR = "#D55E00"
-PANELS = 2  # side by side
+ABREAST = 2  # panels side by side
+PANEL_HEIGHT = 1.7  # inches
+LEFT, GAP, BELOW, LEGEND = 0.55, 0.25, 0.45, 0.2  # inches: of a panel, between panels, below one, a line of the legend
+NAMES = 2.6  # inches at most for the names of settings
 ACCURACY = "validation top-1 [%]"
 
 
-def write(ablation: Ablation, folder: Path) -> list[Path]:
-    """Draw the ablation's figure and write it to `folder`; returns the files. Nothing where no run is finished, or for
-    three options at once."""
-    with matplotlib.rc_context(style.STYLE):
-        figure = draw(ablation)
-        return style.save(figure, folder, file_name(ablation.name)) if figure else []
+def write(ablation: Ablation, writer: FigureWriter, appearance: Appearance) -> None:
+    """Draw the ablation's figure and write it. Nothing where no run is finished, or for three options at once."""
+    writer.write(file_name(ablation.name), lambda: draw(ablation, appearance))
 
 
-def draw(ablation: Ablation) -> Figure | None:
-    """Return the figure that fits the form of an ablation; None where none does, or no run is finished."""
+def draw(ablation: Ablation, appearance: Appearance) -> Sequence[Figure]:
+    """Return the figure that fits the form of an ablation; none where none does, or no run is finished."""
     if not any(r.n for r in ablation.settings) or (ablation.form == "axes" and len(ablation.axes) > 2):
-        return None
+        return []
     if ablation.form == "axes" and len(ablation.axes) == 2:
-        return draw_map(ablation)
+        return [draw_map(ablation, appearance)]
     if ablation.form == "settings" or not any(a.numeric for a in ablation.axes.values()):
-        return draw_settings(ablation)
-    return draw_lines(ablation)
+        return draw_settings(ablation, appearance)
+    return draw_lines(ablation, appearance)
 
 
-def draw_lines(ablation: Ablation) -> Figure:
+def _color(ablation: Ablation) -> str:
+    """The color of the ablation's method, as in all other figures."""
+    return palette.method_mark(ablation.method)[0]
+
+
+def draw_lines(ablation: Ablation, appearance: Appearance) -> list[Figure]:
     """Draw a panel per option: mean and interval against its value, the default marked, the references as lines; where
     the option belongs to the recipe the references have a point per value too."""
     axes = {o: a for o, a in ablation.axes.items() if a.numeric}
-    rows, columns = style.panel_grid(len(axes), PANELS)
-    size = (3.4 * columns + 0.4, 2.3 * rows + 0.8) if len(axes) > 1 else (5.2, 3.3)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for ax in panels.flat[len(axes) :]:
-        ax.remove()
-    for i, (ax, (option, axis)) in enumerate(zip(panels.flat, axes.items(), strict=False)):
-        _add_option(ax, ablation, option, axis)
-        if i % columns == 0:
-            ax.set_ylabel(ACCURACY)
-    figure.suptitle(_title(ablation), fontsize=10)
-    handles, labels = panels.flat[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4, frameon=False)
-    return figure
+    per_page = ABREAST * int((style.PAGE_HEIGHT - 1) / (PANEL_HEIGHT + BELOW))
+    parts = style.chunks(list(axes), per_page)
+    limits = _limits(ablation, list(axes))
+    figures = []
+    for number, part in enumerate(parts, 1):
+        rows, columns = style.panel_grid(len(part), ABREAST)
+        height = rows * (PANEL_HEIGHT + BELOW)
+        page = style.new_page(appearance, height + 2 * LEGEND, style.numbered(_title(ablation), number, len(parts)))
+        width = (style.TEXT_WIDTH - LEFT - 0.1 - GAP * (ABREAST - 1)) / ABREAST
+        for i, option in enumerate(part):
+            row, column = divmod(i, columns)
+            ax = page.axes(
+                LEFT + column * (width + GAP), row * (PANEL_HEIGHT + BELOW) + 0.05, width, PANEL_HEIGHT - 0.05
+            )
+            _add_option(ax, ablation, option, axes[option])
+            ax.set_ylim(*limits)
+            ax.tick_params(labelleft=column == 0)
+            ax.set_ylabel(ACCURACY if column == 0 else "")
+        _add_legend(page, page.figure.axes[0], height)
+        figures.append(page.figure)
+    return figures
+
+
+def _limits(ablation: Ablation, options: Sequence[str]) -> tuple[float, float]:
+    """The limits of the accuracies in all panels: of settings with their intervals, and of references."""
+    rows = [r for r in ablation.settings if r.n and any(ablation.varies_only(r, o) for o in options)]
+    rows += [r for r in ablation.references if r.n]
+    mean, error = _error_bars(rows)
+    low, high = float((mean - error[0]).min()), float((mean + error[1]).max())
+    margin = 0.06 * max(high - low, 0.1)
+    return low - margin, high + margin
+
+
+def _add_legend(page: Page, ax: Axes, top: float) -> None:
+    """Explain the marks of a panel below all panels, in up to two lines."""
+    handles, names = ax.get_legend_handles_labels()
+    columns = 3
+    fitted = labels.fit(names[::-1], style.TEXT_WIDTH / columns - 0.5)
+    page.figure.legend(handles[::-1], fitted, loc="upper left", ncols=columns, frameon=False, borderpad=0,
+                       borderaxespad=0, labelspacing=0.3,
+                       bbox_to_anchor=(0.01, 1 - (page.top + top) / page.figure.get_figheight()))  # fmt: skip
 
 
 def _add_option(ax: Axes, ablation: Ablation, option: str, axis: Axis) -> None:
     """Draw the panel of one option."""
-    default = ablation.default
+    default, color = ablation.default, _color(ablation)
     settings = [r for r in ablation.settings if r.n and ablation.varies_only(r, option)]
     if option.startswith("recipe."):
-        for method, color in ((BASELINE, KD_COLOR), (STUDENT, style.STUDENT_COLOR)):
+        for method, reference_color in ((BASELINE, KD_COLOR), (STUDENT, palette.STUDENT_COLOR)):
             references = [r for r in ablation.references if r.method == method and r.n]
             if references and (method != BASELINE or ablation.has_baseline):
-                _add_line(ax, option, references, color, references[0].label.split(" (")[0])
+                _add_line(ax, option, references, reference_color, references[0].label.split(" (")[0])
     else:
-        for row, color in _references(ablation):
-            ax.axhline(row.mean, color=color, label=row.label, **style.REFERENCE_LINE)
-    _add_line(ax, option, settings, METHOD_COLOR, ablation.title)
+        for row, reference_color in _references(ablation):
+            ax.axhline(row.mean, color=reference_color, label=row.label, **style.REFERENCE_LINE)
+    _add_line(ax, option, settings, color, ablation.title)
     if default.n:
         ax.plot(default.values[option], default.mean, marker="o", markersize=8, markerfacecolor="none",
-                markeredgecolor=METHOD_COLOR, linestyle="none", label="default", zorder=4)  # fmt: skip
+                markeredgecolor=color, linestyle="none", label="default", zorder=4)  # fmt: skip
     values = sorted({r.values[option] for r in settings})
     if axis.log and min(values) > 0:
         ax.set_xscale("log")
+    _label_values(ax, values)
+    ax.set_xlabel(labels.shorten(short(option), ax.get_position().width * style.TEXT_WIDTH, labels.NORMAL))
+    style.add_grid(ax)
+
+
+def _label_values(ax: Axes, values: Sequence[float]) -> None:
+    """Mark every value on the horizontal axis, and name as many as do not touch each other."""
     ax.xaxis.set_major_locator(FixedLocator(values))
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(values, [text(v) for v in values])
-    ax.set_xlabel(short(option))
-    style.add_grid(ax)
+    across = ax.get_position().width * style.TEXT_WIDTH
+    (low, high), logarithmic = ax.get_xlim(), ax.get_xscale() == "log"
+    scale = np.log if logarithmic else np.asarray
+    names, end = [], -np.inf
+    for value in values:
+        place = across * float((scale(value) - scale(low)) / (scale(high) - scale(low)))
+        half = labels.text_width(text(value)) / 2
+        fits = place - half > end + 0.03
+        names.append(text(value) if fits else "")
+        end = place + half if fits else end
+    ax.set_xticks(values, names)
 
 
 def _add_line(ax: Axes, option: str, rows: Sequence[SettingRow], color: str, label: str) -> None:
     rows = sorted(rows, key=lambda r: r.values[option])
     mean, error = _error_bars(rows)
-    ax.errorbar([r.values[option] for r in rows], mean, yerr=error, color=color, marker="o", markersize=4,
-                linewidth=1.4, elinewidth=1, capsize=2.5, label=label, zorder=3)  # fmt: skip
+    ax.errorbar([r.values[option] for r in rows], mean, yerr=error, color=color, marker="o", markersize=3.5,
+                linewidth=1.2, elinewidth=1, capsize=2.5, label=label, zorder=3)  # fmt: skip
 
 
-def draw_map(ablation: Ablation) -> Figure:
+def draw_map(ablation: Ablation, appearance: Appearance) -> Figure:
     """Draw mean validation accuracy over two options, first down, second across; the default is framed, the best is
-    bold."""
+    bold. The fields have no numbers where there are too many."""
     (down, rows), (across, columns) = ablation.axes.items()
     table = _mean_table(ablation)
-    size = max(0.85 * table.shape[1] + 2.2, 5.0), max(0.55 * table.shape[0] + 1.5, 2.8)
-    figure = Figure(figsize=size, layout="constrained")
-    ax = figure.subplots()
+    names = labels.fit([text(v) for v in rows.values], 1.0)
+    left = style.EDGE + labels.widest(names) + 0.3
+    width = min(0.6 * table.shape[1], style.TEXT_WIDTH - left - 0.75)
+    height = min(max(0.2 * table.shape[0], 1.0), style.PAGE_HEIGHT - 1.2)
+    page = style.new_page(appearance, height + 0.85, _title(ablation))
+    ax = page.axes(left, 0.05, width, height)
     image = ax.imshow(table, cmap="viridis", aspect="auto", origin="lower")
-    middle = sum(image.get_clim()) / 2
-    for (i, j), value in np.ndenumerate(table):
-        if np.isnan(value):
-            ax.text(j, i, "–", ha="center", va="center")
-            continue
-        weight = "bold" if value == np.nanmax(table) else "normal"
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < middle else "black",
-                fontweight=weight, fontsize=8)  # fmt: skip
-    ax.set_xticks(range(table.shape[1]), [text(v) for v in columns.values])
-    ax.set_yticks(range(table.shape[0]), [text(v) for v in rows.values])
+    if width / table.shape[1] >= 0.36 and height / table.shape[0] >= style.ROW_HEIGHT:
+        _add_values(ax, table, sum(image.get_clim()) / 2)
+    ax.set_xticks(range(table.shape[1]), [text(v) for v in columns.values], rotation=90 if table.shape[1] > 8 else 0)
+    ax.set_yticks(range(table.shape[0]), names)
     ax.set_xlabel(short(across))
     ax.set_ylabel(short(down))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    figure.colorbar(image, ax=ax, label=ACCURACY, aspect=18)
-    captions = [f"{r.label} {r.mean:.2f}" for r, _ in _references(ablation)]
+    bar = page.axes(left + width + 0.12, 0.05, 0.1, height)
+    page.figure.colorbar(ScalarMappable(image.norm, image.cmap), cax=bar).set_label(ACCURACY, fontsize=labels.SMALL)
+    bar.yaxis.set_major_locator(MaxNLocator(nbins=max(2, min(6, int(height / 0.3)))))
+    notes = [f"{r.label} {r.mean:.2f}" for r, _ in _references(ablation)]
     default = ablation.default
     if default.values[down] in rows.values and default.values[across] in columns.values:
         i, j = list(rows.values).index(default.values[down]), list(columns.values).index(default.values[across])
         ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=FRAME_COLOR, linewidth=2.2,
                                clip_on=False, zorder=5))  # fmt: skip
-        captions.append("frame: default")
+        notes.append("frame: default")
     else:
         settings = ", ".join(f"{short(o)}={text(default.values[o])}" for o in (down, across))
-        captions.append(f"default ({settings}) {default.mean:.2f}")
-    figure.suptitle(_title(ablation) + "\n" + ", ".join(captions), fontsize=10)
-    return figure
+        notes.append(f"default ({settings}) {default.mean:.2f}")
+    page.text(style.EDGE, height + 0.55, labels.wrap(", ".join(notes), style.TEXT_WIDTH - 0.2))
+    return page.figure
+
+
+def _add_values(ax: Axes, table: np.ndarray, middle: float) -> None:
+    """Write the accuracies into the fields."""
+    for (i, j), value in np.ndenumerate(table):
+        if np.isnan(value):
+            ax.text(j, i, "–", ha="center", va="center", fontsize=labels.SMALL)
+            continue
+        weight = "bold" if value == np.nanmax(table) else "normal"
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < middle else "black",
+                fontweight=weight, fontsize=labels.SMALL)  # fmt: skip
 
 
 def _mean_table(ablation: Ablation) -> np.ndarray:
@@ -145,34 +203,44 @@ def _mean_table(ablation: Ablation) -> np.ndarray:
     return table
 
 
-def draw_settings(ablation: Ablation) -> Figure:
-    """Draw one row per setting: mean and interval, seeds as faint dots; the references as lines."""
-    rows = [r for r in ablation.settings if r.n]
-    figure = Figure(figsize=(5.6, 0.32 * len(rows) + 1.5), layout="constrained")
-    ax = figure.subplots()
-    for row, color in _references(ablation):
-        ax.axvline(row.mean, color=color, label=f"{row.label} {row.mean:.2f}", **style.REFERENCE_LINE)
-    for i, row in enumerate(rows):
-        mean, error = _error_bars([row])
-        ax.plot(list(row.val.values()), [i] * row.n, ".", color=METHOD_COLOR, alpha=0.35, markersize=5, zorder=2)
-        ax.errorbar(mean, [i], xerr=error, color=METHOD_COLOR, marker="o", markersize=5, capsize=2.5, linewidth=1.2,
-                    zorder=3)  # fmt: skip
-    marks = [" (default)" if r is ablation.default and r.label != "default" else "" for r in rows]
-    ax.set_yticks(range(len(rows)), [r.label + mark for r, mark in zip(rows, marks, strict=True)])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel(ACCURACY)
-    style.add_grid(ax)
-    figure.suptitle(_title(ablation), fontsize=10)
-    if ax.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return figure
+def draw_settings(ablation: Ablation, appearance: Appearance) -> list[Figure]:
+    """Draw one row per setting: mean and interval above it, seeds as faint dots; the references as lines."""
+    rows, color = [r for r in ablation.settings if r.n], _color(ablation)
+    marks = {id(r): " (default)" if r is ablation.default and r.label != "default" else "" for r in rows}
+    fitted = labels.fit([f"{r.label}{marks[id(r)]}" for r in rows], NAMES)
+    names = dict(zip(map(id, rows), fitted, strict=True))
+    left = style.EDGE + labels.widest(fitted) + 0.06
+    parts = style.chunks(rows, int((style.PAGE_HEIGHT - 1.2) / 0.2))
+    figures = []
+    for number, part in enumerate(parts, 1):
+        height = max(0.2 * len(part), 0.4)
+        page = style.new_page(
+            appearance, height + BELOW + 2 * LEGEND, style.numbered(_title(ablation), number, len(parts))
+        )
+        ax = page.axes(left, 0.05, style.TEXT_WIDTH - left - 0.15, height - 0.05)
+        for row, reference_color in _references(ablation):
+            ax.axvline(row.mean, color=reference_color, label=f"{row.label} {row.mean:.2f}", **style.REFERENCE_LINE)
+        for i, row in enumerate(part):
+            mean, error = _error_bars([row])
+            ax.plot(list(row.val.values()), [i] * row.n, ".", color=color, alpha=0.35, markersize=5, zorder=2)
+            ax.plot(mean, [i], color=color, marker="o", markersize=4.5, linestyle="none", zorder=3)
+            ax.errorbar(mean, [i], xerr=error, fmt="none", ecolor=palette.HIGHLIGHT_INK, capsize=2, elinewidth=1.0,
+                        zorder=4)  # fmt: skip
+        ax.set_yticks(range(len(part)), [names[id(row)] for row in part])
+        ax.set_ylim(len(part) - 0.4, -0.6)
+        ax.set_xlabel(ACCURACY)
+        style.add_grid(ax)
+        if ax.get_legend_handles_labels()[0]:
+            _add_legend(page, ax, height + BELOW)
+        figures.append(page.figure)
+    return figures
 
 
 def _references(ablation: Ablation) -> list[tuple[SettingRow, str]]:
     """The references with the default recipe, and their colors; without KD where it is the ablation's own method."""
     references = [r for r in ablation.references if r.recipe == ablation.default.recipe and r.n]
     return [
-        (r, KD_COLOR if r.method == BASELINE else style.STUDENT_COLOR)
+        (r, KD_COLOR if r.method == BASELINE else palette.STUDENT_COLOR)
         for r in references
         if r.method != BASELINE or ablation.has_baseline
     ]

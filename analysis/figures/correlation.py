@@ -1,20 +1,29 @@
-"""Heat maps of the class correlations of one pair, teacher minus student."""
+"""Heat maps of the class correlations of one pair: the teacher's own, and teacher minus student of each row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from analysis.fidelity import NAMED_CLASSES
-from analysis.figures import style
+from analysis.figures import files, labels, style
+from analysis.figures.files import FigureWriter
+from analysis.figures.style import Appearance, Page
 from analysis.groups import MethodRow, ResultGroup
 from analysis.predictions import PredictionReader
+
+ABREAST = 4  # panels side by side
+NAMED_CLASSES = 10  # a panel of more classes does not name them
+GAP, BAR_HEIGHT = 0.12, 0.62  # inches between panels; below all panels, with the color bars
+NAMES = 0.75  # inches at most for the names of classes
+NUMBERS = 0.42  # inches for the numbers of classes, with "class"
+TEACHER_COLORS, DIFFERENCE_COLORS = "PuOr_r", "RdBu_r"
+ORDER = "Classes are in the order of the data set, the same on both axes and in every panel"
 
 
 @dataclass(frozen=True)
@@ -24,28 +33,34 @@ class CorrelationDifference:
     matrix: [C, C], averaged over seeds.
     distance: mean |difference| of one run over the C (C - 1) pairs of different classes, averaged over seeds, so that
         it does not depend on their number.
+    teacher: correlations of the teacher of the row's first run [C, C].
     """
 
     row: MethodRow
     matrix: np.ndarray
     distance: float
     class_names: list[str] | None
+    teacher: np.ndarray
 
 
-def write(group: ResultGroup, root: Path, reports: Path) -> tuple[list[Path], list[str]]:
-    """Write the figures of all pairs to `<reports>/plots`; returns their paths, and why runs are missing from them.
+@dataclass(frozen=True)
+class _Panel:
+    """A heat map. scale: the largest absolute value that its colors tell apart."""
 
-    root: the folder of all runs.
-    """
-    paths, problems = [], []
-    with matplotlib.rc_context(style.STYLE):
-        for pair in group.pairs:
-            differences, missing = correlation_differences(group, pair, root)
-            problems += missing
-            if differences:
-                figure = draw_correlations(group, pair, differences)
-                paths += style.save(figure, reports / style.FOLDER, style.stem(group, "correlation", pair))
-    return paths, problems
+    title: str
+    matrix: np.ndarray
+    scale: float
+    colors: str
+
+
+def write(group: ResultGroup, root: Path, writer: FigureWriter, appearance: Appearance) -> None:
+    """Write the figures of all pairs. root: the folder of all runs."""
+    for pair in group.pairs:
+        differences, missing = correlation_differences(group, pair, root)
+        writer.problems += missing
+        if differences:
+            name = files.stem(group, "correlation", pair)
+            writer.write(name, lambda p=pair, d=differences: draw_correlations(group, p, d, appearance))
 
 
 def correlation_differences(group: ResultGroup, pair: str, root: Path) -> tuple[list[CorrelationDifference], list[str]]:
@@ -54,7 +69,7 @@ def correlation_differences(group: ResultGroup, pair: str, root: Path) -> tuple[
     differences: list[CorrelationDifference] = []
     unusable: dict[str, list[Path]] = {}  # folders by reason
     for row in group.rows_on(pair):
-        matrices, names = [], None
+        matrices, teachers, names = [], [], None
         for run in row.seed_groups[pair].seed_runs:
             outputs = reader.read(run.folder, run.teacher_run)
             if isinstance(outputs, str):
@@ -62,58 +77,117 @@ def correlation_differences(group: ResultGroup, pair: str, root: Path) -> tuple[
             else:
                 student, teacher = outputs
                 matrices.append(teacher.correlation - student.correlation)
+                teachers.append(teacher.correlation)
                 names = student.class_names or teacher.class_names
         if matrices:
             classes = len(matrices[0])
             distances = [np.abs(m).sum() / max(classes * (classes - 1), 1) for m in matrices]
             mean = np.mean(matrices, axis=0)
-            differences.append(CorrelationDifference(row, mean, float(np.mean(distances)), names))
+            differences.append(CorrelationDifference(row, mean, float(np.mean(distances)), names, teachers[0]))
     return differences, [
         f"no correlations for {folders[0]}{f' and {len(folders) - 1} more' if folders[1:] else ''}: {reason}"
         for reason, folders in unusable.items()
     ]
 
 
-def draw_correlations(group: ResultGroup, pair: str, differences: Sequence[CorrelationDifference]) -> Figure:
-    """Draw one panel per row of the table, all on one symmetric scale: it spans the entries, except for the largest
-    0.5 % where there are many classes."""
+def draw_correlations(
+    group: ResultGroup, pair: str, differences: Sequence[CorrelationDifference], appearance: Appearance
+) -> list[Figure]:
+    """Draw the teacher's own correlations, then one panel per row of the table, on as many pages as they need.
+
+    All differences are on one symmetric scale: it spans the entries, except for the largest 0.5 % where there are many
+    classes.
+    """
     entries = np.abs(np.concatenate([d.matrix.ravel() for d in differences]))
-    rows, columns = style.panel_grid(len(differences), 2 if len(differences) == 4 else 3)
     classes = len(differences[0].matrix)
     names = differences[0].class_names or [str(i) for i in range(classes)]
     named = classes <= NAMED_CLASSES
     limit = max(float(np.quantile(entries, 1 if named else 0.995)), 1e-6)
-    long = named and max(map(len, names)) > 2
-    width, height = 2.15 * columns + (1.3 if long else 0.9), 2.45 * rows + (1.5 if long else 0.9)
-    layout = ConstrainedLayoutEngine(compress=True, h_pad=0.07)  # inches, so that titles clear the panels above them
-    figure = Figure(figsize=(max(width, 4.2), height), layout=layout)
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for ax in axes.flat[len(differences) :]:
-        ax.remove()
-    for i, (ax, difference) in enumerate(zip(axes.flat, differences, strict=False)):
-        image = ax.imshow(difference.matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        ax.set_title(f"{style.wrap_label(difference.row.label)}\nmean |Δr| = {difference.distance:.3f}")
+    layout = _layout(names if named else None, [d.row.label for d in differences])
+    panels = [_Panel("Teacher\nits own r", differences[0].teacher, 1.0, TEACHER_COLORS)]
+    panels += [
+        _Panel(f"{name}\nmean |Δr| {d.distance:.3f}", d.matrix, limit, DIFFERENCE_COLORS)
+        for name, d in zip(layout.titles, differences, strict=True)
+    ]
+    rows = max(1, int((style.PAGE_HEIGHT - layout.below - BAR_HEIGHT) / layout.row_height))
+    parts = style.chunks(panels, rows * ABREAST)
+    title = f"Class correlation of the logits, {style.pair_title(group, pair)}"
+    cut = bool(entries.max() > limit)
+    return [
+        _draw_page(part, layout, limit, cut, appearance, style.numbered(title, i, len(parts)))
+        for i, part in enumerate(parts, 1)
+    ]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where panels stand, in inches. names: of the classes, None where they are numbered. titles: of the rows.
+
+    left: of the first panel; side: of a panel; heading: above each; below: under the last row of panels.
+    """
+
+    names: list[str] | None
+    titles: list[str]
+    left: float
+    side: float
+    heading: float
+    below: float
+
+    @property
+    def row_height(self) -> float:
+        """Height of a row of panels with the gap below."""
+        return self.heading + self.side + GAP
+
+
+def _layout(names: Sequence[str] | None, titles: Sequence[str]) -> _Layout:
+    fitted = labels.fit(names, NAMES) if names else None
+    around = labels.widest(fitted) + 0.1 if fitted else NUMBERS
+    side = (style.TEXT_WIDTH - around - style.EDGE - ABREAST * GAP) / ABREAST
+    wrapped = labels.fit(titles, side, lines=2)
+    lines = 1 + max(title.count("\n") + 1 for title in wrapped)
+    return _Layout(fitted, wrapped, around + style.EDGE, side, lines * labels.LINE * labels.SMALL + 0.03, around)
+
+
+def _draw_page(
+    panels: Sequence[_Panel], layout: _Layout, limit: float, cut: bool, appearance: Appearance, title: str
+) -> Figure:
+    """One page. limit: scale of the differences; cut: whether entries lie outside it."""
+    rows, columns = style.panel_grid(len(panels), ABREAST)
+    page = style.new_page(appearance, rows * layout.row_height + layout.below + BAR_HEIGHT, title)
+    for i, panel in enumerate(panels):
+        row, column = divmod(i, columns)
+        left, top = layout.left + column * (layout.side + GAP), row * layout.row_height + layout.heading
+        ax = page.axes(left, top, layout.side, layout.side)
+        ax.imshow(panel.matrix, cmap=panel.colors, vmin=-panel.scale, vmax=panel.scale, interpolation="nearest")
+        ax.set_title(panel.title, fontsize=labels.SMALL, linespacing=1.1)
         ax.spines[["top", "right"]].set_visible(True)
-        _label_classes(ax, names if named else None, rotation=90 if long else 0)
-        ax.tick_params(length=2, labelbottom=i + columns >= len(differences), labelleft=i % columns == 0)
-    bar = figure.colorbar(image, ax=list(axes.flat[: len(differences)]), shrink=0.8, aspect=28, pad=0.02,
-                          extend="both" if entries.max() > limit else "neither")  # fmt: skip
-    bar.set_label("Δr, teacher − student")
-    bar.ax.tick_params(labelsize=8)
-    if not named:
-        figure.supxlabel("class", fontsize=9)
-        figure.supylabel("class", fontsize=9)
-    teacher, student = group.networks[pair]
-    title = f"Class correlation of the logits, {teacher} → {student}\non {group.heading}"
-    figure.suptitle(title, fontsize=10)
-    return figure
+        _label_classes(ax, layout.names, bottom=i + columns >= len(panels), left=column == 0)
+    _add_bars(page, panels[0].colors == TEACHER_COLORS, limit, cut)
+    return page.figure
 
 
-def _label_classes(ax: Axes, names: Sequence[str] | None, rotation: int) -> None:
-    """Name the classes on both axes; number some of them without names."""
+def _label_classes(ax: Axes, names: Sequence[str] | None, *, bottom: bool, left: bool) -> None:
+    """Name the classes on both axes, or number some of them without names."""
     if names:
-        ax.set_xticks(range(len(names)), names, rotation=rotation, fontsize=7)
-        ax.set_yticks(range(len(names)), names, fontsize=7)
+        ax.set_xticks(range(len(names)), names, rotation=90)
+        ax.set_yticks(range(len(names)), names)
     else:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+        ax.set_xlabel("class" if bottom else "", fontsize=labels.SMALL)
+        ax.set_ylabel("class" if left else "", fontsize=labels.SMALL)
+    ax.tick_params(length=2, labelbottom=bottom, labelleft=left)
+
+
+def _add_bars(page: Page, with_teacher: bool, limit: float, cut: bool) -> None:
+    """Add the color bars of the teacher's correlations and of the differences at the lower edge."""
+    top = page.figure.get_figheight() - page.top - style.EDGE - 0.42
+    width = (style.TEXT_WIDTH - 1.5) / 2
+    bars = [("teacher's correlation r of two classes' logits", TEACHER_COLORS, 1.0, "neither")] if with_teacher else []
+    bars.append(("Δr = teacher − student", DIFFERENCE_COLORS, limit, "both" if cut else "neither"))
+    for i, (text, color_map, scale, extend) in enumerate(bars):
+        ax = page.axes(0.5 + i * (width + 0.5), top, width, 0.09)
+        mappable = ScalarMappable(Normalize(-scale, scale), color_map)
+        bar = page.figure.colorbar(mappable, cax=ax, orientation="horizontal", extend=extend)
+        bar.set_label(text, fontsize=labels.SMALL)
+        bar.ax.xaxis.set_major_locator(MaxNLocator(nbins=5))

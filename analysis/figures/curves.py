@@ -1,26 +1,33 @@
-"""Learning curves of one pair, and its accuracy against training time."""
+"""Learning curves of one pair, and its accuracy against the time of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import style
-from analysis.groups import MethodRow, ResultGroup
+from analysis.figures import files, labels, line_ends, palette, style
+from analysis.figures.files import FigureWriter
+from analysis.figures.line_ends import LineEnd
+from analysis.figures.palette import RowStyle
+from analysis.figures.style import Appearance
+from analysis.groups import MethodRow, ResultGroup, RowKey
 from analysis.load import load_metrics
+
+PANEL_HEIGHT = 2.5  # inches; more where more names stand at the line ends
+LEFT, GAP, BOTTOM = 0.5, 0.45, 0.42  # inches: left of the axes, between them, below them
+TIME = "time per run"  # as in the cost table: training with evaluation, without the teacher's training
 
 
 @dataclass(frozen=True)
 class Curve:
     """Test top-1 in per cent against the epoch: mean and sample standard deviation over n seeds (NaN for one seed).
 
-    seconds: mean training time up to the end of each epoch; None where a run has none.
+    seconds: mean time of the run up to the end of each epoch, at the last one the cost table's time per run; None where
+    a run has none.
     """
 
     row: MethodRow
@@ -35,80 +42,160 @@ class Curve:
         return self.mean.index.to_numpy()
 
     @property
-    def label(self) -> str:
-        """The row with its accuracy at the last epoch."""
+    def accuracy(self) -> str:
+        """Accuracy at the last epoch."""
         spread = "" if self.n == 1 else f" ± {self.std.iloc[-1]:.2f}"
-        return f"{self.row.label}  {self.mean.iloc[-1]:.2f}{spread}"
+        return f"{self.mean.iloc[-1]:.2f}{spread}"
 
 
-def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple[list[Path], list[str]]:
-    """Write the figures of all pairs to `<reports>/plots`; returns their paths, and the runs without a curve.
+def write(group: ResultGroup, writer: FigureWriter, appearance: Appearance) -> None:
+    """Write the figures of all pairs."""
+    for pair in group.pairs:
+        curves, missing = learning_curves(group, pair)
+        writer.problems += missing
+        for name, draw in drawings(group, pair, curves, appearance).items():
+            writer.write(files.stem(group, name, pair), draw)
 
-    colors: see `style.method_colors`.
-    """
-    paths, problems = [], []
-    with matplotlib.rc_context(style.STYLE):
-        for pair in group.pairs:
-            curves, missing = learning_curves(group, pair)
-            timed = [c for c in curves if c.seconds is not None]
-            for name, draw, drawable in (("curves", draw_curves, curves), ("time", draw_times, timed)):
-                if drawable:
-                    figure = draw(group, pair, drawable, colors)
-                    paths += style.save(figure, reports / style.FOLDER, style.stem(group, name, pair))
-            problems += missing
-    return paths, problems
+
+def drawings(
+    group: ResultGroup, pair: str, curves: Sequence[Curve], appearance: Appearance
+) -> dict[str, Callable[[], Figure]]:
+    """Return what draws the figures of a pair by their names, `curves` and `time`, as far as there is data."""
+    timed = [curve for curve in curves if curve.seconds is not None]
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if curves:
+        drawn["curves"] = lambda: draw_curves(group, pair, curves, appearance)
+    if timed:
+        drawn["time"] = lambda: draw_times(group, pair, timed, appearance)
+    return drawn
 
 
 def learning_curves(group: ResultGroup, pair: str) -> tuple[list[Curve], list[str]]:
     """Return the curves of a pair's rows, and a message for each run that has none."""
     curves, problems = [], []
     for row in group.rows_on(pair):
-        metrics = {folder: load_metrics(folder) for folder in row.seed_groups[pair].runs.folder}
+        runs = row.seed_groups[pair].runs
+        metrics = {folder: load_metrics(folder) for folder in runs.folder}
         top1 = {folder: frame.top1.dropna() for folder, frame in metrics.items()}
         problems += [f"no curve for {f}: its metrics.jsonl has no accuracies" for f, t in top1.items() if t.empty]
         frame = pd.concat(top1.values(), axis=1).dropna()  # epochs that every seed has
         if not frame.empty:
-            seconds = pd.concat([m.seconds for m in metrics.values()], axis=1)
-            seconds = seconds.loc[frame.index].mean(axis=1, skipna=False)
+            times = [_times(m.seconds, wall_s) for m, wall_s in zip(metrics.values(), runs.wall_s, strict=True)]
+            seconds = pd.concat(times, axis=1).loc[frame.index].mean(axis=1, skipna=False)
             seconds = seconds if seconds.notna().all() else None
             curves.append(Curve(row, frame.mean(axis=1), frame.std(axis=1, ddof=1), frame.shape[1], seconds))
     return curves, problems
 
 
-def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: Mapping[str, str]) -> Figure:
+def _times(seconds: pd.Series, wall_s: float) -> pd.Series:
+    """The time of a run up to the end of each epoch: the whole, divided among the epochs by their steps' seconds."""
+    return seconds * (wall_s / seconds.iloc[-1]) if len(seconds) and seconds.iloc[-1] > 0 else seconds * np.nan
+
+
+def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearance: Appearance) -> Figure:
     """Draw all epochs on the left, the last quarter on the right, where methods differ by little; bands are ± one
-    standard deviation."""
+    standard deviation. Rows that stand out are named at the ends of their lines."""
     last = max(int(c.epochs[-1]) for c in curves)
     zoom_from = last - max(1, last // 4) if last >= 8 else None
-    figure = Figure(figsize=(7.2, 3.1) if zoom_from else (5.2, 3.1), layout="constrained")
-    axes = figure.subplots(1, 2 if zoom_from else 1, squeeze=False, width_ratios=[1.25, 1] if zoom_from else None)[0]
-    for ax in axes:
-        teachers = style.add_teachers(ax, group, pair)
-        for curve in curves:
-            _add_curve(ax, curve, colors)
+    styles = appearance.on_pair(group, pair)
+    teachers = _teachers(group, pair)
+    ends = [LineEnd(n, v, last, v, palette.TEACHER_COLOR) for n, v in teachers.items()] + _ends(curves, styles)
+    page, panels = _panels(ends, appearance, f"Test top-1: {style.pair_title(group, pair)}", 2 if zoom_from else 1)
+    for ax in panels:
+        for top1 in teachers.values():
+            ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
+        for curve in _drawn_last(curves, styles):
+            _add_curve(ax, curve, styles[curve.row.key])
         ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         style.add_grid(ax)
-    axes[0].set_ylabel(_accuracy_axis(group))
+    panels[0].set_ylabel(_accuracy_axis(group))
     first = min(int(c.epochs[0]) for c in curves)
-    axes[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
+    panels[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
-        _zoom(axes[1], curves, teachers, zoom_from, last)
-    figure.suptitle(style.pair_title(group, pair), fontsize=10)
-    handles, labels = axes[0].get_legend_handles_labels()
-    columns = style.legend_columns(labels, 4 if zoom_from else 3)
-    style.fit_legend(figure, len(labels), columns)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4)
-    return figure
+        visible = [c for c in curves if styles[c.row.key].highlighted] or curves
+        _zoom(panels[-1], visible, list(teachers.values()), zoom_from, last)
+    line_ends.add(page, panels[-1], ends, others=len(curves) + len(teachers) - len(ends))
+    return page.figure
 
 
-def _add_curve(ax: Axes, curve: Curve, colors: Mapping[str, str]) -> None:
-    line = style.line_style(curve.row, colors)
-    ax.plot(curve.epochs, curve.mean, **line, linewidth=1.5, label=curve.label, zorder=3,
-            marker="o" if len(curve.epochs) == 1 else None, markersize=4)  # fmt: skip
-    if curve.n > 1:
+def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearance: Appearance) -> Figure:
+    """Draw test top-1 against the time of a run: thin lines through the epochs, the last epoch as a mark ± one standard
+    deviation. All curves need `seconds`."""
+    times = {c.row.key: c.seconds for c in curves if c.seconds is not None}
+    longest = max(float(t.iloc[-1]) for t in times.values())
+    unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
+    styles, teachers = appearance.on_pair(group, pair), _teachers(group, pair)
+    ends = [LineEnd(n, v, longest / size, v, palette.TEACHER_COLOR) for n, v in teachers.items()]
+    for curve in curves:
+        if styles[curve.row.key].highlighted:
+            time, top1 = float(times[curve.row.key].iloc[-1]) / size, float(curve.mean.iloc[-1])
+            value = f"{top1:.2f}, {time:.3g} {unit}"
+            ends.append(LineEnd(curve.row.label, value, time, top1, styles[curve.row.key].color))
+    page, (ax,) = _panels(ends, appearance, f"Test top-1 against {TIME}: {style.pair_title(group, pair)}", 1)
+    for top1 in teachers.values():
+        ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
+    for curve in _drawn_last(curves, styles):
+        time, row = times[curve.row.key] / size, styles[curve.row.key]
+        level = 3 if row.highlighted else 2
+        ax.plot(time, curve.mean, **row.line, linewidth=0.8, alpha=0.6, zorder=level)
+        ax.plot(time.iloc[-1], curve.mean.iloc[-1], **row.mark, markersize=4.5, linestyle="none", zorder=level)
+        if curve.n > 1:  # above the mark, which would hide a small deviation
+            ax.errorbar(time.iloc[-1], curve.mean.iloc[-1], yerr=curve.std.iloc[-1], ecolor=row.bar,
+                        fmt="none", capsize=2, elinewidth=1.0, zorder=level + 0.5)  # fmt: skip
+    ax.set_xlabel(f"{TIME} [{unit}]")
+    ax.set_ylabel(_accuracy_axis(group))
+    ax.set_xlim(0, 1.02 * longest / size)
+    ax.set_ylim(_late_limits([float(c.mean.iloc[-1]) for c in curves] + list(teachers.values())))
+    style.add_grid(ax)
+    line_ends.add(page, ax, ends, others=len(curves) + len(teachers) - len(ends))
+    return page.figure
+
+
+def _late_limits(accuracies: Sequence[float]) -> tuple[float, float]:
+    """Limits that show the last epochs of all curves, and of the earlier ones as much again and a half."""
+    low, high = min(accuracies), max(accuracies)
+    span = max(high - low, 1.0)
+    return low - 1.5 * span, high + 0.1 * span
+
+
+def _teachers(group: ResultGroup, pair: str) -> dict[str, float]:
+    """The accuracies of a pair's teachers by their labels."""
+    return {t.label: t.top1[pair] for t in group.teachers if pair in t.top1}
+
+
+def _ends(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[LineEnd]:
+    """The ends of the lines of the rows that stand out."""
+    return [
+        LineEnd(c.row.label, c.accuracy, float(c.epochs[-1]), float(c.mean.iloc[-1]), styles[c.row.key].color)
+        for c in curves
+        if styles[c.row.key].highlighted
+    ]
+
+
+def _drawn_last(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[Curve]:
+    """The curves with those that stand out at the end."""
+    return sorted(curves, key=lambda curve: styles[curve.row.key].highlighted)
+
+
+def _panels(ends: Sequence[LineEnd], appearance: Appearance, title: str, count: int) -> tuple[style.Page, list[Axes]]:
+    """A page with one or two panels, the names of line ends on their right."""
+    names = line_ends.width(ends)
+    height = max(PANEL_HEIGHT, line_ends.height(ends))
+    heading = labels.height_of("", labels.NORMAL) + 0.05 if count > 1 else 0.05
+    page = style.new_page(appearance, heading + height + BOTTOM, title)
+    width = style.TEXT_WIDTH - LEFT - names - style.EDGE - (GAP if count > 1 else 0)
+    lefts = [LEFT, LEFT + width / 2 + GAP][:count]
+    return page, [page.axes(left, heading, width / count, height) for left in lefts]
+
+
+def _add_curve(ax: Axes, curve: Curve, row: RowStyle) -> None:
+    level = 3 if row.highlighted else 2
+    ax.plot(curve.epochs, curve.mean, **row.line, linewidth=1.4 if row.highlighted else 0.8, zorder=level,
+            marker=row.marker if len(curve.epochs) == 1 else None, markersize=4)  # fmt: skip
+    if curve.n > 1 and row.highlighted:
         low, high = curve.mean - curve.std, curve.mean + curve.std
-        ax.fill_between(curve.epochs, low, high, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
+        ax.fill_between(curve.epochs, low, high, color=row.color, alpha=0.13, linewidth=0, zorder=level - 0.5)
 
 
 def _accuracy_axis(group: ResultGroup) -> str:
@@ -116,38 +203,13 @@ def _accuracy_axis(group: ResultGroup) -> str:
 
 
 def _zoom(ax: Axes, curves: Sequence[Curve], teachers: Sequence[float], first: int, last: int) -> None:
-    """Show the last epochs only, with all methods in sight, and the teacher where that costs little room."""
-    late_curves = [c for c in curves if c.epochs[-1] >= first]
+    """Show the last epochs only, with these curves in sight, and the teacher where that costs little room."""
+    late_curves = [c for c in curves if c.epochs[-1] >= first] or curves
     bands = [band.loc[first:] for c in late_curves for band in (c.mean - c.std.fillna(0), c.mean + c.std.fillna(0))]
     low, high = min(b.min() for b in bands), max(b.max() for b in bands)
     height = max(high - low, 0.5)
     near = [t for t in teachers if low - height / 2 <= t <= high + height / 2]
     low, high = min([low, *near]), max([high, *near])
-    ax.set_xlim(first, last * 1.003)
+    ax.set_xlim(first, last + (last - first) * 0.01)
     ax.set_ylim(low - 0.06 * height, high + 0.06 * height)
     ax.set_title(f"from epoch {first}")
-
-
-def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], colors: Mapping[str, str]) -> Figure:
-    """Draw test top-1 against training time: thin lines through the epochs, the last epoch as a dot ± one standard
-    deviation. All curves need `seconds`."""
-    times = {c.row.key: c.seconds for c in curves if c.seconds is not None}
-    longest = max(float(t.to_numpy()[-1]) for t in times.values())
-    unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
-    ax = figure.subplots()
-    style.add_teachers(ax, group, pair)
-    for curve in curves:
-        time, line = times[curve.row.key] / size, style.line_style(curve.row, colors)
-        ax.plot(time, curve.mean, **line, linewidth=0.9, alpha=0.7, zorder=2)
-        ax.errorbar(time.iloc[-1], curve.mean.iloc[-1], yerr=None if curve.n == 1 else curve.std.iloc[-1],
-                    color=line["color"], marker="o", markersize=5, capsize=2.5, linewidth=1.2, linestyle="none",
-                    label=f"{curve.label}, {time.iloc[-1]:.3g} {unit}", zorder=3)  # fmt: skip
-    ax.set_xlabel(f"training time [{unit}]")
-    ax.set_ylabel(_accuracy_axis(group))
-    ax.set_xlim(left=0)
-    style.add_grid(ax)
-    ax.set_title(style.pair_title(group, pair), fontsize=10)
-    style.fit_legend(figure, len(ax.get_legend_handles_labels()[1]), 2)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure

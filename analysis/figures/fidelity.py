@@ -2,11 +2,9 @@
 against the student alone."""
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,120 +14,159 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import published
 from analysis.fidelity import EXTREME_CLASSES, LEVEL_PLURALS, MEASURES, ClassChanges, Fidelity, Measure
-from analysis.figures import style
+from analysis.figures import files, labels, palette, style, value_grid
+from analysis.figures.files import FigureWriter
+from analysis.figures.palette import RowStyle
+from analysis.figures.style import Appearance, Page
+from analysis.figures.value_grid import ValueGrid
 from analysis.frames import rows_where
 
 PANELS = 4  # measures side by side
-SEED_DOT: dict[str, Any] = {"marker": "o", "alpha": 0.5, "markersize": 3.2, "markeredgewidth": 0, "linestyle": "none"}
+NAMES = 1.35  # inches at most for the names of rows
+GAP, HEADING, TICKS, LEGEND = 0.14, 0.3, 0.3, 0.2  # inches: between panels, above and below them, of the legend
+SEED_DOT: dict[str, Any] = {"marker": "o", "alpha": 0.5, "markersize": 2.8, "markeredgewidth": 0, "linestyle": "none"}
 
 
-def write(fidelity: Fidelity, reports: Path, colors: Mapping[str, str]) -> list[Path]:
-    """Write all figures to `<reports>/plots` as PNG and PDF; returns their paths. colors: see `style.method_colors`."""
-    paths = []
-    with matplotlib.rc_context(style.STYLE):
-        for pair in fidelity.pairs:
-            for name, figure in draw(fidelity, pair, colors).items():
-                paths += style.save(figure, reports / style.FOLDER, style.stem(fidelity.group, name, pair))
-    return paths
+def write(fidelity: Fidelity, writer: FigureWriter, appearance: Appearance) -> None:
+    """Write all figures."""
+    for pair in fidelity.pairs:
+        for name, draw in drawings(fidelity, pair, appearance).items():
+            writer.write(files.stem(fidelity.group, name, pair), draw)
 
 
-def draw(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> dict[str, Figure]:
-    """Return the figures of one pair by name: `structure`, and where there are changes to show
+def drawings(fidelity: Fidelity, pair: str, appearance: Appearance) -> dict[str, Callable[[], list[Figure]]]:
+    """Return what draws the figures of one pair by name: `structure`, and where there are changes to show
     `structure-superclasses` and `structure-classes`."""
-    with matplotlib.rc_context(style.STYLE):
-        figures = {"structure": draw_measures(fidelity, pair, colors)}
-        for level in fidelity.levels(pair):
-            if changes := fidelity.class_changes(pair, level):
-                figures[f"structure-{LEVEL_PLURALS[level]}"] = draw_changes(fidelity, pair, changes)
-    return figures
+    drawn: dict[str, Callable[[], list[Figure]]] = {"structure": lambda: draw_measures(fidelity, pair, appearance)}
+    for level in fidelity.levels(pair):
+        if changes := fidelity.class_changes(pair, level):
+            name = f"structure-{LEVEL_PLURALS[level]}"
+            drawn[name] = lambda changes=changes: draw_changes(fidelity, pair, changes, appearance)
+    return drawn
 
 
-def draw_measures(fidelity: Fidelity, pair: str, colors: Mapping[str, str]) -> Figure:
-    """Draw one panel per measure, one line per row of the table: seeds as light dots, their mean ± one standard
-    deviation as a diamond, the teacher's own value as a dashed line."""
+def _row_styles(fidelity: Fidelity, pair: str, appearance: Appearance) -> dict[str, RowStyle]:
+    """The styles of a pair's rows by their labels."""
+    styles = appearance.on_pair(fidelity.group, pair)
+    return {row.label: styles[row.key] for row in fidelity.group.rows_on(pair)}
+
+
+def draw_measures(fidelity: Fidelity, pair: str, appearance: Appearance) -> list[Figure]:
+    """Draw one panel per measure, one line per row of the table: seeds as light dots, their mean as the row's mark with
+    ± one standard deviation, the teacher's own value as a dashed line. Four measures stand side by side; what does not
+    fit on a page continues on the next."""
     summary, seeds = rows_where(fidelity.summary, pair=pair), rows_where(fidelity.runs, pair=pair)
     teachers = rows_where(summary, method=published.TEACHER)
     rows = summary.drop(teachers.index)
     measures = [m for m in MEASURES if rows[m.key].notna().to_numpy().any()]
-    lines = style.panel_grid(len(measures), PANELS)[0]
-    figure = Figure(figsize=(7.2, lines * (0.75 + 0.24 * len(rows)) + 0.5), layout="constrained")
-    axes = figure.subplots(lines, PANELS, squeeze=False, sharey=True)
-    for ax, measure in zip(axes.flat, measures, strict=False):
+    around = HEADING + TICKS
+    most_rows = int((style.PAGE_HEIGHT - 0.5 - LEGEND - around) / style.ROW_HEIGHT)
+    blocks = [
+        (part, measures[i : i + PANELS])
+        for part in style.chunks(list(rows.index), most_rows)
+        for i in range(0, len(measures), PANELS)
+    ]
+    height = around + style.ROW_HEIGHT * max(len(part) for part, _ in blocks)
+    pages = style.chunks(blocks, max(1, int((style.PAGE_HEIGHT - 0.5 - LEGEND) / height)))
+    figures, styles = [], _row_styles(fidelity, pair, appearance)
+    title = f"Class structure passed on: {style.pair_title(fidelity.group, pair)}"
+    for i, on_page in enumerate(pages, 1):
+        total = sum(around + style.ROW_HEIGHT * len(part) for part, _ in on_page)
+        page, top = style.new_page(appearance, total + LEGEND, style.numbered(title, i, len(pages))), 0.0
+        for part, block_measures in on_page:
+            _add_block(page, top, block_measures, rows.loc[part], seeds, teachers, styles)
+            top += around + style.ROW_HEIGHT * len(part)
+        _add_legend(page, total, several=bool((rows.n > 1).any()), teacher=not teachers.empty)
+        figures.append(page.figure)
+    return figures
+
+
+def _add_block(
+    page: Page, top: float, measures: Sequence[Measure], rows: pd.DataFrame, seeds: pd.DataFrame,
+    teachers: pd.DataFrame, styles: Mapping[str, RowStyle],
+) -> None:  # fmt: skip
+    """Draw up to four measures side by side, the rows' names on the left."""
+    names = labels.fit(list(rows.label), NAMES)
+    left = style.EDGE + labels.widest(names) + 0.06
+    width = (style.TEXT_WIDTH - left - style.EDGE - 0.1 - (PANELS - 1) * GAP) / PANELS
+    for i, measure in enumerate(measures):
+        ax = page.axes(left + i * (width + GAP), top + HEADING, width, style.ROW_HEIGHT * len(rows))
         for value in teachers[measure.key].dropna():
-            ax.axvline(value, color=style.TEACHER_COLOR, **style.REFERENCE_LINE)
-        _add_rows(ax, measure, rows, seeds, colors)
+            ax.axvline(value, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
+        _add_rows(ax, measure, rows, seeds, styles)
         better = "more" if measure.better > 0 else "less"
-        ax.set_title(f"{measure.title}{f' [{measure.unit}]' if measure.unit else ''}\n{better} is better", fontsize=8)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=3, min_n_ticks=2))
-        ax.tick_params(axis="x", labelsize=7)
-        ax.tick_params(axis="y", length=0)
-        ax.margins(x=0.12)
+        unit = f" [{measure.unit}]" if measure.unit else ""
+        ax.set_title(f"{measure.title}{unit}\n{better} is better", fontsize=labels.SMALL, linespacing=1.1)
+        style.label_rows(ax, names if i == 0 else [""] * len(names), [styles[r] for r in rows.label], NAMES)
+        _few_ticks(ax)
         style.add_grid(ax)
-    for ax in axes.flat[len(measures) :]:
-        ax.set_axis_off()
-    _add_legend(axes.flat[-1], several=bool((rows.n > 1).any()), teacher=not teachers.empty)
-    figure.suptitle(f"Class structure passed on: {style.pair_title(fidelity.group, pair)}", fontsize=10)
-    return figure
 
 
-def _add_rows(ax: Axes, measure: Measure, rows: pd.DataFrame, seeds: pd.DataFrame, colors: Mapping[str, str]) -> None:
-    """Draw one measure of all rows, the first at the top."""
-    heights = {label: len(rows) - i for i, label in enumerate(rows.label)}
-    for row in rows.to_dict("records"):
-        color, y = colors[row["method"]], heights[row["label"]]
+def _few_ticks(ax: Axes) -> None:
+    """Keep the numbers below a panel apart, and inside its width, so that they clear those of its neighbors."""
+    ax.margins(x=0.12)
+    low, high = ax.get_xlim()
+    inside = 0.1 * (high - low)
+    for count in (3, 4, 6):
+        ticks = [t for t in MaxNLocator(nbins=count).tick_values(low, high) if low + inside <= t <= high - inside]
+        if len(ticks) > 1:
+            break
+    ax.set_xticks(ticks[:3] if len(ticks) < 5 else ticks[::2])
+
+
+def _add_rows(
+    ax: Axes, measure: Measure, rows: pd.DataFrame, seeds: pd.DataFrame, styles: Mapping[str, RowStyle]
+) -> None:
+    """Draw one measure of some rows, the first at the top."""
+    for y, row in enumerate(rows.to_dict("records")):
+        row_style = styles[row["label"]]
         values = rows_where(seeds, label=row["label"], identity=row["identity"])[measure.key]
         if len(values) > 1:  # below the mean's bar, which would hide them
-            ax.plot(values, [y - 0.3] * len(values), color=color, zorder=2, **SEED_DOT)
-        spread = row[f"{measure.key}_std"]
-        ax.errorbar(row[measure.key], y, xerr=None if math.isnan(spread) else spread, color=color, marker="D",
-                    markersize=4, capsize=2.5, linewidth=1.2, zorder=3)  # fmt: skip
-    ax.set_yticks(list(heights.values()), [style.wrap_label(label, 22) for label in heights])
-    ax.set_ylim(0.4, len(rows) + 0.6)
+            ax.plot(values, [y + 0.3] * len(values), color=row_style.color, zorder=2, **SEED_DOT)
+        mean, spread = row[measure.key], row[f"{measure.key}_std"]
+        ax.plot(mean, y, **row_style.mark, markersize=3.6, linestyle="none", zorder=3)
+        if not math.isnan(spread):
+            ax.errorbar(mean, y, xerr=spread, fmt="none", ecolor=row_style.bar, elinewidth=0.9, capsize=1.8, zorder=4)
+    ax.set_ylim(len(rows) - 0.45, -0.55)
 
 
-def _add_legend(ax: Axes, *, several: bool, teacher: bool) -> None:
-    """Explain the marks in a panel that no measure needs: there are always fewer measures than panels."""
+def _add_legend(page: Page, top: float, *, several: bool, teacher: bool) -> None:
+    """Explain the marks below the panels."""
     handles = []
     if several:
         handles.append(Line2D([], [], color="#404040", label="one seed", **SEED_DOT))
-        handles.append(Line2D([], [], color="#404040", linestyle="none", marker="D", markersize=4,
-                              label="mean ± std over seeds"))  # fmt: skip
+        handles.append(Line2D([], [], color="#404040", linestyle="none", marker="o", markersize=3.6,
+                              label="mean ± standard deviation over seeds"))  # fmt: skip
     if teacher:
         line = {k: v for k, v in style.REFERENCE_LINE.items() if k != "zorder"}
-        handles.append(Line2D([], [], color=style.TEACHER_COLOR, label="teacher", **line))
-    ax.legend(handles=handles, loc="center", frameon=False)
+        handles.append(Line2D([], [], color=palette.TEACHER_COLOR, label="teacher", **line))
+    if handles:
+        height = page.figure.get_figheight()
+        page.figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.005, style.EDGE / height / 2),
+                           ncols=len(handles), frameon=False, borderpad=0, borderaxespad=0)  # fmt: skip
 
 
-def draw_changes(fidelity: Fidelity, pair: str, changes: ClassChanges) -> Figure:
+def draw_changes(fidelity: Fidelity, pair: str, changes: ClassChanges, appearance: Appearance) -> list[Figure]:
     """Draw a heat map of labels × classes on a symmetric scale, each field with its change in points."""
     values = changes.mean.to_numpy(float)
     limit = float(np.abs(values[np.isfinite(values)]).max(initial=0.0)) or 1.0
-    rows, columns = values.shape
-    longest = max(map(len, changes.mean.columns))
-    width = 1.9 + 0.31 * max(columns, 10)
-    figure = Figure(figsize=(width, 1.0 + 0.27 * rows + 0.058 * longest), layout="constrained")
-    ax = figure.subplots()
-    image = ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto")
-    for (i, j), value in np.ndenumerate(values):
-        if not math.isnan(value):
-            dark = abs(value) > 0.6 * limit
-            text = _format_change(value)
-            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else "black")
-    labels = [style.wrap_label(f"{label} ({changes.n[label]})") for label in changes.mean.index]
-    ax.set_yticks(range(rows), labels)
-    ax.set_xticks(range(columns), list(changes.mean.columns), rotation=90 if longest > 2 else 0, fontsize=7.5)
-    ax.tick_params(length=2)
-    ax.spines[["top", "right"]].set_visible(True)
+    styles = _row_styles(fidelity, pair, appearance)
+    rows = list(changes.mean.index)
     classes = LEVEL_PLURALS[changes.level]
     if changes.partial:
-        ax.axvline(EXTREME_CLASSES - 0.5, color="black", linewidth=1.2)
         classes = f"{EXTREME_CLASSES} classes that gain and {EXTREME_CLASSES} that lose most"
-    bar = figure.colorbar(image, ax=ax, aspect=12, pad=0.015)
-    bar.set_label("points, mean over seeds" if rows > 4 else "points")
-    bar.ax.tick_params(labelsize=7)
-    title = f"Accuracy change against the student alone: {classes}\n{style.pair_title(fidelity.group, pair)}"
-    figure.suptitle(title, fontsize=10 if width > 6.5 else 8.5)
-    return figure
+    grid = ValueGrid(
+        title=f"Accuracy change against the student alone: {classes}, {style.pair_title(fidelity.group, pair)}",
+        values=values,
+        texts=[["" if math.isnan(value) else _format_change(value) for value in row] for row in values],
+        rows=[f"{label} ({changes.n[label]})" for label in rows],
+        columns=list(changes.mean.columns),
+        styles=[styles[label] for label in rows],
+        bar="accuracy change [points], mean over (seeds)",
+        limit=limit,
+        divider=EXTREME_CLASSES if changes.partial else None,
+    )
+    return value_grid.draw(grid, appearance)
 
 
 def _format_change(value: float) -> str:

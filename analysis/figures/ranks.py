@@ -1,9 +1,7 @@
 """Figures of the tests over several pairs: critical differences, wins, ties and losses, performance profile."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,47 +9,48 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from analysis import statistics
-from analysis.figures import style
+from analysis.figures import files, labels, line_ends, style, value_grid
+from analysis.figures.files import FigureWriter
+from analysis.figures.line_ends import LineEnd
+from analysis.figures.style import Appearance
+from analysis.figures.value_grid import ValueGrid
 from analysis.groups import ResultGroup
 from analysis.statistics import Ranking
 
-MAX_ROWS = 25  # more are not legible in a figure
+MAX_LABELED = 16  # rows on one axis of ranks with their names around it; more stand in a list
+MAX_COUNTED = 12  # rows whose wins, ties and losses are written into the matrix; of more only colors are shown
+NAMES = 1.5  # inches at most for the names of rows
+LEVEL = 0.085  # inches of a unit of depth below the axis of ranks
 
 
-def write(group: ResultGroup, reports: Path, colors: Mapping[str, str]) -> tuple[list[Path], list[str]]:
-    """Write the figures of a group to `<reports>/plots`; returns their paths, and why figures are missing.
-
-    There are neither figures nor messages for fewer than two pairs. colors: see `style.method_colors`.
-    """
+def write(group: ResultGroup, writer: FigureWriter, appearance: Appearance) -> None:
+    """Write the figures of a group. There are neither figures nor messages for fewer than two pairs."""
     if len(group.pairs) < 2:
-        return [], []
+        return
     ranking = statistics.rank(group)
     if ranking is None:
-        return [], [f"no ranks for {group.stem}: there are no two rows, trained alike, with runs on every pair"]
-    figures, problems = draw(group, ranking, colors)
-    paths = []
-    with matplotlib.rc_context(style.STYLE):
-        for kind, figure in figures.items():
-            paths += style.save(figure, reports / style.FOLDER, style.stem(group, kind))
-    return paths, problems
+        writer.problems.append(
+            f"no ranks for {group.stem}: there are no two rows, trained alike, with runs on every pair"
+        )
+        return
+    for name, draw in drawings(group, ranking, writer.problems, appearance).items():
+        writer.write(files.stem(group, name), draw)
 
 
-def draw(group: ResultGroup, ranking: Ranking, colors: Mapping[str, str]) -> tuple[dict[str, Figure], list[str]]:
-    """Return the figures of a group by name (`profile`, `ranks`, `wins`), and why figures are missing."""
-    if len(ranking.rows) > MAX_ROWS:
-        return {}, [
-            f"no ranks for {group.stem}: {len(ranking.rows)} rows are too many to draw; choose some with method=…"
-        ]
-    with matplotlib.rc_context(style.STYLE):
-        figures = {"profile": draw_profile(group, ranking, colors)}
-        if len(ranking.rows) > 2:
-            figures["ranks"] = draw_critical_difference(group, ranking, colors)
-        if not (ranking.wins + ranking.ties).any():
-            return figures, [
-                f"no wins and losses for {group.stem}: no two rows have three common seeds whose differences vary"
-            ]
-        figures["wins"] = draw_outcomes(group, ranking)
-    return figures, []
+def drawings(
+    group: ResultGroup, ranking: Ranking, problems: list[str], appearance: Appearance
+) -> dict[str, Callable[[], list[Figure]]]:
+    """Return what draws the figures of a group by name (`profile`, `ranks`, `wins`); adds to `problems` why figures are
+    missing."""
+    drawn: dict[str, Callable[[], list[Figure]]] = {"profile": lambda: [draw_profile(group, ranking, appearance)]}
+    if len(ranking.rows) > 2:
+        drawn["ranks"] = lambda: draw_ranks(group, ranking, appearance)
+    if (ranking.wins + ranking.ties).any():
+        drawn["wins"] = lambda: draw_outcomes(group, ranking, appearance)
+    else:
+        reason = "no two rows have three common seeds whose differences vary"
+        problems.append(f"no wins and losses for {group.stem}: {reason}")
+    return drawn
 
 
 def _title(group: ResultGroup, ranking: Ranking) -> str:
@@ -70,117 +69,158 @@ def rank_bars(average: Sequence[float], critical_difference: float) -> list[tupl
     return [(ranks[i], ranks[j]) for i, j in bars]
 
 
-def draw_critical_difference(group: ResultGroup, ranking: Ranking, colors: Mapping[str, str]) -> Figure:
+def draw_ranks(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> list[Figure]:
+    """Draw average ranks: the diagram of critical differences of a few rows, a list of many."""
+    if len(ranking.rows) <= MAX_LABELED:
+        return [draw_critical_difference(group, ranking, appearance)]
+    return draw_rank_list(group, ranking, appearance)
+
+
+def draw_critical_difference(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> Figure:
     """Draw average ranks on a line, the best on the left; a bar joins rows that Nemenyi's test does not distinguish
     (the diagram of Demšar 2006)."""
     k = len(ranking.rows)
     bars = rank_bars(ranking.average.tolist(), ranking.critical_difference)
-    first = 1.0 + 0.35 * len(bars)  # depth of the first label below the axis
-    bottom = first + 0.75 * ((k + 1) // 2 - 1) + 0.6
-    longest = max(len(r.label) for r in ranking.rows)
-    figure = Figure(figsize=(max(7.2, 4.6 + 0.13 * longest), 0.9 + 0.3 * (bottom + 2.2)), layout="constrained")
-    ax = figure.subplots()
-    _add_ruler(ax, ranking.critical_difference, k)
-    ax.plot([1, k], [0, 0], color="black", linewidth=0.8)
-    for rank in range(1, k + 1):
-        ax.plot([rank, rank], [-0.15, 0], color="black", linewidth=0.8)
-        ax.text(rank, -0.25, str(rank), ha="center", va="bottom", fontsize=8)
-    _add_rank_labels(ax, ranking, first, colors)
-    for level, (low, high) in enumerate(bars):
-        y, margin = 0.45 + 0.35 * level, 0.01 * (k - 1)
-        ax.plot([low - margin, high + margin], [y, y], color="black", linewidth=3.5, solid_capstyle="butt", zorder=3)
-    ax.set_xlim(1 - 0.05 * (k - 1), k + 0.05 * (k - 1))
-    ax.set_ylim(bottom, -2.2)
+    first = 1.2 + 1.2 * len(bars)  # depth of the first label below the axis
+    bottom = first + 2.0 * ((k + 1) // 2 - 1) + 1.2
+    names = labels.fit([row.label for row in ranking.rows], NAMES)
+    side = labels.widest(names) + 0.55
+    page = style.new_page(appearance, LEVEL * (bottom + 7.5), f"Average rank, 1 the best: {_title(group, ranking)}")
+    ax = page.axes(side, 0, style.TEXT_WIDTH - 2 * side, LEVEL * (bottom + 7.5))
+    ax.set_xlim(1, k)
+    ax.set_ylim(bottom, -7.5)
     ax.axis("off")
-    ax.set_title(f"Average rank, 1 the best: {_title(group, ranking)}", fontsize=10)
-    return figure
+    _add_ruler(ax, ranking.critical_difference, k)
+    ax.plot([1, k], [0, 0], color="black", linewidth=0.8, clip_on=False)
+    for rank in range(1, k + 1):
+        ax.plot([rank, rank], [-0.5, 0], color="black", linewidth=0.8, clip_on=False)
+        ax.text(rank, -0.7, str(rank), ha="center", va="bottom", fontsize=labels.SMALL)
+    _add_rank_labels(ax, group, ranking, names, first, appearance)
+    for level, (low, high) in enumerate(bars):
+        y, margin = 1.2 + 1.2 * level, 0.008 * (k - 1)
+        ax.plot([low - margin, high + margin], [y, y], color="black", linewidth=3.2, solid_capstyle="butt", zorder=3,
+                clip_on=False)  # fmt: skip
+    return page.figure
 
 
 def _add_ruler(ax: Axes, critical_difference: float, k: int) -> None:
     """Draw the critical difference as a ruler above the axis of ranks, cut where it is longer than the axis."""
     cut = critical_difference > k - 1
     length = min(critical_difference, k - 1)
-    ax.plot([1, 1 + length], [-1.5, -1.5], color="black", linewidth=1.2)
+    ax.plot([1, 1 + length], [-4.5, -4.5], color="black", linewidth=1.2, clip_on=False)
     for x in (1,) if cut else (1, 1 + length):
-        ax.plot([x, x], [-1.65, -1.35], color="black", linewidth=1.2)
+        ax.plot([x, x], [-4.9, -4.1], color="black", linewidth=1.2, clip_on=False)
     text = f"critical difference {critical_difference:.2f}{', more than all ranks span' if cut else ''}"
-    ax.text(1 + length / 2, -1.65, text, ha="center", va="bottom", fontsize=8)
+    ax.text(1, -5.1, text, ha="left", va="bottom", fontsize=labels.SMALL)
 
 
-def _add_rank_labels(ax: Axes, ranking: Ranking, first: float, colors: Mapping[str, str]) -> None:
+def _add_rank_labels(
+    ax: Axes, group: ResultGroup, ranking: Ranking, names: Sequence[str], first: float, appearance: Appearance
+) -> None:
     """Draw a line from each average rank down to its label, the better half on the left. first: the first depth."""
-    k, average = len(ranking.rows), ranking.average
+    k, average, styles = len(ranking.rows), ranking.average, appearance.over_pairs(group)
     half, span = (k + 1) // 2, k - 1
     for place, i in enumerate(ranking.order):
-        row, left = ranking.rows[i], place < half
-        depth = first + 0.75 * (place if left else k - 1 - place)
-        end = 1 - 0.04 * span if left else k + 0.04 * span
-        ax.plot([average[i], average[i], end], [0, depth, depth], color=colors[row.method], linewidth=1.2, zorder=2)
-        label = f"{row.label}  {average[i]:.2f}" if left else f"{average[i]:.2f}  {row.label}"
-        ax.text(end + (-1 if left else 1) * 0.01 * span, depth, label, ha="right" if left else "left", va="center")
+        row, left = styles[ranking.rows[i].key], place < half
+        depth = first + 2.0 * (place if left else k - 1 - place)
+        end = 1 - 0.02 * span if left else k + 0.02 * span
+        ax.plot([average[i], average[i], end], [0, depth, depth], color=row.color, linewidth=1.2, zorder=2,
+                clip_on=False)  # fmt: skip
+        text = f"{names[i]}  {average[i]:.2f}" if left else f"{average[i]:.2f}  {names[i]}"
+        ax.text(end + (-1 if left else 1) * 0.01 * span, depth, text, ha="right" if left else "left", va="center",
+                fontsize=labels.SMALL, color=row.ink)  # fmt: skip
 
 
-def draw_outcomes(group: ResultGroup, ranking: Ranking) -> Figure:
-    """Draw wins/ties/losses of the row against the column, colored by wins minus losses; rows by average rank."""
-    k, order = len(ranking.rows), ranking.order
-    wins = ranking.wins[np.ix_(order, order)]
-    ties = ranking.ties[np.ix_(order, order)]
-    labels = [ranking.rows[i].label for i in order]
-    balance = np.ma.masked_array(wins - wins.T, np.eye(k, dtype=bool))
-    side = 0.62 * k + 0.055 * max(map(len, labels)) + 1.2
-    figure = Figure(figsize=(max(side + 0.6, 4.2), max(side, 3.2)), layout="constrained")
-    ax = figure.subplots()
-    limit = len(ranking.pairs)
-    # wider than the values, to leave out the darkest shades
-    image = ax.imshow(balance, cmap="RdBu", vmin=-1.3 * limit, vmax=1.3 * limit)
-    ax.set_xticks(np.arange(k - 1) + 0.5, minor=True)
-    ax.set_yticks(np.arange(k - 1) + 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1.5)
-    for i, j in np.ndindex(k, k):
-        dark = i != j and abs(balance[i, j]) > 0.7 * limit
-        text = "–" if i == j else f"{wins[i, j]}/{ties[i, j]}/{wins[j, i]}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    ax.set_xticks(range(k), labels, rotation=90 if max(map(len, labels)) > 7 else 0)
-    ax.set_yticks(range(k), labels)
-    ax.tick_params(which="both", length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel("against")
-    bar = figure.colorbar(image, shrink=0.8, aspect=25)
-    bar.set_label("wins − losses [pairs]")
-    bar.ax.set_ylim(-limit, limit)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    ax.set_title(f"Wins/ties/losses by 95 % intervals\n{_title(group, ranking)}", fontsize=10)
-    return figure
+def draw_rank_list(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> list[Figure]:
+    """Draw the average rank of many rows, one below the other, the best first. A band spans the critical difference
+    from the best: Nemenyi's test does not distinguish rows inside it from the best."""
+    styles, best = appearance.over_pairs(group), float(ranking.average.min())
+    names = labels.fit([ranking.rows[i].label for i in ranking.order], NAMES)
+    named = dict(zip(ranking.order, names, strict=True))
+    left = style.EDGE + labels.widest(names) + 0.06
+    parts = style.chunks(ranking.order, int((style.PAGE_HEIGHT - 1.0) / style.ROW_HEIGHT))
+    figures = []
+    for number, part in enumerate(parts, 1):
+        title = style.numbered(f"Average rank, 1 the best: {_title(group, ranking)}", number, len(parts))
+        height = style.ROW_HEIGHT * len(part)
+        page = style.new_page(appearance, height + 0.6, title)
+        ax = page.axes(left, 0.2, style.TEXT_WIDTH - left - 0.15, height)
+        ax.axvspan(best, best + ranking.critical_difference, color="#eef2f7", zorder=0)
+        ax.set_xlim(0.5, len(ranking.rows) + 0.5)
+        ax.set_ylim(len(part) - 0.4, -0.6)
+        for y, i in enumerate(part):
+            row = styles[ranking.rows[i].key]
+            ax.plot(ranking.average[i], y, **row.mark, markersize=4.5, linestyle="none", zorder=3)
+            ax.plot([0.5, float(ranking.average[i])], [y, y], color="#d4d4d4", linewidth=0.6, zorder=1)
+        style.label_rows(ax, [named[i] for i in part], [styles[ranking.rows[i].key] for i in part], NAMES)
+        ax.set_xlabel(f"average rank over {len(ranking.pairs)} pairs")
+        text = f"band: within the critical difference, {ranking.critical_difference:.2f}, of the best"
+        page.text(left, 0.03, text, color="#404040")
+        figures.append(page.figure)
+    return figures
 
 
-def draw_profile(group: ResultGroup, ranking: Ranking, colors: Mapping[str, str]) -> Figure:
+def draw_outcomes(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> list[Figure]:
+    """Draw wins minus losses of the rows against the columns as colors, by average rank; with wins/ties/losses in the
+    fields of a few rows. The columns of many rows bear the rows' numbers."""
+    order, styles = ranking.order, appearance.over_pairs(group)
+    wins, ties = ranking.wins[np.ix_(order, order)], ranking.ties[np.ix_(order, order)]
+    k, names = len(order), [ranking.rows[i].label for i in order]
+    few = k <= MAX_COUNTED
+    texts = [["–" if i == j else f"{wins[i, j]}/{ties[i, j]}/{wins[j, i]}" for j in range(k)] for i in range(k)]
+    tested = wins + wins.T + ties > 0
+    balance = np.where(tested, wins - wins.T, np.nan)
+    grid = ValueGrid(
+        title=f"Wins{'/ties/losses' if few else ' minus losses'} of the row against the column, by 95 % intervals: "
+        f"{_title(group, ranking)}",
+        values=balance,
+        texts=texts if few else None,
+        rows=names if few else [f"{i} {name}" for i, name in enumerate(names, 1)],
+        columns=names if few else [str(i) for i in range(1, k + 1)],
+        styles=[styles[ranking.rows[i].key] for i in order],
+        bar="wins − losses [pairs]",
+        limit=len(ranking.pairs),
+    )
+    return value_grid.draw(grid, appearance)
+
+
+def draw_profile(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> Figure:
     """Draw the performance profile: the share of pairs on which a row is at most τ points below the best, against τ.
 
-    Lines are shifted a little, so that none covers another.
+    Lines are shifted a little, so that none covers another. Names stand beside them in the order of their share within
+    half a point.
     """
-    shortfall = ranking.shortfall
+    shortfall, styles = ranking.shortfall, appearance.over_pairs(group)
     last = max(float(shortfall.max()) * 1.05, 0.1)
-    columns = style.legend_columns([r.label for r in ranking.rows])
-    legend_rows, _ = style.panel_grid(len(ranking.rows), columns)
-    figure = Figure(figsize=(5.2, 3.0 + 0.17 * legend_rows), layout="constrained")
-    ax = figure.subplots()
-    lines = len(ranking.rows)
-    for place, i in enumerate(ranking.order):
-        row = ranking.rows[i]
+    shown = [i for i in ranking.order if styles[ranking.rows[i].key].highlighted]
+    within = ranking.share_within(0.5)
+    ends = [
+        LineEnd(ranking.rows[i].label, f"{100 * within[i]:.0f} %", last, 1.0, row.color, row.dashes)
+        for i in sorted(shown, key=lambda i: -within[i])
+        for row in [styles[ranking.rows[i].key]]
+    ]
+    height = max(2.4, line_ends.height(ends) + 0.15)
+    page = style.new_page(appearance, height + 0.65, f"Performance profile: {_title(group, ranking)}")
+    names = line_ends.width(ends)
+    ax = page.axes(0.55, 0.2, style.TEXT_WIDTH - 0.55 - names - style.EDGE, height)
+    for place, i in enumerate(sorted(ranking.order, key=lambda i: styles[ranking.rows[i].key].highlighted)):
+        row = styles[ranking.rows[i].key]
         steps = np.unique(np.concatenate([[0], shortfall[i]]))
         share = [float(ranking.share_within(tau)[i]) for tau in steps]
-        shift = _shift(figure, place / max(lines - 1, 1) - 0.5, lines)
-        ax.step([*steps, last], [*share, share[-1]], where="post", **style.line_style(row, colors), label=row.label,
-                linewidth=1.5, zorder=3 - place / lines, transform=ax.transData + shift)  # fmt: skip
+        shift = _shift(page.figure, shown.index(i) / max(len(shown) - 1, 1) - 0.5 if i in shown else 0, len(shown))
+        ax.step([*steps, last], [*share, share[-1]], where="post", **row.line, label=ranking.rows[i].label,
+                linewidth=1.4 if row.highlighted else 0.7, zorder=3 + place / len(ranking.rows),
+                transform=ax.transData + shift)  # fmt: skip
     ax.set_xlim(-0.02 * last, last)
     ax.set_ylim(-0.05, 1.05)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=7))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel("τ: points of test top-1 below the best")
     ax.set_ylabel("share of pairs within τ")
     style.add_grid(ax)
-    ax.set_title(f"Performance profile: {_title(group, ranking)}", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=2.4)
-    return figure
+    page.text(style.TEXT_WIDTH - names + 0.02, 0.03, "within 0.5 points:", color="#404040")
+    line_ends.add_list(page, ax, ends, others=len(ranking.rows) - len(ends))
+    return page.figure
 
 
 def _shift(figure: Figure, place: float, lines: int) -> ScaledTranslation:

@@ -6,15 +6,13 @@ Same runs, same bytes. Figures are also written as .png and .pdf to `<reports>/p
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import matplotlib
 
 from analysis import ablation as ablations
 from analysis import fidelity as measures
 from analysis.ablation import Ablation
 from analysis.figures import ablation as ablation_figures
 from analysis.figures import style
+from analysis.figures.files import FigureWriter
 from analysis.report import sections
 from analysis.report.page import Part, Section, render
 from analysis.report.source import Source
@@ -24,8 +22,6 @@ from analysis.tables import fidelity as fidelity_tables
 from analysis.tables import files, results
 from benchmark.runs.folder import write_text
 from benchmark.tables.model import Listing
-
-STYLE: dict[Any, Any] = {**style.STYLE, "svg.hashsalt": "report"}
 
 
 def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -38,13 +34,15 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
     for number in range(len(selection.groups)):
         source, part = _group(selection, number)
         parts.append(part)
-        written += _table_files(source) + source.written
+        written += _table_files(source) + source.writer.paths
         problems += [*source.problems, *source.fidelity.notes]
     ablation_sections = []
     for number, ablation in enumerate(chosen):
-        figures = ablation_figures.write(ablation, selection.reports / ablations.FOLDER)
-        written += ablation_tables.write(ablation, selection.reports) + figures
-        ablation_sections.append(sections.ablation(ablation, number, figures))
+        writer = FigureWriter(selection.reports / ablations.FOLDER)
+        ablation_figures.write(ablation, writer, style.appearance(selection))
+        written += ablation_tables.write(ablation, selection.reports) + writer.paths
+        problems += writer.problems
+        ablation_sections.append(sections.ablation(ablation, number, writer.paths))
     parts += [Part("Ablations", ablation_sections)] if ablation_sections else []
     rest = [*(run.text for run in selection.unfinished_elsewhere), *broken]
     lists = [Listing("What could not be read, or whose settings could not", rest)] if rest else []
@@ -60,11 +58,11 @@ def _group(selection: Selection, number: int) -> tuple[Source, Part]:
     """Measure one group and build its sections."""
     group = selection.groups[number]
     collected = results.collect(group, selection.unfinished_of(group))
-    colors = style.method_colors(selection.methods)
     fidelity = measures.measure(group, selection.root)
-    source = Source(number, collected, fidelity, selection.root, selection.reports, colors)
-    with matplotlib.rc_context(STYLE):
-        group_sections = [build(source) for build in sections.BUILDERS]
+    writer = FigureWriter(selection.reports / style.FOLDER, extra=("svg",))
+    look = style.appearance(selection)
+    source = Source(number, collected, fidelity, selection.root, selection.reports, look, writer)
+    group_sections = [build(source) for build in sections.BUILDERS]
     return source, Part(group.heading, [section for section in group_sections if not section.empty])
 
 

@@ -16,10 +16,15 @@ from analysis.groups import ResultGroup
 from analysis.tables import html
 from benchmark.tables.model import Listing, Table
 
+FOLD_ABOVE = 20  # lines
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure. uri: its data; width: in CSS pixels; file: its PDF, relative to the page."""
+    """A figure. uri: its data; width: in CSS pixels; file: its PDF, relative to the page.
+
+    reason: why there is no image; the caption stands without one then.
+    """
 
     uri: str
     width: int
@@ -27,11 +32,15 @@ class Picture:
     caption: str
     file: str
     pair: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Section:
-    """Notes, tables, figures and lists under one title. pair, method: the only ones that the section is about."""
+    """Notes, figures, tables and lists under one title. pair, method: the only ones that the section is about.
+
+    figures_first: figures stand above the tables. fold_above: tables of more lines are folded.
+    """
 
     title: str
     id: str
@@ -41,6 +50,12 @@ class Section:
     lists: Sequence[Listing] = ()
     pair: str | None = None
     method: str | None = None
+    figures_first: bool = False
+    fold_above: int = FOLD_ABOVE
+
+    def folded(self, table: Table) -> bool:
+        """Return whether a table is folded until a reader opens it."""
+        return sum(1 for _ in table.lines) > self.fold_above
 
     @property
     def empty(self) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from analysis import ablation as ablations
 from analysis.ablation import Ablation
-from analysis.figures import correlation, curves, ranks, style, tsne
+from analysis.figures import correlation, curves, differences, ranks, style, tsne
 from analysis.figures import fidelity as fidelity_figures
 from analysis.report.page import Picture, data_uri
 from analysis.report.source import Source
@@ -13,10 +13,44 @@ from analysis.statistics import Ranking
 from benchmark.tables import cells
 
 CLASS_FIGURES = {
-    "structure": "measures of the class structure passed on, by method",
+    "structure": "measures of the class structure passed on, by method; bars are ± one standard deviation over seeds",
     "structure-superclasses": "accuracy change of each superclass against the student alone, in points",
     "structure-classes": "accuracy change of classes against the student alone, in points",
 }
+
+
+def of_gains(source: Source) -> Iterator[Picture]:
+    """Iterate over the heat maps of methods × pairs: none for one pair."""
+    comparisons = source.results.comparisons
+    compared = differences.references(comparisons)
+    for (name, draw), (method, by_row) in zip(
+        differences.group_drawings(source.group, comparisons, source.appearance).items(), compared.items(), strict=False
+    ):
+        reference = differences.REFERENCES[method]
+        caption = (
+            f"Gain in test top-1 against {reference}, in points, mean over common seeds; methods by their mean over "
+            "the pairs"
+        )
+        alt = f"Heat map of methods and pairs: {len(by_row)} differences to {reference}. The tables have the values."
+        yield from source.pictures(draw, name, alt, caption)
+
+
+def of_differences(source: Source, pair: str) -> Iterator[Picture]:
+    """Iterate over the forest plot of a pair."""
+    comparisons, arrow = source.results.comparisons, source.arrow(pair)
+    for name, draw in differences.pair_drawings(source.group, pair, comparisons, source.appearance).items():
+        compared = differences.references(comparisons, pair)
+        texts = [
+            f"{row.label} {cells.signed(by_row[row.key, pair].difference)} against {differences.REFERENCES[method]}"
+            for method, by_row in compared.items()
+            for row in differences.sorted_rows(source.group, pair)
+            if (row.key, pair) in by_row
+        ]
+        caption = (
+            f"{arrow}: difference in test top-1 with its 95 % interval over common seeds, methods by their mean, which "
+            "stands behind their names. A hollow mark has no interval"
+        )
+        yield from source.pictures(draw, name, f"Forest plot for {arrow}. {'; '.join(texts)}.", caption, pair)
 
 
 def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
@@ -25,9 +59,11 @@ def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
         "; ".join(f"{row.label} {value:{form}}" for row, value in zip(ranking.rows, values, strict=True))
         for values, form in ((ranking.average, ".2f"), (ranking.share_within(1.0), ".0%"))
     )
+    shown = "a bar joins" if len(ranking.rows) <= ranks.MAX_LABELED else "the band holds"
+    others = "that Nemenyi's test does not tell apart" + ("" if shown == "a bar joins" else " from the best")
     texts = {
         "ranks": (
-            "Average ranks over the pairs, 1 the best; a bar joins methods that Nemenyi's test does not tell apart",
+            f"Average ranks over the pairs, 1 the best; {shown} methods {others}",
             f"Critical difference diagram. Average ranks: {averages}; difference {ranking.critical_difference:.2f}.",
         ),
         "wins": (
@@ -39,66 +75,75 @@ def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
             f"Performance profile. Share of pairs within one point of the best: {within}.",
         ),
     }
-    figures, problems = ranks.draw(source.group, ranking, source.colors)
-    source.problems += problems
+    drawings = ranks.drawings(source.group, ranking, source.problems, source.appearance)
     for name, (caption, alt) in texts.items():
-        if name in figures:
-            yield source.picture(figures[name], name, alt, caption)
+        if name in drawings:
+            yield from source.pictures(drawings[name], name, alt, caption)
 
 
 def of_curves(source: Source, pair: str) -> Iterator[Picture]:
-    """Iterate over the learning curves of a pair, and its accuracy against training time."""
+    """Iterate over the learning curves of a pair, and its accuracy against the time of a run."""
     lines, missing = curves.learning_curves(source.group, pair)
-    source.problems += missing
-    if not lines:
-        return
+    source.problems.extend(missing)
     arrow = source.arrow(pair)
     ends = "; ".join(f"{line.row.label} {line.mean.iloc[-1]:.2f}" for line in lines)
-    figure = curves.draw_curves(source.group, pair, lines, source.colors)
-    alt = f"Line plot of test top-1 against the epoch for {arrow}. At the last epoch: {ends}."
-    caption = f"{arrow}: test top-1 against the epoch, mean over seeds; bands are ± one standard deviation"
-    yield source.picture(figure, "curves", alt, caption, pair)
-    timed = [line for line in lines if line.seconds is not None]
-    if timed:
-        times = [(line.row.label, line.seconds) for line in timed]
-        ends = "; ".join(f"{label} {cells.duration(s.iloc[-1]).text}" for label, s in times if s is not None)
-        figure = curves.draw_times(source.group, pair, timed, source.colors)
-        alt = f"Plot of test top-1 against training time for {arrow}. Total time: {ends}."
-        caption = f"{arrow}: test top-1 against training time, evaluation not counted; dots: last epoch"
-        yield source.picture(figure, "time", alt, caption, pair)
+    times = [(line.row.label, line.seconds) for line in lines if line.seconds is not None]
+    durations = "; ".join(f"{label} {cells.duration(s.iloc[-1]).text}" for label, s in times if s is not None)
+    texts = {
+        "curves": (
+            f"{arrow}: test top-1 against the epoch, mean over seeds; bands are ± one standard deviation",
+            f"Line plot of test top-1 against the epoch for {arrow}. At the last epoch: {ends}.",
+        ),
+        "time": (
+            f"{arrow}: test top-1 against the time per run of the cost table, training with evaluation, divided among "
+            "the epochs by their training steps; marks: last epoch ± one standard deviation",
+            f"Plot of test top-1 against time for {arrow}. Total time: {durations}.",
+        ),
+    }
+    for name, draw in curves.drawings(source.group, pair, lines, source.appearance).items():
+        caption, alt = texts[name]
+        yield from source.pictures(draw, name, alt, caption, pair)
 
 
 def of_classes(source: Source, pair: str) -> Iterator[Picture]:
     """Iterate over the class correlations of a pair, and the figures of its fidelity."""
     arrow = source.arrow(pair)
     # the reasons for missing ones are among the notes of the measures
-    differences, _ = correlation.correlation_differences(source.group, pair, source.root)
-    if differences:
-        figure = correlation.draw_correlations(source.group, pair, differences)
-        means = "; ".join(f"{d.row.label} {d.distance:.3f}" for d in differences)
+    correlations, _ = correlation.correlation_differences(source.group, pair, source.root)
+    if correlations:
+        means = "; ".join(f"{d.row.label} {d.distance:.3f}" for d in correlations)
         alt = f"Heat maps of class correlations, teacher minus student, for {arrow}. Mean |Δr|: {means}."
         caption = (
-            f"{arrow}: correlation of the logits of each two classes over the test images, teacher minus student, mean "
-            "over seeds. Red: the teacher ties the two classes more closely than the student; blue: less closely"
+            f"{arrow}: correlation of the logits of each two classes over the test images: the teacher's own, then "
+            "teacher minus student, mean over seeds. Red: the teacher ties the two classes more closely than the "
+            f"student; blue: less closely. {correlation.ORDER}"
         )
-        yield source.picture(figure, "correlation", alt, caption, pair)
+        look = source.appearance
+        yield from source.pictures(
+            lambda: correlation.draw_correlations(source.group, pair, correlations, look),
+            "correlation",
+            alt,
+            caption,
+            pair,
+        )
     if pair in source.fidelity.pairs:
-        for name, figure in fidelity_figures.draw(source.fidelity, pair, source.colors).items():
+        for name, draw in fidelity_figures.drawings(source.fidelity, pair, source.appearance).items():
             text = CLASS_FIGURES[name]
             alt = f"Figure for {arrow}: {text}. The values are in the tables of this section or in its files."
-            yield source.picture(figure, name, alt, f"{arrow}: {text}", pair)
+            yield from source.pictures(draw, name, alt, f"{arrow}: {text}", pair)
 
 
 def of_tsne(source: Source, pair: str) -> Iterator[Picture]:
-    """Iterate over the joint projection of a pair's teacher and students: one picture, or none."""
-    embedding, missing = tsne.embed(source.group, pair, source.root)
-    source.problems += missing
+    """Iterate over the joint projection of a pair's teacher and students."""
+    embedding, missing = tsne.embed(source.group, pair, source.root, source.appearance)
+    source.problems.extend(missing)
     if embedding:
-        figure = tsne.draw_embedding(source.group, pair, embedding)
-        arrow, what = source.arrow(pair), embedding.description
+        arrow, what, look = source.arrow(pair), embedding.description, source.appearance
         alt = f"Scatter plots of a t-SNE of the logits for {arrow}, colored by class. {what}"
         caption = f"{arrow}: {what} Crosses: medians of the teacher's points of each class"
-        yield source.picture(figure, "tsne", alt, caption, pair)
+        yield from source.pictures(
+            lambda: tsne.draw_embedding(source.group, pair, embedding, look), "tsne", alt, caption, pair
+        )
 
 
 def of_ablation(ablation: Ablation, png: Path) -> Picture:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis.ablation import Ablation
+from analysis.figures import style
 from analysis.report import pictures
-from analysis.report.page import Section, of_tables
+from analysis.report.page import Picture, Section, of_tables
 from analysis.report.source import Source
 from analysis.tables import ablation as ablation_tables
 from analysis.tables import accuracy, cost, notes, ranks, significance
@@ -19,7 +20,25 @@ from benchmark.tables import cells, model
 from benchmark.tables.model import CODE, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
 
 PAIRS_ABREAST = 3  # in the table of accuracies, so that it needs no scrolling and is not cut in print
+COLUMNS_ABREAST = 13  # in a table of ranks
+FEW, MANY = 12, 10_000  # lines above which tables are folded: next to figures that show the same, and never
 CONFUSED = 5  # pairs of classes listed for each method on each pair
+
+
+def differences(source: Source) -> Section:
+    """Build what readers look at first: the gain of each method on every pair, with its interval."""
+    figures = source.guarded(pictures.of_gains(source), "gains", "Gains over the pairs")
+    for pair in source.group.pairs:
+        caption = f"{source.arrow(pair)}: differences in test top-1"
+        figures += source.guarded(pictures.of_differences(source, pair), "differences", caption, pair)
+    note = (
+        f"In figures of more than {style.FEW_ROWS} rows some stand out and the others are gray: those of highlight=…, "
+        f"else the student alone, KD, CLKD and the best {style.BEST_ROWS}. A method has the same color and mark in "
+        "every figure."
+    )
+    many = any(len(source.group.rows_on(pair)) > style.FEW_ROWS for pair in source.group.pairs)
+    notes = [note] if figures and many else []
+    return Section("Gains", source.id("gains"), notes, pictures=figures)
 
 
 def results(source: Source) -> Section:
@@ -29,23 +48,31 @@ def results(source: Source) -> Section:
     if len(parts) > 1:
         parts = [replace(part, caption=f"{table.caption}: {', '.join(part.pairs)}") for part in parts]
     section = of_tables("Results", source.id("results"), parts, notes=["Each mean links to its runs."])
-    return replace(section, lists=section.lists[:1])  # all parts have the same sources
+    return replace(section, lists=section.lists[:1], fold_above=MANY)  # all parts have the same sources
 
 
 def significance_and_ranks(source: Source) -> Section:
     """Build the comparisons with KD and with the student alone, and the ranks over several pairs."""
-    id, figures = source.id("significance"), []
-    tables = [significance.table(source.results)] if source.results.comparisons else []
+    id = source.id("significance")
+    tables, figures = [], []
     if ranking := source.results.ranking:
-        tables += ranks.tables(ranking)
-        figures = list(pictures.of_ranks(source, ranking))
-        source.problems += [f"not ranked: {text}" for text in ranking.exclusions]
-    return of_tables("Significance", id, tables, figures)
+        for table in ranks.tables(ranking):
+            parts = model.split(table, COLUMNS_ABREAST)
+            tables += [replace(part, caption=f"{part.caption}{_part(i, parts)}") for i, part in enumerate(parts, 1)]
+        figures = source.guarded(pictures.of_ranks(source, ranking), "ranks", "Ranks over the pairs")
+        source.problems.extend(f"not ranked: {text}" for text in ranking.exclusions)
+    if source.results.comparisons:
+        tables.append(significance.table(source.results))
+    return replace(of_tables("Significance", id, tables, figures), figures_first=True, fold_above=FEW)
+
+
+def _part(number: int, parts: Sequence[Table]) -> str:
+    return f", part {number} of {len(parts)}" if len(parts) > 1 else ""
 
 
 def curves(source: Source) -> Section:
     """Build learning curves, and accuracy against training time."""
-    figures = [picture for pair in source.group.pairs for picture in pictures.of_curves(source, pair)]
+    figures = _of_pairs(source, pictures.of_curves, "curves", "learning curves")
     return Section("Learning curves and time", source.id("curves"), pictures=figures)
 
 
@@ -56,13 +83,13 @@ def fidelity(source: Source) -> Section:
         return Section("Class structure", id)
     confused = fidelity_tables.confusion_table(source.fidelity, CONFUSED)
     tables = [fidelity_tables.table(source.fidelity), *([confused] if confused else [])]
-    figures = [picture for pair in source.group.pairs for picture in pictures.of_classes(source, pair)]
+    figures = _of_pairs(source, pictures.of_classes, "structure", "class structure")
     return of_tables("Class structure", id, tables, figures)
 
 
 def tsne(source: Source) -> Section:
     """Build one joint projection of teacher and students for each pair."""
-    figures = [picture for pair in source.group.pairs for picture in pictures.of_tsne(source, pair)]
+    figures = _of_pairs(source, pictures.of_tsne, "tsne", "t-SNE of the logits")
     note = (
         "All networks of a pair are embedded together, so that panels may be compared: where a class lies on its "
         "cross, the student sees it as the teacher does; where it lies elsewhere or runs into another, it does not. "
@@ -70,6 +97,17 @@ def tsne(source: Source) -> Section:
         "each network's logits are scaled to unit size before, so that mere confidence does not show."
     )
     return Section("t-SNE", source.id("tsne"), [note] if figures else [], pictures=figures)
+
+
+def _of_pairs(
+    source: Source, draw: Callable[[Source, str], Iterator[Picture]], name: str, caption: str
+) -> list[Picture]:
+    """The figures of all pairs, or the reasons why there are none. name, caption: of a figure that has no data."""
+    return [
+        picture
+        for pair in source.group.pairs
+        for picture in source.guarded(draw(source, pair), name, f"{source.arrow(pair)}: {caption}", pair)
+    ]
 
 
 def costs(source: Source) -> Section:
@@ -219,5 +257,5 @@ def ablation(ablation: Ablation, number: int, files: Iterable[Path]) -> Section:
 
 
 BUILDERS: Sequence[Callable[[Source], Section]] = (
-    results, significance_and_ranks, curves, fidelity, tsne, costs, protocol, provenance, missing,
+    differences, results, significance_and_ranks, curves, fidelity, tsne, costs, protocol, provenance, missing,
 )  # fmt: skip

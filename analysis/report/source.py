@@ -1,14 +1,13 @@
 """What the sections of one group of runs are built from."""
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from analysis.fidelity import Fidelity
-from analysis.figures import style
+from analysis.figures import files
+from analysis.figures.files import Drawn, FigurePage, FigureWriter
+from analysis.figures.style import FOLDER, Appearance
 from analysis.groups import ResultGroup
 from analysis.report.page import Picture, data_uri
 from analysis.tables.results import Results
@@ -18,24 +17,26 @@ SVG_LIMIT = 200_000  # bytes; a larger figure is shown as PNG
 
 @dataclass
 class Source:
-    """One group of runs. `problems` collects what could not be shown, and why; `written` the figures' files.
-
-    number: of the group on the page. root: the folder of all runs. colors: of the methods.
-    """
+    """One group of runs. number: of the group on the page. root: the folder of all runs. writer: of the figures' files,
+    which also collects what could not be shown, and why."""
 
     number: int
     results: Results
     fidelity: Fidelity
     root: Path
     reports: Path
-    colors: Mapping[str, str]
-    written: list[Path] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    appearance: Appearance
+    writer: FigureWriter
 
     @property
     def group(self) -> ResultGroup:
         """The group of runs."""
         return self.results.group
+
+    @property
+    def problems(self) -> list[str]:
+        """What could not be shown, and why."""
+        return self.writer.problems
 
     @property
     def prefix(self) -> str:
@@ -50,14 +51,39 @@ class Source:
         """Return a pair as `teacher → student`."""
         return " → ".join(self.group.networks[pair])
 
-    def picture(self, figure: Figure, name: str, alt: str, caption: str, pair: str | None = None) -> Picture:
-        """Write a figure's files and take it into the page: as SVG where that is small, else as PNG."""
-        stem = style.stem(self.group, name, pair)
-        files = style.save(figure, self.reports / "plots", stem)
-        self.written += files
-        svg, metadata = io.BytesIO(), {"Date": None, "Creator": None}
-        figure.savefig(svg, format="svg", metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-        uri = data_uri("svg+xml", svg.getvalue())
-        if len(svg.getvalue()) > SVG_LIMIT:
-            uri = data_uri("png", next(file for file in files if file.suffix == ".png").read_bytes())
-        return Picture(uri, round(96 * figure.get_figwidth()), alt, caption, f"plots/{stem}.pdf", pair)
+    def pictures(
+        self, draw: Callable[[], Drawn], name: str, alt: str, caption: str, pair: str | None = None
+    ) -> Iterator[Picture]:
+        """Iterate over the pages of a figure, after their files are written; a figure that cannot be drawn leaves one
+        picture with the reason."""
+        before = len(self.problems)
+        pages = self.writer.write(files.stem(self.group, name, pair), draw)
+        for number, page in enumerate(pages, 1):
+            text = caption if len(pages) == 1 else f"{caption} ({number} of {len(pages)})"
+            yield Picture(_uri(page), round(96 * page.width), alt, text, f"{FOLDER}/{page.pdf.name}", pair)
+        for reason in self.problems[before:]:
+            yield Picture("", 0, "", caption, "", pair, reason)
+
+    def guarded(self, pictures: Iterator[Picture], name: str, caption: str, pair: str | None = None) -> list[Picture]:
+        """Return pictures that are computed on the way; where their data cannot be computed, the last has the reason.
+
+        One figure must not lose the page, so every exception but those of the file system is reported instead of
+        raised.
+        """
+        kept: list[Picture] = []
+        try:
+            for picture in pictures:
+                kept.append(picture)
+        except OSError:
+            raise
+        except Exception as e:
+            reason = f"{files.stem(self.group, name, pair)} cannot be drawn: {files.describe(e)}"
+            self.problems.append(reason)
+            kept.append(Picture("", 0, "", caption, "", pair, reason))
+        return kept
+
+
+def _uri(page: FigurePage) -> str:
+    """A page as SVG where that is small, else as PNG."""
+    svg = page.images["svg"]
+    return data_uri("svg+xml", svg) if len(svg) <= SVG_LIMIT else data_uri("png", page.images["png"])

@@ -41,7 +41,7 @@ def load_analysis(words: Sequence[str], keys: Sequence[str] | None = None) -> An
     for key in ("runs", "reports"):
         setattr(options, key, str(Path(getattr(options, key)).expanduser()))
     for key, names in vars(options).items():
-        if isinstance(names, list) and "all" in names:
+        if key != "highlight" and isinstance(names, list) and "all" in names:
             setattr(options, key, [])
     return options
 

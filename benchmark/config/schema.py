@@ -163,7 +163,7 @@ class SpeedOptions:
 
 @dataclass
 class AnalysisOptions:
-    """Keys of the analysis commands: folders, and filters of names; an empty filter passes everything."""
+    """Keys of the analysis commands: folders, filters of names (an empty one passes everything), and of figures."""
 
     runs: str = option()
     reports: str = option()
@@ -178,6 +178,8 @@ class AnalysisOptions:
     name: list[str] = option()
     grid: list[str] = option()
     pairwise: bool = boolean()
+    highlight: list[str] = option()  # methods that stand out in figures of many
+    titles: bool = boolean()  # of figures
 
 
 @dataclass

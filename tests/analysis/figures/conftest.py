@@ -11,11 +11,12 @@ from analysis.__main__ import main
 from analysis.figures import style
 from analysis.grouping import group_runs
 from analysis.groups import ResultGroup
-from analysis.load import load_runs
+from analysis.load import Runs, load_runs
 from tests.analysis.conftest import Tree, fill
+from tests.analysis.figures.many import fill_many
 
 PAIR = "resnet20-resnet8"
-COLORS = style.method_colors(["ce", "kd", "crd", "clkd"])
+LOOK = style.Appearance()
 
 
 def result_group(root: Path, pair: str = PAIR) -> ResultGroup:
@@ -29,6 +30,20 @@ def filled(tmp_path_factory) -> Tree:
     tree = Tree(tmp_path_factory.mktemp("filled") / "runs")
     fill(tree)
     return tree
+
+
+@pytest.fixture(scope="package")
+def many_root(tmp_path_factory) -> Path:
+    """The folder of the runs of 45 methods on 13 pairs, to be read only."""
+    root = tmp_path_factory.mktemp("many") / "runs"
+    fill_many(Tree(root))
+    return root
+
+
+@pytest.fixture(scope="package")
+def many_runs(many_root) -> Runs:
+    """The runs of 45 methods on 13 pairs; `many.part` chooses some."""
+    return load_runs(many_root)
 
 
 @pytest.fixture(scope="package")

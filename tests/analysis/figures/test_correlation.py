@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.figures import correlation
-from tests.analysis.figures.conftest import PAIR, result_group
+from tests.analysis.figures.conftest import LOOK, PAIR, result_group
 
 TEACHER = "cifar100/teachers/resnet20/aaaaaaaaaaaa/seed=0"
 
@@ -32,13 +32,26 @@ def test_differences_are_teacher_minus_student_averaged_over_seeds(filled):
 def test_panels_share_a_symmetric_scale_and_name_the_classes(filled):
     group = result_group(filled.root)
     differences, _ = correlation.correlation_differences(group, PAIR, filled.root)
-    figure = correlation.draw_correlations(group, PAIR, differences)
-    images = [ax.images[0] for ax in figure.axes if ax.images]
+    (figure,) = correlation.draw_correlations(group, PAIR, differences, LOOK)
+    teacher, *images = [ax.images[0] for ax in figure.axes if ax.images]
     largest = max(np.abs(d.matrix).max() for d in differences)
     assert len(images) == len(differences) == 4
     assert all(i.get_clim() == pytest.approx((-largest, largest)) for i in images)
-    assert [t.get_text() for t in images[0].axes.get_yticklabels()] == ["cat", "dog", "emu"]
-    assert images[1].axes.get_title() == f"KD\nmean |Δr| = {differences[1].distance:.3f}"
+    assert [t.get_text() for t in teacher.axes.get_yticklabels()] == ["cat", "dog", "emu"]
+    assert images[1].axes.get_title() == f"KD\nmean |Δr| {differences[1].distance:.3f}"
+
+
+def test_the_teachers_own_correlations_stand_before_the_differences(filled):
+    group = result_group(filled.root)
+    differences, _ = correlation.correlation_differences(group, PAIR, filled.root)
+    (figure,) = correlation.draw_correlations(group, PAIR, differences, LOOK)
+    with np.load(filled.root / TEACHER / "test_outputs.npz") as f:
+        expected = np.corrcoef(f["logits"].astype(float), rowvar=False)
+    ax = figure.axes[0]
+    assert ax.get_title().startswith("Teacher")
+    assert np.asarray(ax.images[0].get_array()) == pytest.approx(expected, abs=1e-9)
+    assert ax.images[0].get_clim() == (-1, 1)
+    assert ax.images[0].get_cmap().name != figure.axes[1].images[0].get_cmap().name
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import matplotlib
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.figures import curves, style
-from tests.analysis.figures.conftest import COLORS, PAIR, result_group
+from analysis.figures import curves, palette, style
+from analysis.figures.files import FigureWriter
+from analysis.tables import cost, results
+from tests.analysis.figures.conftest import LOOK, PAIR, result_group
 
 
 def by_label(figures):
@@ -31,28 +31,36 @@ def test_bands_for_several_seeds_and_a_dashed_teacher(filled):
     pair = "resnet56-resnet20"
     group = result_group(filled.root, pair)
     pair_curves, _ = curves.learning_curves(group, pair)
-    figure = curves.draw_curves(group, pair, pair_curves, COLORS)
+    figure = curves.draw_curves(group, pair, pair_curves, LOOK)
     (ax,) = figure.axes
     assert [c.row.label for c in pair_curves if c.n > 1] == ["Student", "KD"]
     assert len(ax.collections) == 2
-    teacher, *others = ax.lines
+    teacher, *others = [line for line in ax.lines if line.get_clip_on()]  # not those that lead to names
     assert set(teacher.get_ydata()) == {72.0}
     assert teacher.is_dashed()
     assert len(others) == 4
-    assert [t.get_text() for t in figure.legends[0].get_texts()][:2] == ["Teacher  72.00", "Student  68.00 ± 1.00"]
+    assert [t.get_text() for t in ax.texts][:2] == ["Teacher  72.00", "Student  68.00 ± 1.00"]
 
 
-@pytest.mark.parametrize("draw", [curves.draw_curves, curves.draw_times])
-def test_a_long_legend_leaves_the_axes_their_room(filled, draw):
+def test_rows_are_named_at_the_ends_of_their_lines_in_their_colors(filled):
     group = result_group(filled.root)
-    pair_curves = [dataclasses.replace(c, seconds=c.mean) for c in curves.learning_curves(group, PAIR)[0]]
-    heights = []
-    with matplotlib.rc_context(style.STYLE):
-        for repeated_curves in (pair_curves, 12 * pair_curves):
-            figure = draw(group, PAIR, repeated_curves, COLORS)
-            FigureCanvasAgg(figure).draw()
-            heights.append(figure.axes[0].get_window_extent().height)
-    assert heights[1] > 0.8 * heights[0]
+    pair_curves, _ = curves.learning_curves(group, PAIR)
+    figure = curves.draw_curves(group, PAIR, pair_curves, LOOK)
+    names = {text.get_text(): text.get_color() for text in figure.axes[-1].texts}
+    assert names["KD  61.25 ± 1.00"] == palette.method_mark("kd")[0]
+    assert names["CLKD (nu=0)  59.50 ± 1.00"] == names["CLKD (nu=0.4)  61.50 ± 1.00"] == palette.method_mark("clkd")[0]
+    assert len(names) == 5  # of four rows and the teacher
+
+
+def test_rows_that_do_not_stand_out_are_gray_and_counted(filled):
+    group = result_group(filled.root)
+    pair_curves, _ = curves.learning_curves(group, PAIR)
+    figure = curves.draw_curves(group, PAIR, pair_curves, style.Appearance(highlight=("kd",)))
+    (ax,) = figure.axes
+    assert [t.get_text() for t in ax.texts] == ["Teacher  62.30", "KD  61.25 ± 1.00", "3 others"]
+    gray = [line for line in ax.lines if line.get_color() == palette.OTHER_COLOR and len(line.get_xdata()) == 3]
+    colored = [line for line in ax.lines if line.get_color() == palette.method_mark("kd")[0]]
+    assert len(gray) == 3 and max(line.get_zorder() for line in gray) < colored[0].get_zorder()
 
 
 def test_unmeasured_epochs_and_broken_metrics(tree):
@@ -69,22 +77,39 @@ def test_unmeasured_epochs_and_broken_metrics(tree):
     assert problems == [f"no curve for {broken}: its metrics.jsonl has no test accuracies"]
 
 
-def test_training_time_adds_up_data_and_steps(tree, tmp_path):
+def test_time_is_the_cost_tables_divided_among_the_epochs_by_their_steps(tree, tmp_path):
+    """Two runs of 431 and 432 s with evaluation; their first epoch has a third of the steps' seconds of the others."""
     tree.teacher("resnet20", 62.3)
-    for seed, seconds in ((0, 10.0), (1, 20.0)):
+    for seed in (0, 1):
         folder = tree.student(PAIR, "kd", "1a2b3c4d5e6f", seed, 60.0)
         lines = [
-            f'{{"epoch": {e}, "test_top1": {40 + e}, "data_s": 1.0, "step_s": {seconds}, "eval_s": 500}}'
+            f'{{"epoch": {e}, "test_top1": {40 + e}, "data_s": 1.0, "step_s": {9 if e > 1 else 2}, "eval_s": 500}}'
             for e in range(1, 9)
         ]
         (folder / "metrics.jsonl").write_text("\n".join(lines))
     group = result_group(tree.root)
     (curve,), problems = curves.learning_curves(group, PAIR)
     assert problems == []
-    assert list(curve.seconds)[:3] == [16.0, 32.0, 48.0]  # means of 11 and 21 per epoch
-    paths, _ = curves.write(group, tmp_path, COLORS)
+    assert list(curve.seconds)[:2] == pytest.approx([431.5 * 3 / 73, 431.5 * 13 / 73])
+    table = cost.table(results.collect(group, []))
+    (line,), column = table.lines, [c.title for c in table.columns].index(curves.TIME)
+    assert line.cells[column].value == pytest.approx(curve.seconds.iloc[-1])
+    writer = FigureWriter(tmp_path / "plots")
+    curves.write(group, writer, LOOK)
     names = [f"cifar100-short-{PAIR}-{name}.{suffix}" for name in ("curves", "time") for suffix in ("png", "pdf")]
-    assert [p.name for p in paths] == names
-    whole, last_quarter = curves.draw_curves(group, PAIR, [curve], COLORS).axes
+    assert [p.name for p in writer.paths] == names and writer.problems == []
+    whole, last_quarter = curves.draw_curves(group, PAIR, [curve], LOOK).axes
     assert whole.get_xlim()[1] > 8
     assert last_quarter.get_title() == "from epoch 6"
+    (ax,) = curves.draw_times(group, PAIR, [curve], LOOK).axes
+    assert ax.get_xlabel() == "time per run [min]"
+
+
+def test_error_bars_are_drawn_above_the_marks(filled):
+    group = result_group(filled.root)
+    pair_curves = [dataclasses.replace(c, seconds=c.mean) for c in curves.learning_curves(group, PAIR)[0]]
+    (ax,) = curves.draw_times(group, PAIR, pair_curves, LOOK).axes
+    marks = [line for line in ax.lines if line.get_marker() not in ("None", "|", "_", None)]
+    bars = [bar for container in ax.containers for bar in container[2]]
+    assert len(bars) == 4
+    assert min(bar.get_zorder() for bar in bars) > max(mark.get_zorder() for mark in marks)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.figures import style
-from tests.analysis.figures.conftest import COLORS, PAIR
+from analysis.figures import curves, palette, style
+from tests.analysis.figures import many
+from tests.analysis.figures.conftest import LOOK, PAIR, result_group
 
 
 def test_every_pair_has_its_figures_in_both_formats(plots):
     pairs = ("cifar100-short-resnet20-resnet8", "cifar100-short-resnet56-resnet20", "digits-quick-resnet20-resnet8")
-    stems = {f"{p}-{f}" for p in pairs for f in ("curves", "correlation")}
-    stems |= {"cifar100-short-ranks", "cifar100-short-profile"}  # of several pairs
+    stems = {f"{p}-{f}" for p in pairs for f in ("curves", "correlation", "differences")}
+    stems |= {f"cifar100-short-{f}" for f in ("ranks", "profile", "gains-student", "gains-kd")}  # of several pairs
     assert {p.name for p in plots.iterdir()} == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
 
 
@@ -24,7 +25,8 @@ def test_files_are_sound(plots):
         with Image.open(path) as image:
             image.load()
             assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
-            assert min(image.size) > 400
+            assert image.size[0] == round(200 * style.TEXT_WIDTH)
+            assert image.size[1] > 150
             assert np.asarray(image.convert("L")).std() > 5
     for path in plots.glob("*.pdf"):
         content = path.read_bytes()
@@ -39,17 +41,58 @@ def test_bytes_do_not_depend_on_process_hash_seed_and_other_methods(plots, fille
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-m", "analysis", "plots", *selection], check=True, env=environment)
     paths = list((tmp_path / "plots").iterdir())
-    assert len(paths) == 4
+    assert len(paths) == 6
     for path in paths:
         assert path.read_bytes() == (plots / path.name).read_bytes(), path.name
 
 
-def test_methods_have_distinct_colors():
-    assert len(set(COLORS.values())) == 4
-    assert COLORS["ce"] == style.STUDENT_COLOR
-    assert style.method_colors(["clkd", "kd", "crd"])["clkd"] == COLORS["clkd"]
+def test_few_rows_all_stand_out(filled):
+    group = result_group(filled.root)
+    assert all(row.highlighted for row in LOOK.on_pair(group, PAIR).values())
 
 
-def test_long_labels_are_wrapped_before_their_parenthesis():
-    assert style.wrap_label("CLKD (nu=0.4, temperature=4, beta=2)") == "CLKD\n(nu=0.4, temperature=4, beta=2)"
-    assert style.wrap_label("CLKD (nu=0.4)") == "CLKD (nu=0.4)"
+def test_of_many_rows_the_references_and_the_best_stand_out(many_runs):
+    """Of 45 rows the student alone, KD, CLKD and the four of the highest accuracies that are none of them."""
+    group = many.part(many_runs, 45, 1)
+    (pair,) = group.pairs
+    accuracy = {row.method: row.seed_groups[pair].mean("top1_last") for row in group.rows}
+    best = set(sorted(accuracy, key=lambda method: -accuracy[method])[:4])
+    highlighted = {method for (method, _), row in LOOK.on_pair(group, pair).items() if row.highlighted}
+    assert highlighted == best | {"ce", "kd", "clkd"}
+    assert len(highlighted) == 7
+
+
+@pytest.mark.parametrize("pairs", [1, 13])
+def test_chosen_methods_stand_out(many_runs, pairs):
+    group, look = many.part(many_runs, 45, pairs), style.Appearance(highlight=("sp", "vid"))
+    for styles in (look.on_pair(group, group.pairs[0]), look.over_pairs(group)):
+        assert {method for (method, _), row in styles.items() if row.highlighted} == {"sp", "vid"}
+        assert styles["sp", 0].color == palette.method_mark("sp")[0]
+        assert styles["rkd", 0].color == palette.OTHER_COLOR
+
+
+def test_all_methods_can_be_chosen(many_runs):
+    styles = style.Appearance(highlight=("all",)).over_pairs(many.part(many_runs, 45, 13))
+    assert len(styles) == 45 and all(row.highlighted for row in styles.values())
+
+
+def test_a_color_does_not_depend_on_what_else_is_shown(many_runs):
+    few, lots = (style.Appearance(highlight=("all",)).over_pairs(many.part(many_runs, n, 13)) for n in (5, 45))
+    assert all(lots[key] == row for key, row in few.items())
+
+
+def test_titles_can_be_left_out(filled):
+    group = result_group(filled.root)
+    pair_curves, _ = curves.learning_curves(group, PAIR)
+    with_title, without = (
+        curves.draw_curves(group, PAIR, pair_curves, style.Appearance(titles=titles)) for titles in (True, False)
+    )
+    assert [t.get_text() for t in with_title.texts] == ["Test top-1: resnet20 → resnet8 on cifar100, profile short"]
+    assert without.texts == []
+    assert without.get_figheight() < with_title.get_figheight()
+
+
+def test_parts_are_as_equal_as_possible():
+    assert [len(part) for part in style.chunks(range(46), 16)] == [15, 16, 15]
+    assert [list(part) for part in style.chunks([1, 2], 5)] == [[1, 2]]
+    assert [list(part) for part in style.chunks([1, 2], 1)] == [[1], [2]]

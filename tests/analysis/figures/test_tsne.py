@@ -1,9 +1,12 @@
 """The joint t-SNE of a pair's networks: which images and networks it shows, and where."""
 
 import numpy as np
+import pytest
 
 from analysis.figures import tsne
-from tests.analysis.figures.conftest import PAIR, result_group
+from analysis.figures.files import Undrawable
+from analysis.figures.style import Appearance
+from tests.analysis.figures.conftest import LOOK, PAIR, result_group
 
 
 def test_equal_networks_have_equal_places(tree):
@@ -34,7 +37,7 @@ def test_every_class_has_as_many_images(tree, monkeypatch):
     assert embedding.class_names == ["cat", "dog", "emu"]
     assert [p.points.shape for p in embedding.panels] == [(30, 2)] * 2
     assert embedding.description == "Logits of 2 networks on the same 30 test images, chosen with seed 0."
-    figure = tsne.draw_embedding(group, PAIR, embedding)
+    (figure,) = tsne.draw_embedding(group, PAIR, embedding, LOOK)
     assert [ax.get_title() for ax in figure.axes] == ["Teacher", "KD, seed 0"]
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["cat", "dog", "emu"]
 
@@ -45,9 +48,45 @@ def test_of_many_rows_the_first_variant_of_each_method_is_shown(tree, monkeypatc
     tree.teacher("resnet20", 62.3)
     for i, (method, nu) in enumerate((("kd", 1.0), ("clkd", 0.1), ("clkd", 0.4))):
         tree.student(PAIR, method, f"0000000000a{i}", 0, 61.0, options={"nu": nu})
-    embedding, problems = tsne.embed(result_group(tree.root), PAIR, tree.root)
+    look = Appearance(highlight=("kd",))
+    embedding, problems = tsne.embed(result_group(tree.root), PAIR, tree.root, look)
     assert [p.label for p in embedding.panels] == ["Teacher", "KD, seed 0", "CLKD (nu=0.1), seed 0"]
-    assert problems == [f"t-SNE on {PAIR}: of 3 rows only the first variant of each method"]
+    assert problems == [f"t-SNE on {PAIR}: of 3 rows only 2 are shown"]
+
+
+def test_rows_that_stand_out_come_before_first_variants(tree, monkeypatch):
+    monkeypatch.setattr(tsne, "MAX_ROWS", 2)
+    monkeypatch.setattr(tsne, "MAX_POINTS", 60)
+    tree.teacher("resnet20", 62.3)
+    for i, (method, nu) in enumerate((("kd", 1.0), ("clkd", 0.1), ("clkd", 0.4))):
+        tree.student(PAIR, method, f"0000000000a{i}", 0, 61.0, options={"nu": nu})
+    embedding, _ = tsne.embed(result_group(tree.root), PAIR, tree.root, Appearance(highlight=("clkd",)))
+    assert [p.label for p in embedding.panels] == ["Teacher", "CLKD (nu=0.1), seed 0", "CLKD (nu=0.4), seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("logits", "reason"),
+    [
+        (np.zeros((40, 3)), "the networks give only 1 different outputs, at least 10 are needed"),
+        (np.full((40, 3), [7.0, 1.0, 2.0]), "the networks give only 1 different outputs, at least 10 are needed"),
+        (np.eye(3)[np.arange(40) % 3], "the networks give only 3 different outputs, at least 10 are needed"),
+    ],
+)
+def test_outputs_that_are_alike_are_not_embedded(tree, logits, reason):
+    """The library ends the process where all points are equal."""
+    relative = tree.teacher("resnet20", 62.3)
+    folders = [tree.root / relative, tree.student(PAIR, "kd", "0000000000a2", 0, 61.0)]
+    for folder in folders:
+        np.savez(folder / "test_outputs.npz", logits=logits.astype(np.float32), labels=np.arange(40) % 3)
+    with pytest.raises(Undrawable, match=reason):
+        tsne.embed(result_group(tree.root), PAIR, tree.root)
+
+
+def test_what_cannot_be_embedded():
+    varied = np.random.default_rng(0).normal(size=(20, 3))
+    assert tsne.degenerate(varied) is None
+    varied[3, 1] = np.nan
+    assert tsne.degenerate(varied) == "the networks' logits are not all finite"
 
 
 def test_runs_without_outputs_are_reported(tree, monkeypatch):

@@ -132,7 +132,7 @@ def bare(full) -> Tree:
 
 def test_the_page_has_all_sections_files_and_anchors(page):
     assert page.headings() == [
-        "Results", "Significance", "Learning curves and time", "Class structure", "t-SNE", "Cost", "Protocol",
+        "Gains", "Results", "Significance", "Learning curves and time", "Class structure", "t-SNE", "Cost", "Protocol",
         "Provenance", "What is missing",
         "CLKD on resnet20 → resnet8, cifar100, profile short: with &amp; without correlation", "Other runs and files",
     ]  # fmt: skip
@@ -142,9 +142,9 @@ def test_the_page_has_all_sections_files_and_anchors(page):
     for name in ("", "-significance", "-structure"):
         assert (page.path.parent / f"tables/cifar100-short{name}.tex").is_file()
     named = re.findall(r"<code>([a-z]+/[^<]+\.pdf)</code>", page.source)
-    assert {f"plots/cifar100-short-{p}-{f}.pdf" for p in (A, B) for f in ("curves", "correlation", "tsne")} <= set(
-        named
-    )
+    assert {
+        f"plots/cifar100-short-{p}-{f}.pdf" for p in (A, B) for f in ("differences", "curves", "correlation", "tsne")
+    } <= set(named)
     assert all((page.path.parent / n).read_bytes().startswith(b"%PDF-") for n in named)
 
 
@@ -270,13 +270,14 @@ def opened(page, chromium) -> Iterator:
 
 
 RESULTS = "#g0-results table"
+PAIRWISE = "#g0-significance [aria-label^='Every two rows'] table"
 
 
 def column(driver, index: int, table: str = RESULTS) -> list[str]:
     """The cells of a column, as far as they can be seen, in the last block of a table."""
     return driver.execute_script(
         "return [...[...document.querySelector(arguments[0]).tBodies].at(-1).rows].filter((row) => !row.hidden)"
-        ".map((row) => row.seed_groups[arguments[1]].textContent.trim())",
+        ".map((row) => row.cells[arguments[1]].textContent.trim())",
         table, index,
     )  # fmt: skip
 
@@ -361,7 +362,7 @@ def test_filters_hide_methods_and_pairs_also_after_sorting(opened):
     assert column(opened, 0) == ["KD", HOSTILE]
     Heading(opened, 1).button.click()
     assert set(column(opened, 0)) == {"KD", HOSTILE}
-    compared = column(opened, 1, "#g0-significance table") + column(opened, 2, "#g0-significance table")
+    compared = column(opened, 1, PAIRWISE) + column(opened, 2, PAIRWISE)
     assert "KD" in compared
     assert not any(label.startswith("CLKD") for label in compared)
     box(opened, "pairs", A).click()

@@ -1,0 +1,94 @@
+"""Names beside the ends of lines, in place of a legend: spread so that none covers another, joined to their lines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from analysis.figures import labels
+from analysis.figures.palette import OTHER_COLOR
+from analysis.figures.style import Page
+
+MAX_WIDTH = 1.9  # inches of a name with its value
+PITCH = 0.14  # inches from name to name
+LEADER = 0.2  # inches between the axes and the names
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """Where a line ends, in data coordinates; its name, with a value behind it, its color and dashes."""
+
+    name: str
+    value: float | str
+    x: float
+    y: float
+    color: str
+    dashes: Any = "-"
+
+    @property
+    def value_text(self) -> str:
+        """The value as it stands behind the name."""
+        return self.value if isinstance(self.value, str) else f"{self.value:.2f}"
+
+
+def texts(ends: Sequence[LineEnd]) -> list[str]:
+    """Return names and values, the names shortened."""
+    rest = [MAX_WIDTH - labels.text_width(f"  {end.value_text}") for end in ends]
+    names = labels.fit([end.name for end in ends], min(rest, default=MAX_WIDTH))
+    return [f"{name}  {end.value_text}" for name, end in zip(names, ends, strict=True)]
+
+
+def width(ends: Sequence[LineEnd]) -> float:
+    """Return the inches that the names need beside the axes, with that of the other rows."""
+    return LEADER + labels.widest([f"{text} ↑" for text in texts(ends)] + [_others(99)]) + 0.03
+
+
+def height(ends: Sequence[LineEnd]) -> float:
+    """Return the inches that the names need one above the other."""
+    return PITCH * (len(ends) + 2)
+
+
+def add(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None:
+    """Write the names to the right of the axes, each joined to its line by a thin line of its color.
+
+    A line that ends outside the axes is joined to their edge, with an arrow. others: so many rows are gray and unnamed,
+    which a last entry says. The limits of the axes must be final.
+    """
+    inches = ax.get_position().height * page.figure.get_figheight()
+    across = ax.get_position().width * page.figure.get_figwidth()
+    (x0, x1), (y0, y1) = ax.get_xlim(), ax.get_ylim()
+    heights = [(end.y - y0) / (y1 - y0) for end in ends]
+    low = (1.5 if others else 0.5) * PITCH / inches
+    places = labels.spread([min(max(h, 0), 1) for h in heights], PITCH / inches, low, 1 - 0.3 * PITCH / inches)
+    for end, wanted, place, text in zip(ends, heights, places, texts(ends), strict=True):
+        arrow = " ↑" if wanted > 1 else " ↓" if wanted < 0 else ""
+        x, y = min(max((end.x - x0) / (x1 - x0), 0), 1), min(max(wanted, 0), 1)
+        ax.plot([x, max(x, 1), 1 + (LEADER - 0.05) / across], [y, y, place], color=end.color,
+                linewidth=0.6, alpha=0.8, transform=ax.transAxes, clip_on=False, zorder=1.5)  # fmt: skip
+        ax.text(1 + LEADER / across, place, text + arrow, transform=ax.transAxes, color=end.color, ha="left",
+                va="center", fontsize=labels.SMALL)  # fmt: skip
+    if others:
+        ax.text(1 + LEADER / across, 0, _others(others), transform=ax.transAxes, color="#6e6e6e", ha="left",
+                va="center", fontsize=labels.SMALL, backgroundcolor="none")  # fmt: skip
+        ax.plot([1 + 0.05 / across, 1 + (LEADER - 0.05) / across], [0, 0], color=OTHER_COLOR, linewidth=1.4,
+                transform=ax.transAxes, clip_on=False)  # fmt: skip
+
+
+def add_list(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None:
+    """Write the names to the right of the axes from the top down, each after a piece of its line: a legend for lines
+    that end in one place."""
+    inches = ax.get_position().height * page.figure.get_figheight()
+    across = ax.get_position().width * page.figure.get_figwidth()
+    entries = [(text, end.color, end.dashes, end.color) for text, end in zip(texts(ends), ends, strict=True)]
+    entries += [(_others(others), OTHER_COLOR, "-", "#6e6e6e")] if others else []
+    for i, (text, color, dashes, ink) in enumerate(entries):
+        y = 1 - (i + 0.5) * PITCH / inches
+        ax.plot([1 + 0.03 / across, 1 + (LEADER - 0.04) / across], [y, y], color=color, linestyle=dashes,
+                linewidth=1.4, transform=ax.transAxes, clip_on=False)  # fmt: skip
+        ax.text(1 + LEADER / across, y, text, transform=ax.transAxes, color=ink, ha="left", va="center",
+                fontsize=labels.SMALL)  # fmt: skip
+
+
+def _others(count: int) -> str:
+    return f"{count} other{'' if count == 1 else 's'}"
