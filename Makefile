@@ -60,7 +60,7 @@ methods: $(BIN)/installed ## all methods with their papers, default options and 
 table: $(BIN)/installed ## tables of all finished runs, or of those selected by PAIR= METHODS= PROFILE= DATASET= RUNS= WHERE=recipe.epochs=240; NAME= names their files, PAIRWISE=1 compares every two rows, too
 	@$(KD) table $(SELECTION) $(if $(PAIRWISE),pairwise=$(PAIRWISE))
 
-plots: $(BIN)/installed ## learning curves and class-correlation heat maps, of the same selection
+plots: $(BIN)/installed ## gains, learning curves and class correlations, of the same selection
 	@$(KD) plots $(SELECTION)
 
 structure: $(BIN)/installed ## fidelity of students to their teacher, of the same selection

@@ -71,20 +71,23 @@ def drawings(
 
 
 def learning_curves(group: ResultGroup, pair: str) -> tuple[list[Curve], list[str]]:
-    """Return the curves of a pair's rows, and a message for each run that has none."""
-    curves, problems = [], []
+    """Return the curves of a pair's rows, and a message on runs that have none."""
+    curves, without = [], []
     for row in group.rows_on(pair):
         runs = row.seed_groups[pair].runs
         metrics = {folder: load_metrics(folder) for folder in runs.folder}
         top1 = {folder: frame.top1.dropna() for folder, frame in metrics.items()}
-        problems += [f"no curve for {f}: its metrics.jsonl has no accuracies" for f, t in top1.items() if t.empty]
+        without += [folder for folder, accuracies in top1.items() if accuracies.empty]
         frame = pd.concat(top1.values(), axis=1).dropna()  # epochs that every seed has
         if not frame.empty:
             times = [_times(m.seconds, wall_s) for m, wall_s in zip(metrics.values(), runs.wall_s, strict=True)]
             seconds = pd.concat(times, axis=1).loc[frame.index].mean(axis=1, skipna=False)
             seconds = seconds if seconds.notna().all() else None
             curves.append(Curve(row, frame.mean(axis=1), frame.std(axis=1, ddof=1), frame.shape[1], seconds))
-    return curves, problems
+    if not without:
+        return curves, []
+    more = f" and {len(without) - 1} more" if without[1:] else ""
+    return curves, [f"no curve for {without[0]}{more}: its metrics.jsonl has no test accuracies"]
 
 
 def _times(seconds: pd.Series, wall_s: float) -> pd.Series:

@@ -20,8 +20,8 @@ from benchmark.tables import cells, model
 from benchmark.tables.model import CODE, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
 
 PAIRS_ABREAST = 3  # in the table of accuracies, so that it needs no scrolling and is not cut in print
-COLUMNS_ABREAST = 13  # in a table of ranks
-FEW, MANY = 12, 10_000  # lines above which tables are folded: next to figures that show the same, and never
+COLUMNS_ABREAST = 8  # in a table of ranks by pair or by method
+FEW, MANY = 5, 10_000  # lines above which tables are folded: next to figures that show the same, and never
 CONFUSED = 5  # pairs of classes listed for each method on each pair
 
 
@@ -56,7 +56,9 @@ def significance_and_ranks(source: Source) -> Section:
     id = source.id("significance")
     tables, figures = [], []
     if ranking := source.results.ranking:
-        for table in ranks.tables(ranking):
+        averages, *others = ranks.tables(ranking)
+        tables.append(averages)
+        for table in others:
             parts = model.split(table, COLUMNS_ABREAST)
             tables += [replace(part, caption=f"{part.caption}{_part(i, parts)}") for i, part in enumerate(parts, 1)]
         figures = source.guarded(pictures.of_ranks(source, ranking), "ranks", "Ranks over the pairs")

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from analysis.figures.style import appearance
+from analysis.selection import select
+from benchmark.config.command_options import load_analysis
 from tests.analysis.reading import cells
 
 PAIR = "resnet20-resnet8"
@@ -39,6 +42,9 @@ def test_a_method_without_finished_runs_can_be_selected(full, analyse):
         (["table", "profile=papr"], "have profile 'papr'; known: quick, short"),
         (["table", "pair=resnet20-resnet9"], "did you mean resnet20-resnet8"),
         (["plots", "method=clk"], "have method 'clk'; did you mean clkd"),
+        (["plots", "highlight=clk"], "have the method to highlight 'clk'; did you mean clkd"),
+        (["plots", "titles=maybe"], "titles"),
+        (["table", "highlight=kd"], "unknown key 'highlight'"),
         (["table", "dataset=digits", "profile=short"], "have all of dataset=digits profile=short"),
     ],
 )
@@ -84,6 +90,27 @@ def test_without_arguments_usage_is_printed_and_torch_is_not_imported(tmp_path):
 def test_all_is_the_same_as_no_filter(tree, analyse):
     tree.student(PAIR, "kd", "0000000000a1", 0, 60.0)
     assert analyse("table", "method=all", "pair=all") == analyse("table")
+
+
+@pytest.mark.parametrize(
+    ("words", "highlight", "titles"),
+    [
+        ([], (), True),
+        (["highlight=kd,clkd", "titles=false"], ("kd", "clkd"), False),
+        (["highlight=all"], ("all",), True),
+    ],
+)
+def test_figures_are_drawn_as_the_command_line_says(full, words, highlight, titles):
+    options = load_analysis([f"runs={full.root}", *words])
+    look = appearance(select(options))
+    assert (look.highlight, look.titles) == (highlight, titles)
+
+
+def test_families_are_those_that_the_runs_recorded(tree):
+    tree.student(PAIR, "kd", "0000000000a1", 0, 60.0, changes={"family": "logits"})
+    tree.student(PAIR, "crd", "0000000000a2", 0, 60.0)  # an old result without a family
+    look = appearance(select(load_analysis([f"runs={tree.root}"])))
+    assert look.families == {"kd": "logits"}
 
 
 def test_a_list_of_pairs_selects_its_pairs_with_runs(full, analyse):

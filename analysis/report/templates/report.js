@@ -70,6 +70,30 @@
       filter();
     });
   }
+  // ---- folded tables open where a link leads into them, and in print
+
+  const folded = all("details.folded");
+
+  function reveal() {
+    const id = decodeURIComponent(location.hash.slice(1));
+    const details = document.getElementById(id)?.closest("details.folded");
+    if (details && !details.open) {
+      details.open = true;
+      document.getElementById(id).scrollIntoView();
+    }
+  }
+
+  addEventListener("hashchange", reveal);
+  reveal();
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = folded.filter((details) => !details.open);
+    for (const details of closed) details.open = true;
+  });
+  addEventListener("afterprint", () => {
+    for (const details of closed) details.open = false;
+  });
+
   form.hidden = false;
   if (matchMedia("(max-width: 60rem)").matches) for (const part of all("nav details")) part.open = false;
 })();
