@@ -93,7 +93,8 @@ def select(options: AnalysisOptions) -> Selection:
         raise UserError(f"no finished runs in {options.runs} have all of {filters}")
     name = outputs.selection_name(options)
     main = [replace(group, name=name) for group in groups if not group.conditions]
-    left_out = [_other_conditions(group) for group in groups if group.conditions]
+    shown = {folder for group in main for folder in group.runs.folder}
+    left_out = [_other_conditions(group, shown) for group in groups if group.conditions]
     left_out += _other_runs(everything.finished, main, groups) if options.identity else []
     n = int(everything.finished.folder.isin(excluded).sum())
     left_out += [f"{counted(n, 'run')} named in {options.runs}/{EXCLUDED}"] if n else []
@@ -150,10 +151,10 @@ def filter_runs(runs: pd.DataFrame, unfinished: Iterable[UnfinishedRun], options
     return chosen
 
 
-def _other_conditions(group: ResultGroup) -> str:
-    """Say how many runs were trained unlike those of the main group, and which command shows them."""
-    where = ",".join(group.conditions)
-    return f"{counted(len(group.runs), 'run')} of {group.heading} with {where}: {_command(group, where)}"
+def _other_conditions(group: ResultGroup, shown: Collection[Path]) -> str:
+    """Say how many runs were trained unlike the `shown` ones of the main group, and which command shows them."""
+    where, n = ",".join(group.conditions), len(set(group.runs.folder) - set(shown))
+    return f"{counted(n, 'run')} of {group.heading} with {where}: {_command(group, where)}"
 
 
 def _other_runs(runs: pd.DataFrame, main: Sequence[ResultGroup], groups: Sequence[ResultGroup]) -> list[str]:

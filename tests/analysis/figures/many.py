@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.groups import ResultGroup, group_runs
+from analysis.grouping import group_runs
+from analysis.groups import ResultGroup
 from analysis.load import Runs
 from tests.analysis.conftest import Tree, save_outputs
 
