@@ -183,9 +183,9 @@ def _rows(method: str, title: str, by_pair: dict[str, list[SeedGroup]]) -> list[
             variant = (*values(seed_group.config, keys), *([seed_group.identity] if needs_identity else []))
             by_variant.setdefault(variant, {})[pair] = seed_group
     variants = sorted(by_variant, key=lambda variant: [_sort_key(value) for value in variant])
-    defaults = [v for v in variants if not any(s.changed_options for s in by_variant[v].values())]
+    defaults = [v for v in variants if all(s.has_default_options for s in by_variant[v].values())]
     # runs that do not record what was changed, or are older than a change of the default, all count as default ones
-    default = max(defaults, key=lambda v: sum(s.n for s in by_variant[v].values()), default=None)
+    default = max(reversed(defaults), key=lambda v: sum(s.n for s in by_variant[v].values()), default=None)
     names = short_names(keys)
     rows = []
     for i, variant in enumerate(sorted(variants, key=lambda v: v != default)):

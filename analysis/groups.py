@@ -104,9 +104,9 @@ class SeedGroup:
         return frozenset(key for keys in self.runs.changed_settings for key in keys)
 
     @property
-    def changed_options(self) -> list[str]:
-        """The options of the method among the changed settings."""
-        return sorted(key for key in self.changed_settings if key.startswith("method."))
+    def has_default_options(self) -> bool:
+        """True where the config is known, and no changed setting is an option of the method."""
+        return not self.config_is_missing and not any(key.startswith("method.") for key in self.changed_settings)
 
     @functools.cached_property
     def protocol(self) -> frozenset[tuple[str, Any]]:

@@ -38,7 +38,7 @@ def group(columns: Mapping[str, Mapping[str, Any]]) -> ResultGroup:
             method, _, variant = name.partition("/")
             label = LABELS[method] + (f" ({variant})" if variant else "")
             runs = accuracies if isinstance(accuracies, SeedGroup) else seed_group(accuracies)
-            default = not runs.changed_options
+            default = runs.has_default_options
             row = rows.setdefault(name, MethodRow(method, label, int(variant or 0), {}, is_default=default))
             row.seed_groups[pair] = runs
     order = sorted(rows.values(), key=lambda r: (list(LABELS).index(r.method), r.variant))

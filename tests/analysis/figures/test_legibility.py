@@ -75,9 +75,9 @@ def test_figures_over_pairs(on_all_pairs):
     comparisons = statistics.compare(on_all_pairs)
     drawings = differences.group_drawings(on_all_pairs, comparisons, LOOK)
     if len(on_all_pairs.rows) == 1:
-        assert drawings == {} and statistics.rank(on_all_pairs, comparisons) is None
+        assert drawings == {} and statistics.rank(on_all_pairs) is None
         return
-    drawings |= ranks.drawings(on_all_pairs, statistics.rank(on_all_pairs, comparisons), [], LOOK)
+    drawings |= ranks.drawings(on_all_pairs, statistics.rank(on_all_pairs), [], LOOK)
     assert set(drawings) == {"gains-student", "gains-kd", "profile", "ranks", "wins"}
     assert_legible(drawings)
 

@@ -38,7 +38,7 @@ def ranking(group):
 def write(group, folder) -> FigureWriter:
     """Write the figures of a group."""
     writer = FigureWriter(folder)
-    ranks.write(group, statistics.compare(group), writer, LOOK)
+    ranks.write(group, writer, LOOK)
     return writer
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.report.conftest import HOSTILE, A, B
 
 RESULTS = "#g0-results table"
-PAIRWISE = "#g0-significance [aria-label^='Every two rows'] table"
+SIGNIFICANCE = "#g0-significance [aria-label^='Differences to KD'] table"
 
 
 def column(driver, index: int, table: str = RESULTS) -> list[str]:
@@ -60,14 +60,14 @@ def choose(driver, name: str, to: str) -> None:
     driver.find_element("css selector", f"button[data-set={name}][data-to={to}]").click()
 
 
-ROWS = ["KD", HOSTILE, "CLKD (nu=0)", "CLKD (nu=0.4)"]
+ROWS = ["KD", HOSTILE, "CLKD (nu=0.4)", "CLKD (nu=0)"]
 
 
 def test_columns_sort_by_number_with_missing_values_last(opened):
     """Δ on the first pair, where the student's mean is 68, KD's and CLKD's 69.5 and CRD's 69.004; one variant of CLKD
     has no run there."""
     assert column(opened, 0) == ROWS
-    assert titles(opened) == ["Method", "top-1", "Δ", "published", "top-1", "Δ"]
+    assert titles(opened) == ["Method", "top-1", "Δ", "published", "top-1", "Δ", "top-1", "rank"]
     delta = Heading(opened, 2)
     states = []
     for _ in range(3):
@@ -103,11 +103,11 @@ def test_filters_hide_methods_and_pairs_also_after_sorting(opened):
     assert column(opened, 0) == ["KD", HOSTILE]
     Heading(opened, 1).button.click()
     assert set(column(opened, 0)) == {"KD", HOSTILE}
-    compared = column(opened, 1, PAIRWISE) + column(opened, 2, PAIRWISE)
+    compared = column(opened, 1, SIGNIFICANCE) + column(opened, 2, SIGNIFICANCE)
     assert "KD" in compared
     assert not any(label.startswith("CLKD") for label in compared)
     box(opened, "pairs", A).click()
-    assert titles(opened) == ["Method", "top-1", "Δ", "published"]
+    assert titles(opened) == ["Method", "top-1", "Δ", "published", "top-1", "rank"]
     assert set(column(opened, 0, "#g0-provenance table")) == {B}
     figures = [f for f in opened.find_elements("css selector", "#g0-curves figure") if f.is_displayed()]
     assert [f.text.split(":")[0] for f in figures] == ["resnet56 → resnet20"]
