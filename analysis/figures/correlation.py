@@ -174,7 +174,7 @@ def _label_classes(ax: Axes, names: Sequence[str] | None, *, bottom: bool, left:
     else:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-        ax.set_xlabel("class" if bottom else "", fontsize=labels.SMALL)
+        ax.set_xlabel("class, in data-set order" if bottom else "", fontsize=labels.SMALL)
         ax.set_ylabel("class" if left else "", fontsize=labels.SMALL)
     ax.tick_params(length=2, labelbottom=bottom, labelleft=left)
 

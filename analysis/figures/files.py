@@ -60,7 +60,18 @@ class FigureWriter:
         except Exception as e:
             self.problems.append(f"{stem} cannot be drawn: {describe(e)}")
             return []
-        return [self._write_page(page_name(stem, i), *page) for i, page in enumerate(pages, 1)]
+        written = [self._write_page(page_name(stem, i), *page) for i, page in enumerate(pages, 1)]
+        self._remove_pages(stem, len(pages) + 1)
+        return written
+
+    def _remove_pages(self, stem: str, first: int) -> None:
+        """Remove pages, from number `first` on, of an earlier figure that had more: they would seem to belong to this
+        one. A figure's first page is never removed."""
+        number = max(first, 2)
+        while (png := self.folder / f"{page_name(stem, number)}.png").exists():
+            png.unlink()
+            png.with_suffix(".pdf").unlink(missing_ok=True)
+            number += 1
 
     def _write_page(self, name: str, figure: Figure, images: dict[str, bytes]) -> FigurePage:
         for suffix in ("png", "pdf"):

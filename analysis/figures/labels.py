@@ -64,7 +64,7 @@ def wrap(text: str, inches: float, size: float = SMALL, lines: int = 2) -> str:
 def fit(texts: Sequence[str], inches: float, size: float = SMALL, lines: int = 1) -> list[str]:
     """Return the texts wrapped and shortened to so many lines of such a width, those that became equal numbered."""
     fitted: list[str] = []
-    for text in texts:
+    for text in (text.replace("\n", " ") for text in texts):
         short = wrap(text, inches, size, lines)
         number = 1
         while short in fitted and short != text:

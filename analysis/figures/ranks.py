@@ -178,7 +178,7 @@ def draw_outcomes(group: ResultGroup, ranking: Ranking, appearance: Appearance) 
         rows=names if few else [f"{i} {name}" for i, name in enumerate(names, 1)],
         columns=names if few else [str(i) for i in range(1, k + 1)],
         styles=[styles[ranking.rows[i].key] for i in order],
-        bar="wins − losses [pairs]",
+        bar="wins − losses [pairs]" + ("" if ranking.untested == 0 else "; white: not compared"),
         limit=len(ranking.pairs),
     )
     return value_grid.draw(grid, appearance)

@@ -1,9 +1,10 @@
 """Whether the text of a figure can be read, measured on the boxes that the renderer draws it in."""
 
-import itertools
 import warnings
+from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -38,25 +39,30 @@ def drawn_texts(figure: Figure) -> list[tuple[Text, Bbox]]:
 def flaws(figure: Figure) -> list[str]:
     """Texts that overlap, leave the canvas or are too small at the width that the figure is meant for, warnings of the
     renderer, and a figure that is no column's width or higher than a page; empty for a figure that can be read."""
-    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(style.STYLE):
+    with warnings.catch_warnings(record=True) as raised, matplotlib.rc_context(style.STYLE):
         warnings.simplefilter("always")
         texts = drawn_texts(figure)
     width, height = figure.get_size_inches()
-    found = [f"warning: {w.message}" for w in caught]
+    messages = [f"warning: {w.message}" for w in raised]
     if round(width, 6) not in (style.COLUMN_WIDTH, style.TEXT_WIDTH):
-        found.append(f"{width} inches wide")
+        messages.append(f"{width} inches wide")
     if height > style.PAGE_HEIGHT + 0.5:
-        found.append(f"{height:.2f} inches high")
+        messages.append(f"{height:.2f} inches high")
     canvas = Bbox([[0, 0], [100 * width, 100 * height]])
     for text, box in texts:
         if not (box.x0 >= -TOLERANCE and box.y0 >= -TOLERANCE and box.x1 <= canvas.x1 + TOLERANCE
                 and box.y1 <= canvas.y1 + TOLERANCE):  # fmt: skip
-            found.append(f"outside: {text.get_text()!r}")
+            messages.append(f"outside: {text.get_text()!r}")
         if text.get_fontsize() < SMALLEST:
-            found.append(f"{text.get_fontsize()} pt: {text.get_text()!r}")
-    for (a, first), (b, second) in itertools.combinations(texts, 2):
-        wide = min(first.x1, second.x1) - max(first.x0, second.x0)
-        high = min(first.y1, second.y1) - max(first.y0, second.y0)
-        if wide > TOLERANCE and high > TOLERANCE:
-            found.append(f"overlap: {a.get_text()!r} {b.get_text()!r}")
-    return found
+            messages.append(f"{text.get_fontsize()} pt: {text.get_text()!r}")
+    messages += [f"overlap: {texts[i][0].get_text()!r} {texts[j][0].get_text()!r}" for i, j in overlaps(texts)]
+    return messages
+
+
+def overlaps(texts: Sequence[tuple[Text, Bbox]]) -> list[tuple[int, int]]:
+    """The pairs of texts whose boxes overlap."""
+    boxes = np.array([box.extents for _, box in texts]).reshape(-1, 4)
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    shared = np.minimum(high, high.swapaxes(0, 1)) - np.maximum(low, low.swapaxes(0, 1))  # [texts, texts, 2]
+    first, second = np.nonzero(np.triu((shared > TOLERANCE).all(axis=2), 1))
+    return list(zip(first.tolist(), second.tolist(), strict=True))

@@ -21,6 +21,14 @@ def test_further_pages_are_numbered(tmp_path):
     assert [p.width for p in pages] == [style.TEXT_WIDTH] * 3
 
 
+def test_pages_of_an_earlier_figure_that_had_more_are_removed(tmp_path):
+    for pages in (4, 2):
+        FigureWriter(tmp_path).write("name", lambda n=pages: [page() for _ in range(n)])
+    FigureWriter(tmp_path).write("name-of-another", page)
+    names = ["name", "name-2", "name-of-another"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.{s}" for n in names for s in ("pdf", "png"))
+
+
 def test_nothing_to_draw_is_no_problem(tmp_path):
     writer = FigureWriter(tmp_path)
     assert writer.write("a", lambda: None) == writer.write("b", lambda: []) == []
