@@ -1,5 +1,6 @@
 """Learning curves of one pair, and its accuracy against the time of a run."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,8 +117,7 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearan
     first = min(int(c.epochs[0]) for c in curves)
     panels[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
-        visible = [c for c in curves if styles[c.row.key].highlighted] or curves
-        _zoom(panels[-1], visible, list(teachers.values()), zoom_from, last)
+        _zoom(panels[-1], _in_sight(curves, styles), list(teachers.values()), zoom_from, last)
     line_ends.add(page, panels[-1], ends, others=len(curves) + len(teachers) - len(ends))
     return page.figure
 
@@ -149,17 +149,19 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
     ax.set_xlabel(f"{TIME} [{unit}]")
     ax.set_ylabel(_accuracy_axis(group))
     ax.set_xlim(0, 1.02 * longest / size)
-    ax.set_ylim(_late_limits([float(c.mean.iloc[-1]) for c in curves] + list(teachers.values())))
+    ax.set_ylim(_late_limits(curves, list(teachers.values())))
     style.add_grid(ax)
     line_ends.add(page, ax, ends, others=len(curves) + len(teachers) - len(ends))
     return page.figure
 
 
-def _late_limits(accuracies: Sequence[float]) -> tuple[float, float]:
-    """Limits that show the last epochs of all curves, and of the earlier ones as much again and a half."""
+def _late_limits(curves: Sequence[Curve], teachers: Sequence[float]) -> tuple[float, float]:
+    """Limits that show the last epochs of all curves, and of the earlier ones at most as much again and a half."""
+    accuracies = [*(float(c.mean.iloc[-1]) for c in curves), *teachers]
     low, high = min(accuracies), max(accuracies)
     span = max(high - low, 1.0)
-    return low - 1.5 * span, high + 0.1 * span
+    lowest = min(float(c.mean.min()) for c in curves)
+    return max(low - 1.5 * span, lowest - 0.1 * span), high + 0.1 * span
 
 
 def _teachers(group: ResultGroup, pair: str) -> dict[str, float]:
@@ -174,6 +176,13 @@ def _ends(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[Li
         for c in curves
         if styles[c.row.key].highlighted
     ]
+
+
+def _in_sight(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[Curve]:
+    """The curves that end no lower than the lowest that stands out: a failed run must not flatten the others."""
+    ends = {c.row.key: float(c.mean.iloc[-1]) for c in curves}
+    lowest = min((end for key, end in ends.items() if styles[key].highlighted), default=-math.inf)
+    return [c for c in curves if ends[c.row.key] >= lowest]
 
 
 def _drawn_last(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[Curve]:

@@ -25,7 +25,7 @@ METHODS = {
     "lskd": ("#8e64e7", "v"), "mlld": ("#6737b7", "P"), "nkd": ("#21abb8", "X"), "ctkd": ("#1d666d", "p"),
     "normkd": ("#e65fb3", "h"), "wttm": ("#1336ac", ">"), "ttm": ("#7b638d", "<"), "loca": ("#76007e", "d"),
     "sdd": ("#5f97f4", "*"), "rld": ("#5f88ab", "8"), "ldrld": ("#853e69", "o"), "clkd_letter": ("#b16792", "s"),
-    "clkd_r1": ("#bc70ee", "D"), "clkd_a1": ("#435698", "^"), "clkd_a2": ("#1881f1", "v"), "clkd_b": ("#6855d6", "P"),
+    "clkd_r1": ("#bc70ee", "D"), "clkd_a1": ("#435698", "^"), "clkd_a2": ("#8f0f52", "v"), "clkd_b": ("#6855d6", "P"),
     "cskd": ("#b951c0", "X"), "dkd_ls": ("#0e4f64", "p"), "mlld_ls": ("#3a788b", "h"), "ctkd_ls": ("#541ea0", ">"),
     "sdd_dkd": ("#8c2293", "<"),
     # features

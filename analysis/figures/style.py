@@ -63,7 +63,8 @@ class Appearance:
     """What a user chooses about figures, and the families that the methods' colors follow.
 
     families: by method, as the runs recorded them. highlight: methods that stand out, `all` of them, or none for the
-    default. titles: whether figures have titles; papers have captions instead.
+    default, which figures without any of the chosen ones have too. titles: whether figures have titles; papers have
+    captions instead.
     """
 
     families: Mapping[str, str] = field(default_factory=dict)
@@ -96,10 +97,10 @@ class Appearance:
 
     def _chosen(self, rows: Sequence[MethodRow], scores: Mapping[RowKey, float]) -> set[RowKey]:
         """The rows that stand out."""
-        if "all" in self.highlight or (not self.highlight and len(rows) <= FEW_ROWS):
+        if named := {row.key for row in rows if row.method in self.highlight}:
+            return named
+        if "all" in self.highlight or len(rows) <= FEW_ROWS:
             return {row.key for row in rows}
-        if self.highlight:
-            return {row.key for row in rows if row.method in self.highlight}
         best_first = sorted((r for r in rows if not math.isnan(scores[r.key])), key=lambda r: -scores[r.key])
         chosen = {row.key for row in best_first[:BEST_ROWS]}
         for method in (published.STUDENT, BASELINE, PROPOSED):

@@ -7,6 +7,7 @@ import pytest
 from analysis.figures import curves, palette, style
 from analysis.figures.files import FigureWriter
 from analysis.tables import cost, results
+from tests.analysis.figures import many
 from tests.analysis.figures.conftest import LOOK, PAIR, result_group
 
 
@@ -61,6 +62,31 @@ def test_rows_that_do_not_stand_out_are_gray_and_counted(filled):
     gray = [line for line in ax.lines if line.get_color() == palette.OTHER_COLOR and len(line.get_xdata()) == 3]
     colored = [line for line in ax.lines if line.get_color() == palette.method_mark("kd")[0]]
     assert len(gray) == 3 and max(line.get_zorder() for line in gray) < colored[0].get_zorder()
+
+
+def test_times_show_late_epochs_and_nothing_below_the_curves(filled):
+    """The rows end between 59.5 and 61.5, the teacher at 62.3, and the lowest curve begins at 39.5."""
+    group = result_group(filled.root)
+    pair_curves = [dataclasses.replace(c, seconds=c.mean) for c in curves.learning_curves(group, PAIR)[0]]
+    (ax,) = curves.draw_times(group, PAIR, pair_curves, LOOK).axes
+    assert ax.get_ylim() == pytest.approx((59.5 - 1.5 * 2.8, 62.3 + 0.28))
+    low = [dataclasses.replace(c, mean=c.mean.iloc[1:] - 30 * i) for i, c in enumerate(pair_curves[:2])]
+    low = [dataclasses.replace(c, seconds=c.mean) for c in low]
+    (ax,) = curves.draw_times(
+        group, PAIR, low, LOOK
+    ).axes  # from 21.25 to the teacher: 31.05 points above the lowest end
+    assert ax.get_ylim()[0] == pytest.approx(21.25 - 0.1 * (62.3 - 31.25))
+
+
+def test_the_zoom_holds_what_stands_out_and_all_that_is_better(many_runs):
+    group, look = many.part(many_runs, 45, 1), style.Appearance(highlight=("kd",))
+    (pair,) = group.pairs
+    pair_curves, _ = curves.learning_curves(group, pair)
+    low, high = curves.draw_curves(group, pair, pair_curves, look).axes[1].get_ylim()
+    ends = {c.row.method: c.mean.iloc[-1] for c in pair_curves}
+    assert low < ends["kd"] and high > max(ends.values())
+    (student,) = [c.mean for c in pair_curves if c.row.method == "ce"]
+    assert low > student.loc[9]  # the first epoch shown
 
 
 def test_unmeasured_epochs_and_broken_metrics(tree):

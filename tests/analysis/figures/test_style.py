@@ -71,6 +71,12 @@ def test_chosen_methods_stand_out(many_runs, pairs):
         assert styles["rkd", 0].color == palette.OTHER_COLOR
 
 
+def test_a_figure_without_the_chosen_methods_has_the_default(many_runs):
+    group = many.part(many_runs, 45, 1)
+    chosen, default = (style.Appearance(highlight=h).on_pair(group, group.pairs[0]) for h in (("elsewhere",), ()))
+    assert chosen == default
+
+
 def test_all_methods_can_be_chosen(many_runs):
     styles = style.Appearance(highlight=("all",)).over_pairs(many.part(many_runs, 45, 13))
     assert len(styles) == 45 and all(row.highlighted for row in styles.values())
