@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.ablation import FOLDER, Ablation, SettingRow, heading, paired, sensitivities, short, text
 from analysis.tables import csv, latex
-from analysis.tables.files import caption, write_texts
+from analysis.tables.files import write_texts
 from benchmark.runs.folder import file_name
 from benchmark.statistics import MIN_SEEDS, Interval, mean_and_std, mean_interval
 from benchmark.tables import cells, markdown
@@ -189,7 +189,7 @@ def write(ablation: Ablation, reports: Path) -> list[Path]:
         ".md": document(ablation),
         ".tex": latex.floats(
             ablation.name,
-            caption(title(ablation), ablation_tables[0]),
+            f"{title(ablation)}.",
             [replace(table, title="") for table in ablation_tables],
         ),
         ".csv": csv.render(list(settings[0]), settings),

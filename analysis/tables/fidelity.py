@@ -17,7 +17,7 @@ from analysis.frames import rows_where
 from analysis.load import UnfinishedRun
 from analysis.predictions import CALIBRATION_BINS
 from analysis.tables import csv, latex, notes
-from analysis.tables.files import around, caption, write_texts
+from analysis.tables.files import around, write_texts
 from analysis.tables.results import BASELINES, missing_runs, without_baselines
 from benchmark.tables import cells, markdown, model
 from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Line, Listing, Table
@@ -69,9 +69,8 @@ def _value(row: Mapping[str, Any], measure: Measure, mark: str) -> Cell:
     mean, std, n = row[measure.key], row[f"{measure.key}_std"], row[f"{measure.key}_n"]
     if math.isnan(mean):
         return EMPTY
-    parts = [] if math.isnan(std) else [f"± {cells.fixed(std, measure.digits)}"]
-    parts += [f"({n})"] if 0 < n < row["n"] else []
-    return Cell(cells.fixed(mean, measure.digits), " ".join(parts), mark, value=mean)
+    cell = cells.mean(mean, std, n if 0 < n < row["n"] else 0, measure.digits)
+    return replace(cell, mark=mark)
 
 
 def _marks(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
@@ -133,7 +132,7 @@ def _change(change: ClassChanges, label: str, name: Any) -> Cell:
     value, std = change.mean.loc[label, name], change.std.loc[label, name]
     if math.isnan(value):
         return EMPTY
-    return Cell(cells.signed(value), "" if math.isnan(std) else f"± {cells.fixed(std)}", value=value)
+    return Cell(cells.signed(value), value=value, spread="" if math.isnan(std) else cells.fixed(std))
 
 
 # ---------------------------------------------------------------- files
@@ -160,10 +159,10 @@ def write(fidelity: Fidelity, reports: Path, unfinished: Sequence[UnfinishedRun]
     stem = f"{group.stem}-structure"
     confused = confusion_table(fidelity, CONFUSED)
     more = [*change_tables(fidelity), *([confused] if confused else [])]
-    text = caption(f"{measured.caption}: {group.heading}", measured)
+    text = f"{measured.caption}: {group.heading}."
     texts = {
         ".md": _document(fidelity, unfinished, None, more),
-        ".tex": latex.floats(stem, text, model.group_by_first_column(measured)),
+        ".tex": latex.floats(stem, text, around(measured, model.group_by_first_column(measured))),
     }
     frames = {"": fidelity.summary, "-runs": fidelity.runs, "-classes": fidelity.classes}
     for name, frame in (frames | {"-confused": fidelity.confused}).items():

@@ -1,6 +1,6 @@
 """The files of a group's tables: `.md` to read, `.tex` for a paper, `.csv` to compute with. Same runs, same bytes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,6 @@ from benchmark.runs.folder import write_text
 from benchmark.tables import markdown, model
 from benchmark.tables.model import Table
 
-LATEX_PAIRS = {True: 2, False: 3}  # side by side, with and without published values, for a text 345pt wide
-
 
 def write_texts(folder: Path, stem: str, texts: Mapping[str, str]) -> list[Path]:
     """Write texts to files; return their paths. texts: by the end of the file's name, after the stem."""
@@ -20,11 +18,6 @@ def write_texts(folder: Path, stem: str, texts: Mapping[str, str]) -> list[Path]
     for path, text in zip(paths, texts.values(), strict=True):
         write_text(path, text)
     return paths
-
-
-def caption(heading: str, table: Table) -> str:
-    """Return the caption of a table that stands alone."""
-    return " ".join([f"{heading}.", *table.intro])
 
 
 def around(table: Table, parts: Iterable[Table]) -> list[Table]:
@@ -35,19 +28,20 @@ def around(table: Table, parts: Iterable[Table]) -> list[Table]:
 
 def write(results: Results, reports: Path) -> list[Path]:
     """Write the files of a group's accuracies, costs and tests to `<reports>/tables`; return their paths."""
-    table = accuracy.table(results)
-    parts = model.split(table, LATEX_PAIRS[bool(table.sources)])
+    table, costs = accuracy.table(results), cost.table(results)
     texts = {
         ".md": document(results),
-        ".tex": latex.floats(results.group.stem, caption(results.group.heading, table), parts),
+        ".tex": _latex(results, "", table.caption, [table]),
         ".csv": csv.render(accuracy.COLUMNS, accuracy.records(results)),
+        "-cost.tex": _latex(results, "-cost", costs.caption, around(costs, model.group_by_first_column(costs))),
         "-cost.csv": csv.render(cost.COLUMNS, cost.records(results)),
     }
     if results.comparisons:
         texts |= _significance(results)
     if ranking := results.ranking:
-        heading = f"{results.group.heading}: ranks over pairs"
-        texts["-ranks.md"] = markdown.document(heading, ranks.tables(ranking), listed=None)
+        heading, tables = f"{results.group.heading}: ranks over pairs", ranks.tables(ranking)
+        texts["-ranks.md"] = markdown.document(heading, tables, listed=None)
+        texts["-ranks.tex"] = _latex(results, "-ranks", "Ranks over pairs", tables)
         texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
     return write_texts(reports / "tables", results.group.stem, texts)
 
@@ -61,11 +55,10 @@ def document(results: Results) -> str:
 def _significance(results: Results) -> dict[str, str]:
     table, heading = significance.table(results), f"{results.group.heading}: significance"
     by_pair = model.group_by_first_column(table)
-    without_notes = [_without_last_column(part) for part in by_pair]
-    text = " ".join([caption(heading, table), *table.notes])
+    without_notes = around(table, [_without_last_column(part) for part in by_pair])
     return {
         "-significance.md": markdown.document(heading, around(table, by_pair)),
-        "-significance.tex": latex.longtable(f"{results.group.stem}-significance", text, without_notes),
+        "-significance.tex": _latex(results, "-significance", table.caption, without_notes),
         "-significance.csv": csv.render(significance.COLUMNS, significance.records(results, results.comparisons)),
     }
 
@@ -82,6 +75,11 @@ def write_pairwise(results: Results, reports: Path) -> list[Path]:
         "-pairwise.csv": csv.render(significance.COLUMNS, significance.records(results, comparisons)),
     }
     return write_texts(reports / "tables", results.group.stem, texts)
+
+
+def _latex(results: Results, end: str, caption: str, tables: Sequence[Table]) -> str:
+    """Tables as LaTeX, captioned with data set and profile. end: of the file's name."""
+    return latex.floats(f"{results.group.stem}{end}", f"{caption}: {results.group.heading}.", tables)
 
 
 def _without_last_column(table: Table) -> Table:

@@ -48,7 +48,7 @@ def _averages(ranking: Ranking) -> Table:
         "profile).",
     ]
     notes = [friedman_note(ranking)]
-    left_out = [Listing("Left out", ranking.exclusions)] if ranking.exclusions else []
+    left_out = [Listing(f"Left out, {len(ranking.exclusions)}", ranking.exclusions)] if ranking.exclusions else []
     columns = [Column("Method", TEXT), *map(Column, titles)]
     return Table(
         "Average ranks over the pairs, 1 the best", columns, [_lines(ranking, numbers)], intro=intro, notes=notes,

@@ -30,7 +30,7 @@ def table(results: Results) -> Table:
     caption = "Differences to KD and to the student alone, with their 95 % intervals"
     return Table(
         caption, _columns(), [block for block in blocks if block], intro=[_explanation(results)],
-        notes=[*_family_sizes(results), *_not_compared(results)],
+        notes=[*([sizes] if (sizes := _family_sizes(results)) else []), *_not_compared(results)],
     )  # fmt: skip
 
 
@@ -85,13 +85,15 @@ def _explanation(results: Results) -> str:
     return f"{text}† marks the better and ‡ the worse: p below 0.05, an interval without 0."
 
 
-def _family_sizes(results: Results) -> Iterator[str]:
-    """The number of tests in each family of each pair."""
+def _family_sizes(results: Results) -> str:
+    """The number of tests in each family of each pair; empty where there are none."""
+    by_pair = []
     for pair in results.group.pairs:
         sizes = {c.other.method: c.family_size for c in results.comparisons if c.pair == pair}
         if any(sizes.values()):
-            families = (f"{counted(n, 'test')} against {REFERENCE_NAMES[method]}" for method, n in sizes.items())
-            yield f"{pair}: {', '.join(families)}."
+            families = (f"{n} against {REFERENCE_NAMES[method]}" for method, n in sizes.items())
+            by_pair.append(f"{pair}: {', '.join(families)}")
+    return f"Tests in the families: {'; '.join(by_pair)}." if by_pair else ""
 
 
 def _not_compared(results: Results) -> Iterator[str]:

@@ -62,8 +62,7 @@ def mean(value: float, std: float, n: int, digits: int = 2) -> Cell:
     """Return a cell of a mean ± sample standard deviation (number of runs)."""
     if math.isnan(value):
         return EMPTY
-    spread = f"({n})" if math.isnan(std) else f"± {fixed(std, digits)} ({n})"
-    return Cell(fixed(value, digits), spread, value=value)
+    return Cell(fixed(value, digits), value=value, spread="" if math.isnan(std) else fixed(std, digits), count=n)
 
 
 def duration(seconds: float) -> Cell:

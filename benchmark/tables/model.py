@@ -17,8 +17,9 @@ NUMBER, TEXT, CODE = "number", "text", "code"  # kinds of columns; numbers are a
 class Cell:
     """One cell.
 
-    text: the value as shown. detail: deviation, count or interval behind it, in smaller print. mark: BEST, SECOND or
-    none. symbol: a footnote symbol, such as †. source: number of an entry of `Table.sources`, from 1; 0 for none.
+    text: the value as shown. spread: its standard deviation, with as many decimals; empty for none. count: number of
+    runs behind it; 0 for none shown. detail: an interval or other remark in smaller print. mark: BEST, SECOND or none.
+    symbol: a footnote symbol, such as †. source: number of an entry of `Table.sources`, from 1; 0 for none.
     value: sort key of a number; None or NaN sorts last. href: an anchor of the same page, or a web address.
     """
 
@@ -29,11 +30,14 @@ class Cell:
     source: int = 0
     value: float | None = None
     href: str = ""
+    spread: str = ""
+    count: int = 0
 
     @property
     def full_text(self) -> str:
-        """Text, detail and source in one line; neither mark nor symbol."""
-        return " ".join(filter(None, (self.text, self.detail, f"[{self.source}]" if self.source else "")))
+        """Text, spread, count, detail and source in one line; neither mark nor symbol."""
+        small = (f"± {self.spread}" if self.spread else "", f"({self.count})" if self.count else "", self.detail)
+        return " ".join(filter(None, (self.text, *small, f"[{self.source}]" if self.source else "")))
 
     @property
     def sort_key(self) -> str | None:

@@ -280,7 +280,7 @@ def test_unsupported_pairs_are_na_with_the_reason_in_a_note(full, analyse):
         assert reason in out
     assert "fsp seed=0" not in out  # no run is missing: it cannot be
     tex = (full.root.parent / "reports" / "tables" / "cifar100-short.tex").read_text()
-    assert "\nfsp & n/a & " in tex
+    assert "\nfsp & {n/a} & " in tex
 
 
 def test_methods_at_unequal_cost_are_marked(tree, analyse):

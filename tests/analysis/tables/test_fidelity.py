@@ -138,8 +138,8 @@ def test_latex_has_one_tabular_for_each_pair(varied, tmp_path):
     tables.write(measure(varied.root), tmp_path)
     text = (tmp_path / "tables/cifar100-short-structure.tex").read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
-    assert rf"\multicolumn{{9}}{{l}}{{\emph{{{PAIR}}}}}" in text and r"corr. dist. $\downarrow$" in text
+    assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 1
+    assert rf"{{l}}{{\emph{{{PAIR}}}}}" in text and r"dist. $\downarrow$}" in text
     assert {line.count("&") for line in text.splitlines() if line.startswith(("KD ", "Teacher "))} == {8}
 
 
