@@ -100,6 +100,7 @@ def test_a_make_variable_that_the_target_does_not_take_is_refused(target, variab
 
 def test_make_passes_the_variables_of_each_target():
     assert make("-n", "tune", "METHOD=kd", "TRIALS=2") and make("-n", "ablate", "METHOD=kd", "GRID=nu")
+    assert "pairwise=1" in make("-n", "table", "PAIRWISE=1")
     assert "'runs=my runs'" in make("-n", "bench", "RUNS=my runs")
 
 

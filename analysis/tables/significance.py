@@ -103,7 +103,8 @@ def _not_compared(results: Results) -> Iterator[str]:
         for method, name in REFERENCE_NAMES.items():
             compared = {c.row.key for c in results.comparisons if (c.pair, c.other.method) == (pair, method)}
             references = {row.key for row in statistics.reference_rows(results.group, pair, method).values()}
-            missing = [r.label for r in results.group.method_rows if r in rows and r.key not in compared | references]
+            rows_without = (r for r in rows if r.method != published.STUDENT and r.key not in compared | references)
+            missing = [row.label for row in rows_without]
             if missing and any(row.method == method for row in rows):
                 which = "trained alike" if references else "that is the default variant"
                 yield f"{pair}: there is no row of {name} {which} to compare with {', '.join(missing)}."
