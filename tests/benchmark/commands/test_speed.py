@@ -201,3 +201,9 @@ def test_peak_memory_includes_the_banks_of_crd(tmp_path):
     peaks = speed.peak_memory_of_each(measurement(f"runs={tmp_path}", "methods=crd"), ["crd"])
     banks_mb = 2 * 50_000 * 128 * 4 / 1e6
     assert peaks["crd"] is not None and peaks["crd"] > 100 + banks_mb
+
+
+def test_methods_that_read_the_teachers_features_are_prepared_in_every_loop(harness, tmp_path):
+    _, trainer = harness.training_loop("kdpp", tmp_path)
+    assert trainer.method.directions.isfinite().all()
+    assert harness.reference_loop("kdpp").step().isfinite()
