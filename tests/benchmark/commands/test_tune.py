@@ -89,11 +89,12 @@ def test_the_default_is_first_and_the_best_on_validation_is_chosen(words, tmp_pa
     text = re.sub(" +", " ", reports(tmp_path)[".md"].read_text())
     assert f"Chosen: trial {best['trial']}" in text and "16 of 16 epochs" in text
     validation, test = text.split("\nTest accuracy")
-    for part, split in ((validation, "val_top1"), (test, "test_top1")):
+    for part, accuracy in ((validation, "val_top1_last"), (test, "top1_last")):
         lasts = [
-            [store[(*(float(r[k]) for k in KD), seed)].metrics()[-1][split] for r in (table[0], best)]
+            [getattr(store[(*(float(r[k]) for k in KD), seed)].record, accuracy) for r in (table[0], best)]
             for seed in (0, 1)
         ]
+        assert "test_top1" not in store[(4.0, 0.1, 0.9, 0)].metrics()[-1]  # the test set is sealed while training
         for seed, (default, chosen) in enumerate(lasts):
             assert f"| {seed} | {default:.2f} | {chosen:.2f} | {chosen - default:+.2f} |" in part
         means = [sum(both) / 2 for both in zip(*lasts, strict=True)]
@@ -313,7 +314,8 @@ def test_a_combination_is_tuned_by_the_options_of_its_parts(tiny, conf):
 
 def space_of(conf: Path, name: str, block: str, *fixed: str) -> dict:
     path = conf / "method" / f"{name}.yaml"
-    path.write_text(f"{path.read_text()}\ntune: {block}\n")
+    others = [line for line in path.read_text().splitlines() if not line.startswith("tune:")]
+    path.write_text("\n".join([*others, f"tune: {block}", ""]))
     return search_space(load_method(name, PAIR, ["dataset=cifar100"]), fixed)
 
 
@@ -333,7 +335,7 @@ def test_a_method_s_yaml_may_declare_its_space(conf):
     assert space_of(conf, "fitnet", block) == {
         "ce_weight": FloatDistribution(0.0, 2.0), "hint_layer": IntDistribution(1, 3, log=True),
     }  # fmt: skip
-    space = space_of(conf, "clkd", "{cc_norm: [fro2, fro], beta: [1, 2, 4]}")
+    space = space_of(conf, "clkd", "{cc_norm: [fro2, fro], beta: [1, 2, 4], cc_temperature: null, cc_warmup: null}")
     assert space["cc_norm"] == CategoricalDistribution(["fro2", "fro"])
     assert space["beta"] == CategoricalDistribution([1.0, 2.0, 4.0]) and len(space) == 5
 
