@@ -9,6 +9,17 @@ import numpy as np
 CONFIDENCE = 0.95
 MIN_SEEDS = 3  # fewer give no interval and no test
 RESOLUTION = 1e-3  # points of accuracy below which values count as equal; one of ImageNet's 50,000 test images is 2e-3
+MIN_VALIDATION_IMAGES = 200  # of fewer, one image is more than half a point
+
+
+def few_images_note(validation_images: int) -> str | None:
+    """Return a warning for a choice by fewer than `MIN_VALIDATION_IMAGES` validation images; None for more."""
+    if validation_images >= MIN_VALIDATION_IMAGES:
+        return None
+    return (
+        f"Only {validation_images} validation images: one is {100 / validation_images:.2g} points, and the choice "
+        f"is largely chance. Hold out {MIN_VALIDATION_IMAGES} or more, by dataset.validation or dataset.train_size."
+    )
 
 
 @dataclass(frozen=True)

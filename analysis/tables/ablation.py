@@ -11,7 +11,7 @@ from analysis.ablation import FOLDER, Ablation, SettingRow, heading, paired, sen
 from analysis.tables import csv, latex
 from analysis.tables.files import write_texts
 from benchmark.runs.folder import file_name
-from benchmark.statistics import MIN_SEEDS, Interval, mean_and_std, mean_interval
+from benchmark.statistics import MIN_SEEDS, Interval, few_images_note, mean_and_std, mean_interval
 from benchmark.tables import cells, markdown
 from benchmark.tables.model import BEST, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
 
@@ -65,6 +65,8 @@ def _explanation(ablation: Ablation) -> list[str]:
         "settings.",
         f"{ablation.epochs} epochs; seeds {', '.join(map(str, ablation.seeds))}.",
     ]
+    if note := few_images_note(ablation.validation_images):
+        paragraphs.append(note)
     if max((row.n for row in ablation.settings), default=0) < MIN_SEEDS:
         paragraphs.append(f"Fewer than {MIN_SEEDS} seeds: there are no intervals.")
     if ablation.default.recipe:

@@ -20,6 +20,7 @@ from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.run import TrainingRun
 from benchmark.runs import folder
+from benchmark.statistics import few_images_note
 from methods.contract import UnsupportedPair
 from methods.options import dotted_names
 
@@ -111,6 +112,8 @@ class AblationPlan(Plan):
     def text(self) -> str:
         """Return the plan, with a line for each ablation and for each setting that cannot be trained."""
         lines = [super().text()]
+        if self.dataset.val is not None and (note := few_images_note(len(self.dataset.val.labels))):
+            lines.append(note)
         for a in self.ablations:
             size = f"{len(a.settings)} settings × {len(self.config.seeds)} seeds"
             lines.append(f"ablation {a.grid.name} of {a.grid.method} on {a.pair}: {size} ({a.grid.description})")

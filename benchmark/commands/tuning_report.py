@@ -12,7 +12,7 @@ import yaml
 from benchmark.commands.tuning_space import describe_distribution
 from benchmark.commands.tuning_study import Trial, Tuning
 from benchmark.config.overrides import is_shared, key_of, override_text, value_text
-from benchmark.statistics import mean_interval
+from benchmark.statistics import few_images_note, mean_interval
 from benchmark.tables import cells, markdown
 from benchmark.tables.model import EMPTY, TEXT, Cell, Column, Line, Table
 
@@ -30,6 +30,7 @@ def fixed_options(words: Sequence[str]) -> list[str]:
 def announcement(tuning: Tuning) -> str:
     """Return the budget and the search space, printed before anything is trained."""
     lines = [f"tuning {tuning.method.name} on {tuning.pair}: {_budget_text(tuning)}"]
+    lines += _few_images(tuning)
     for name, distribution in tuning.space.items():
         default = value_text(tuning.method.values[name])
         lines.append(f"  {tuning.method.name}.{name}: {describe_distribution(distribution)}, default {default}")
@@ -80,7 +81,7 @@ def summary(tuning: Tuning, trials: Sequence[Trial], chosen: Trial, tests: Mappi
     assert data.val is not None
     default_val = list(default.val.values()) if default.state == "complete" else None
     setting = " ".join(option_words(name, chosen.options))
-    notes = [f"The chosen setting as overrides: `{setting}`"]
+    notes = [f"The chosen setting as overrides: `{setting}`", *_few_images(tuning)]
     if default.state != "complete":
         notes.insert(0, f"The default is without numbers: {default.state}, {default.reason}.")
     tables = [
@@ -137,6 +138,13 @@ def _accuracy_table(
         lines.append(Line([Cell("mean"), *means, Cell(f"{interval.mean:+.2f}", bounds)]))
     columns = [Column("Seed", TEXT), Column("Default"), Column("Chosen"), Column("Difference [95 % interval]")]
     return Table(caption, columns, [lines], intro=[intro], notes=notes)
+
+
+def _few_images(tuning: Tuning) -> list[str]:
+    """The warning that the choice is by few images, where it is."""
+    assert tuning.plan.dataset.val is not None
+    note = few_images_note(len(tuning.plan.dataset.val.labels))
+    return [note] if note else []
 
 
 def _difference(value: float) -> Cell:

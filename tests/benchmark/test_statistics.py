@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmark.statistics import RESOLUTION, Interval, mean_and_std, mean_interval, mean_intervals
+from benchmark.statistics import RESOLUTION, Interval, few_images_note, mean_and_std, mean_interval, mean_intervals
 
 NAN = pytest.approx(math.nan, nan_ok=True)
 
@@ -47,6 +47,12 @@ def test_mean_and_sample_standard_deviation(values, mean, std):
 
 def test_the_smallest_spread_can_be_given():
     assert mean_interval([0, 1e-6, 0], resolution=0).low < 0
+
+
+def test_a_choice_by_few_validation_images_is_warned_of():
+    note = few_images_note(20)
+    assert note and note.startswith("Only 20 validation images: one is 5 points") and "Hold out 200 or more" in note
+    assert few_images_note(199) and few_images_note(200) is None
 
 
 def test_importing_it_loads_no_torch():
