@@ -15,7 +15,7 @@ SELECTION = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call
 	$(if $(WHERE),'where=$(WHERE)') $(if $(NAME),selection=$(NAME)) $(ARGS)
 
 # make ignores a misspelled variable silently
-VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS PAIRWISE WHERE NAME ARGS
+VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS PROBE LIST PAIRWISE WHERE NAME ARGS
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
@@ -23,6 +23,8 @@ $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 OF_METHOD = ablate tune
 OF_GRID = ablate
 OF_TRIALS = tune
+OF_PROBE = plan
+OF_LIST = plan
 OF_PAIRWISE = table
 OF_SEEDS = bench plan ablate tune
 OF_JOBS = $(OF_SEEDS)
@@ -32,7 +34,7 @@ OF_PROFILE = $(OF_SEEDS) $(OF_TABLES) drop help
 OF_DATASET = $(OF_SEEDS) $(OF_TABLES) drop
 OF_WHERE = $(OF_TABLES) drop
 OF_NAME = bench $(OF_TABLES)
-$(foreach v,METHOD GRID TRIALS PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
+$(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
 .PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test sync clean help
@@ -41,8 +43,8 @@ $(foreach v,METHOD GRID TRIALS PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NA
 bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
 	@$(KD) bench $(TRAINING)
 
-plan: $(BIN)/installed ## print what bench would do, with the same variables
-	@$(KD) plan $(TRAINING)
+plan: $(BIN)/installed ## print what bench would do, with hours and GB of each pair: bench's variables, LIST=1 every run, PROBE=1 time a few steps
+	@$(KD) plan $(if $(PROBE),probe=true) $(if $(LIST),list=true) $(TRAINING)
 
 ablate: $(BIN)/installed ## vary a method's options and compare on the validation split: METHOD=clkd GRID= and bench's variables
 	@$(KD) ablate $(if $(METHOD),method=$(METHOD)) $(if $(GRID),grid=$(GRID)) $(TRAINING)

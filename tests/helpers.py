@@ -13,7 +13,7 @@ from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, TrainingRun
+from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.tracking import Tracking
 

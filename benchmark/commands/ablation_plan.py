@@ -18,7 +18,7 @@ from benchmark.config.schema import AblateOptions, Config, MethodConfig, Recipe
 from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
-from benchmark.grid.run import TrainingRun
+from benchmark.grid.training_run import TrainingRun
 from benchmark.runs import folder
 from benchmark.statistics import few_images_note
 from methods.contract import UnsupportedPair
@@ -144,7 +144,8 @@ def plan_ablations(grids: Sequence[Grid], words: Sequence[str]) -> tuple[Ablatio
         _check_option_names(g, options)
     planner = _Planner(base, words)
     ablations = [planner.ablation(g, teacher, student) for g in grids for teacher, student in base.pairs]
-    return AblationPlan(**{f.name: getattr(base, f.name) for f in dataclasses.fields(base)}, ablations=ablations), words
+    shared = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init}
+    return AblationPlan(**shared, ablations=ablations), words
 
 
 class _Planner:

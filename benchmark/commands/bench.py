@@ -12,7 +12,7 @@ from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
-from benchmark.grid.run import Outcome, TrainingRun
+from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import file_name
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking

@@ -1,12 +1,40 @@
-"""`plan`: print what `bench` would do."""
+"""`plan`: print what `bench` would do, and how long it would take. Nothing is trained or downloaded."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from benchmark.config.command_options import load_options
 from benchmark.config.compose import load_config
+from benchmark.config.schema import Config, PlanOptions
+from benchmark.data import outline
+from benchmark.data.datasets import Dataset
+from benchmark.grid import estimate, summary
 from benchmark.grid import plan as grid
+from benchmark.grid.identity import dataset_of_earlier_run
+from methods.options import dotted_names
 
 
 def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
-    print(grid.make_plan(load_config(words), words).text())
+    options, overrides = load_options("plan", PlanOptions, words)
+    config = load_config(overrides, dotted_names(PlanOptions))
+    plan = grid.make_plan(config, overrides, _outline(config))
+    print(plan.text(), flush=True)
+    times = estimate.of_finished_runs(plan).or_else(estimate.of_speed(plan))
+    if options.probe:
+        from benchmark.commands.probe import probe  # builds networks and trainers, which a plan does not need
+
+        times = times.or_else(probe(plan, overrides, times))
+    print("\n" + summary.text(plan, summary.summarize(plan, times), times, listed=options.list))
     return 0
+
+
+def _outline(config: Config) -> Dataset | None:
+    """Return the data set without its images; None where they must be read: data of the user's own, a checkpoint that
+    is imported and tested, or images that are here while no earlier run says what their hash is."""
+    if config.dataset.source not in outline.KNOWN_SOURCES or config.teacher.checkpoint is not None:
+        return None
+    if earlier := dataset_of_earlier_run(config.dataset, Path(config.runs)):
+        return outline.outline(*earlier)
+    present = outline.is_present(config.dataset, Path(config.data))
+    return None if present else outline.outline(config.dataset, "")

@@ -19,8 +19,8 @@ from benchmark.config.schema import Config, DatasetConfig, MethodConfig
 from benchmark.data.datasets import Dataset, Split
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
-from benchmark.grid import plan as grid
 from benchmark.grid.build import build_method, method_requirements, to_device
+from benchmark.grid.identity import network_recipe
 from benchmark.teacher.cache import cacheable_kinds
 from benchmark.teacher.outputs import TeacherOutputs
 from benchmark.training import capture
@@ -81,7 +81,7 @@ class SpeedHarness:
         self.hardware = Hardware.resolve(config.device, config.threads, 1, config.compile, config.cuda_graph)
         self.precision = self.hardware.resolve_precision(config.precision)
         self.dataset = random_dataset(config.dataset)
-        recipe = grid.network_recipe(config, self.student)
+        recipe = network_recipe(config, self.student)
         self.batch_size = recipe["batch_size"]
         # one for all loops: it keeps no state between epochs, and the images are large
         self.loader = Loader(self.dataset.train, self.dataset.config, self.batch_size, 0, self.hardware.device)

@@ -33,7 +33,8 @@ from benchmark.config.schema import MethodConfig
 from benchmark.errors import UserError
 from benchmark.grid.plan import Plan
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, TrainingRun, execute
+from benchmark.grid.run import execute
+from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs import folder
 from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.tracking import Tracking

@@ -15,7 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, method_files, overrides, pairs
@@ -82,13 +82,15 @@ class ComposedMethod:
 class MethodComposer:
     """Methods' options under the overrides of one command.
 
-    Hydra composes each method once; the values of a pair and the overrides of the method's options go on top of a copy.
+    Hydra composes the shared config once and each method's own files once; the values of a pair and the overrides of
+    the method's options go on top of a copy.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         parsed = overrides.parse_all(words)
         self._shared = [o for o in parsed if overrides.is_shared(o.key)]
         self._method_overrides = [o for o in parsed if not overrides.is_shared(o.key)]
+        self._root: DictConfig | None = None  # the shared config, once it is composed
         self._composed: dict[str, ComposedMethod] = {}
         self._resolved: dict[tuple[str, str], MethodConfig] = {}
 
@@ -111,11 +113,22 @@ class MethodComposer:
 
     def _compose(self, name: str) -> ComposedMethod:
         if name not in self._composed:
-            root = _compose([overrides.parse(f"method={name}"), *self._shared])
+            root = self._root_with(name)
             plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
             schema = method_files.load_implementation(name, plain, files.group_names("dataset")).Options
             self._composed[name] = ComposedMethod(root, schema, root.dataset.source)
         return self._composed[name]
+
+    def _root_with(self, name: str) -> DictConfig:
+        """Return the shared config with a method's part, which composing all of it again would give too."""
+        overrides.parse(f"method={name}")  # raises UserError for an unknown name
+        if self._root is None:
+            self._root = _compose(self._shared)
+        root = copy.deepcopy(self._root)
+        part = _plain_part(name) or _compose([], config=f"method/{name}").method
+        with flag_override(root, ["struct", "readonly"], False):
+            root.method = part
+        return root
 
     def _overrides(self, name: str, composed: ComposedMethod) -> dict[str, Any]:
         """Return the overrides of a method's options by dotted name. Raises UserError for an unknown option."""
@@ -129,6 +142,17 @@ class MethodComposer:
                 changes.pop(option, None)  # the last word of an option counts
                 changes[option] = override.value
         return changes
+
+
+def _plain_part(name: str) -> DictConfig | None:
+    """Return a method's file as Hydra would compose it, in a quarter of the time; None where it builds on others."""
+    path = files.CONF / "method" / f"{name}.yaml"
+    try:
+        part = OmegaConf.load(path)
+        composed = "defaults" in part or "@package" in path.read_text(encoding="utf-8")
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError):
+        return None  # Hydra says what is wrong with it
+    return part if isinstance(part, DictConfig) and not composed else None
 
 
 def _resolve(name: str, composed: ComposedMethod, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -196,13 +220,13 @@ def _scaled(epochs: float, *, _root_: DictConfig) -> float:
     return float(epochs) * _root_.recipe.epochs / FULL_EPOCHS
 
 
-def _compose(words: Sequence[Override], command_keys: Sequence[str] = ()) -> DictConfig:
-    """Return Hydra's composition; its errors become a UserError of one line."""
+def _compose(words: Sequence[Override], command_keys: Sequence[str] = (), config: str = "config") -> DictConfig:
+    """Return Hydra's composition of a file of `conf/`; its errors become a UserError of one line."""
     ConfigStore.instance().store("schema", Config)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
     try:
         with initialize_config_dir(str(files.CONF), version_base="1.3"):
-            return compose("config", [o.text for o in words])
+            return compose(config, [o.text for o in words])
     except HydraException as e:
         raise UserError(_explain(e, words, command_keys)) from e
     except (OmegaConfBaseException, OverflowError) as e:

@@ -135,6 +135,14 @@ class MethodConfig:
 
 
 @dataclass
+class PlanOptions:
+    """Keys of `plan`, in addition to those of a training command."""
+
+    probe: bool = boolean()
+    list: bool = boolean()
+
+
+@dataclass
 class TuneOptions:
     """Keys of `tune`, in addition to those of a training command."""
 

@@ -50,6 +50,14 @@ CIFAR = {
 }
 
 
+DIGITS = 1797  # images of scikit-learn's digits
+
+
+def cifar_is_present(name: str, folder: Path) -> bool:
+    """Return whether CIFAR-10 or CIFAR-100 is in `folder`, in either form that `read_cifar` reads."""
+    return (folder / f"{name}.npz").exists() or (folder / CIFAR[name].folder).is_dir()
+
+
 def read_digits() -> tuple[Tensor, Tensor]:
     """Return the 1,797 handwritten digits of scikit-learn: uint8 [1797, 8, 8, 3] with equal channels, labels [1797].
 

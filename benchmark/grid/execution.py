@@ -11,7 +11,8 @@ from benchmark.grid.build import method_requirements
 from benchmark.grid.executors import Executor, Serial
 from benchmark.grid.plan import Plan, is_finished
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, TrainingRun, execute
+from benchmark.grid.run import execute
+from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from benchmark.teacher.cache import cacheable_kinds

@@ -1,17 +1,16 @@
 """The plan of many runs, made from a config. `benchmark.grid.execution` runs it."""
 
-import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import methods
 from benchmark import networks
 from benchmark.config import method_files
-from benchmark.config.compose import MethodComposer, load_config, load_method
+from benchmark.config.compose import MethodComposer, load_method
 from benchmark.config.files import group_names
 from benchmark.config.overrides import is_shared
 from benchmark.config.schema import Config, MethodConfig
@@ -19,7 +18,8 @@ from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.grid.build import method_requirements, needs_teacher
-from benchmark.grid.run import RunSettings, TrainingRun
+from benchmark.grid.identity import changed_settings, dataset_identity, network_recipe
+from benchmark.grid.training_run import RunSettings, TrainingRun
 from benchmark.runs import students
 from benchmark.runs.record import RunStatus
 from benchmark.teacher import importing
@@ -44,6 +44,7 @@ class Plan:
     methods: dict[MethodKey, MethodConfig]
     unsupported: dict[MethodKey, str]  # why a method does not support a pair
     teachers: dict[str, TrainingRun]  # by network
+    _without_teacher: dict[MethodKey, bool] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def rejection_reason(self, teacher: str) -> str | None:
         """Return why a finished teacher must not be used; None where it may."""
@@ -72,9 +73,11 @@ class Plan:
     def needs_no_teacher(self, key: MethodKey) -> bool:
         """Return whether a method supports a pair and reads nothing of its teacher."""
         teacher, student, _ = key
-        return key not in self.unsupported and not needs_teacher(
-            self.methods[key].resolved(), student, teacher, self.dataset
-        )
+        if key not in self._without_teacher:
+            options = self.methods[key].resolved()
+            supported = key not in self.unsupported
+            self._without_teacher[key] = supported and not needs_teacher(options, student, teacher, self.dataset)
+        return self._without_teacher[key]
 
     def _student(self, key: MethodKey, sha256: str, seed: int) -> TrainingRun:
         (teacher, student, _), method = key, self.methods[key]
@@ -110,9 +113,10 @@ class Plan:
         }
 
     def run_count(self, teacher: str) -> int:
-        """Return the number of runs that need a teacher to be trained before them."""
+        """Return the number of possible runs that need a teacher to be trained before them."""
         keys = [(*pair, name) for pair in self.pairs if pair[0] == teacher for name in self.config.methods]
-        return sum(not self.needs_no_teacher(key) for key in keys) * len(self.config.seeds)
+        taught = [key for key in keys if key not in self.unsupported and not self.needs_no_teacher(key)]
+        return len(taught) * len(self.config.seeds)
 
     def text(self) -> str:
         """Return what the user reads before anything is trained."""
@@ -124,7 +128,7 @@ class Plan:
         runs = {run.relative_path: run for run in self.students_alone()}
         for network, teacher in self.teachers.items():
             if not teacher.folder.done:
-                lines.append(f"teacher {network}: to be trained")
+                lines.append(f"teacher {network}: {self._progress(teacher)}")
                 to_train += self.run_count(network)
                 continue
             record = teacher.folder.record
@@ -138,7 +142,7 @@ class Plan:
                 outdated[run.method] += version not in (None, code_version(run.config["method"]["implementation"]))
             else:
                 diverged += run.folder.status == RunStatus.DIVERGED
-                to_train += not is_finished(run)
+                to_train += run.unsupported_reason is None and not is_finished(run)
         lines.append(
             f"runs: {to_train} to train, {finished_runs} done" + (f", {diverged} diverged earlier" if diverged else "")
         )
@@ -147,6 +151,13 @@ class Plan:
                 f"done with another version of their method's code: {counts} (remove their folders to repeat them)"
             )
         return "\n".join(lines)
+
+    def _progress(self, teacher: TrainingRun) -> str:
+        """Return how far the training of a teacher is."""
+        epochs = [line["epoch"] for line in teacher.folder.metrics()]
+        if teacher.folder.status != RunStatus.RUNNING or not epochs:
+            return "to be trained"
+        return f"epoch {max(epochs)} of {self.config.recipe.epochs} is trained (in progress or interrupted)"
 
     def _setting_lines(self) -> list[str]:
         config, hardware = self.config, self.settings.hardware
@@ -158,16 +169,21 @@ class Plan:
             f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), "
             f"precision {hardware.resolve_precision(config.precision)}{jobs}",
         ]
+        if not self.dataset.fingerprint:
+            lines.append(f"{self.dataset.name} is not in {config.data} and will be downloaded")
         if hardware.device == "cuda" and config.jobs > 1 and not nvidia_mps_is_running():
             lines.append("without MPS the runs take turns on the GPU, which saves little: nvidia-cuda-mps-control -d")
         return lines
 
 
-def make_plan(config: Config, overrides: Sequence[str]) -> Plan:
-    """Check everything and plan the runs, without training. Raises UserError for anything that cannot work."""
+def make_plan(config: Config, overrides: Sequence[str], dataset: Dataset | None = None) -> Plan:
+    """Check everything and plan the runs, without training. Raises UserError for anything that cannot work.
+
+    dataset: the configured data set or its outline; None: it is loaded. Without a fingerprint, no run of it is found.
+    """
     hardware = Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
-    dataset = datasets.load(config.dataset, Path(config.data))
+    dataset = dataset or datasets.load(config.dataset, Path(config.data))
     seeds = len(config.seeds)
     settings = RunSettings(Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds)
     plan = Plan(config, dataset, settings, pairs, {}, {}, {})
@@ -253,47 +269,3 @@ def is_finished(run: TrainingRun) -> bool:
     status = run.folder.status
     skipped = status == RunStatus.SKIPPED and run.unsupported_reason is not None
     return skipped or status == RunStatus.DIVERGED or run.folder.done
-
-
-@functools.cache
-def _profile_config(profile: str, dataset: str) -> Config:
-    """The config of a profile without other overrides."""
-    return load_config([f"profile={profile}", f"dataset={dataset}"])
-
-
-def changed_settings(method: MethodConfig, config: Config, network: str) -> tuple[str, ...]:
-    """Return the dotted names of the settings that differ from the method's defaults and from the profile.
-
-    They are options of the method, of the recipe and of the data set. Its name and paths do not count, nor do
-    milestones that differ because the number of epochs does.
-    """
-    default = _profile_config(config.profile, config.dataset.source)
-    ignored = ["name", *(f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location"))]
-    ignored += ["milestones"] if config.recipe.epochs != default.recipe.epochs else []
-    parts = {
-        "recipe": (network_recipe(config, network), network_recipe(default, network)),
-        "dataset": (vars(config.dataset), vars(default.dataset)),
-    }
-    changed = [f"method.{name}" for name in method.changed]
-    for part, (values, defaults) in parts.items():
-        changed += [f"{part}.{k}" for k, value in values.items() if value != defaults[k] and k not in ignored]
-    return tuple(changed)
-
-
-def dataset_identity(dataset: Dataset) -> dict[str, Any]:
-    """Return what of a data set belongs to a run's identity: its options and its content, not its location."""
-    options = {
-        f.name: getattr(dataset.config, f.name)
-        for f in dataclasses.fields(dataset.config)
-        if not f.metadata.get("location")
-    }
-    return {**options, "fingerprint": dataset.fingerprint}
-
-
-def network_recipe(config: Config, network: str) -> dict[str, Any]:
-    """Return the recipe of one network, with its learning rate resolved."""
-    recipe = dataclasses.asdict(config.recipe)
-    default, light = recipe.pop("lr_default"), recipe.pop("lr_light")
-    if recipe["lr"] is None:
-        recipe["lr"] = light if networks.is_light(network) else default
-    return recipe

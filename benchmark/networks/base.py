@@ -82,22 +82,32 @@ def global_average(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
+def check_image_size(image_size: int) -> None:
+    """Raise UserError for images below 8 px."""
+    if image_size < MIN_IMAGE_SIZE:
+        raise UserError(
+            f"images of {image_size} px are too small for the networks; resize them to {MIN_IMAGE_SIZE} px or more"
+        )
+
+
 def shapes(network: Network, image_size: int) -> Shapes:
     """Return the shapes of a network's outputs for one image of `image_size` × `image_size` px.
 
     They come from a copy on the meta device in evaluation mode, so the network, its batch norm statistics, its mode and
     all random generators are unchanged. Raises UserError for images below 8 px.
     """
-    if image_size < MIN_IMAGE_SIZE:
-        raise UserError(
-            f"images of {image_size} px are too small for the networks; resize them to {MIN_IMAGE_SIZE} px or more"
-        )
+    check_image_size(image_size)
     # deepcopy reuses the entries of its memo, so no weight is copied
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in network.parameters()}
     memo |= {id(b): b.to("meta") for b in network.buffers()}
-    meta_network = copy.deepcopy(network, memo).eval()
+    return meta_shapes(copy.deepcopy(network, memo), image_size)
+
+
+def meta_shapes(meta_network: Network, image_size: int) -> Shapes:
+    """Return the shapes of the outputs of a network on the meta device; it is set to evaluation mode."""
+    network = meta_network.eval()
     everything = Needs(pooled=True, last_map=True, maps=range(network.stages))
-    outputs = meta_network(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
+    outputs = network(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
     stages = tuple(tuple(outputs.maps[k].shape[1:]) for k in range(network.stages))
     batch_norms = all(network.batch_norm(k) is not None for k in range(network.stages))
     return Shapes(stages, outputs.pooled.shape[1], tuple(outputs.last_map.shape[1:]), batch_norms)

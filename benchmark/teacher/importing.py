@@ -8,7 +8,7 @@ from benchmark import networks
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError
 from benchmark.grid.build import to_device
-from benchmark.grid.run import TrainingRun
+from benchmark.grid.training_run import TrainingRun
 from benchmark.networks.checkpoints import load_foreign
 from benchmark.runs import provenance
 from benchmark.runs.folder import RunFolder

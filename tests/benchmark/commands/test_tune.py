@@ -18,7 +18,8 @@ from benchmark.config import files
 from benchmark.config.compose import load_method
 from benchmark.errors import UserError
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, execute
+from benchmark.grid.run import execute
+from benchmark.grid.training_run import Outcome
 from benchmark.runs.folder import RunFolder, lock
 from benchmark.runs.tracking import Tracking
 from benchmark.training.evaluation import Evaluator

@@ -3,6 +3,8 @@
 import csv
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from analysis import published
 from benchmark import networks
@@ -208,3 +210,12 @@ def test_an_invalid_list_of_pairs_is_named(tmp_path, monkeypatch, content):
     monkeypatch.setattr(files, "CONF", tmp_path)
     with pytest.raises(UserError, match=r"mine\.yaml (is no list of pairs; it needs pairs: |cannot be read: )"):
         pairs.lists()
+
+
+@pytest.mark.parametrize("name", files.group_names("method"))
+def test_a_methods_part_is_that_of_a_composition_of_everything(name):
+    """Against Hydra's composition of the whole config with this method."""
+    with initialize_config_dir(str(files.CONF), version_base="1.3"):
+        expected = compose("config", [f"method={name}", "profile=short"])
+    composed = MethodComposer(["profile=short"])._compose(name)
+    assert OmegaConf.to_container(composed.root, resolve=True) == OmegaConf.to_container(expected, resolve=True)

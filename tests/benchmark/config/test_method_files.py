@@ -121,7 +121,7 @@ def test_a_mistake_in_a_combination(write):
     [
         ("name: 'mine\n", "a file of conf/ is no YAML: while scanning a quoted scalar"),
         ("\tname: mine\n", "character '\\t' that cannot start any token"),
-        ("- a\n", "In 'method/mine': ValidationError"),
+        ("- a\n", "config 'method/mine' must be a DictConfig, got ListConfig"),
         ("defaults: [kdd, _self_]\n", "In 'method/mine': Could not load 'method/kdd'."),
         ("", "its name is None"),
         ("hello\n", "its name is None"),

@@ -18,7 +18,8 @@ import yaml
 from benchmark.config.files import group_names
 from benchmark.grid.build import load_teacher
 from benchmark.grid.progress import Progress
-from benchmark.grid.run import Outcome, TrainingRun, execute
+from benchmark.grid.run import execute
+from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import RunFolder, lock
 from benchmark.runs.tracking import Tracking
 from benchmark.runs.weights import load_weights, save

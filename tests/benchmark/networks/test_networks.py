@@ -216,8 +216,12 @@ def test_shapes_are_those_of_a_forward_pass_and_change_nothing(name):
         assert out.logits.shape == (1, 3)
 
 
-def test_output_shapes_are_those_of_the_built_network():
-    assert networks.output_shapes("vgg8", 10, 32) == shapes(build_meta("vgg8"), 32)
+@pytest.mark.parametrize("name", networks.names())
+def test_output_shapes_and_state_size_are_those_of_the_built_network(name):
+    """Of a network with weights: the builds of the two skip initialization and batch norm."""
+    network = networks.build(name, 10)
+    assert networks.output_shapes(name, 10, 32) == shapes(network, 32)
+    assert networks.state_size(name, 10) == sum(value.numel() for value in network.state_dict().values())
 
 
 def test_images_below_8_pixels_are_an_error():

@@ -1,0 +1,51 @@
+"""A short probe of step times for `plan`: a few steps of each method on each pair, with random images.
+
+The loop is that of training with a filled teacher cache, as `speed` times it, in far fewer samples.
+"""
+
+import gc
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark.commands.speed_harness import STUDENT_ALONE, Measurement, SpeedHarness
+from benchmark.grid.estimate import StepTimes, TimeKey
+from benchmark.grid.plan import Plan
+
+SAMPLES = 5  # timed samples of a loop; the median counts
+GRAY = [0.5, 0.5, 0.5]  # mean and deviation where the images' are not known: no time depends on them
+
+
+def probe(plan: Plan, words: Sequence[str], known: StepTimes) -> StepTimes:
+    """Time what a plan trains and `known` lacks; say on standard error what is timed."""
+    data = replace(plan.config.dataset, mean=GRAY, std=GRAY)
+    config = replace(plan.config, dataset=data, threads=plan.settings.hardware.threads)
+    Path(config.runs).mkdir(parents=True, exist_ok=True)
+    seconds: dict[TimeKey, float] = {}
+    plan.settings.hardware.prepare()
+    with tempfile.TemporaryDirectory(dir=config.runs) as caches:  # on the disk that holds the runs
+        for teacher, student in plan.pairs:
+            measurement = Measurement(config, words, teacher, student, rounds=1, samples=SAMPLES)
+            wanted: dict[TimeKey, tuple[Measurement, str]] = {
+                (None, teacher, STUDENT_ALONE): (measurement.teacher_training, STUDENT_ALONE)
+            }
+            for name in plan.config.methods:
+                key = (teacher, student, name)
+                if key not in plan.unsupported:
+                    time_key = (None if plan.needs_no_teacher(key) else teacher, student, name)
+                    wanted[time_key] = (measurement, name)
+            missing = {key: loop for key, loop in wanted.items() if key not in known.seconds and key not in seconds}
+            print(f"probe: {measurement.pair}, {len(missing)} loops", file=sys.stderr, flush=True)
+            for key, (of_loop, name) in missing.items():
+                seconds[key] = _seconds_per_step(SpeedHarness(of_loop), name, Path(caches))
+                gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next loop
+    return StepTimes(seconds, f"a probe of {len(seconds)} loops")
+
+
+def _seconds_per_step(harness: SpeedHarness, name: str, caches: Path) -> float:
+    loop, _ = harness.training_loop(name, caches)
+    harness.warm_up(loop)
+    loop.seconds += loop.run(SAMPLES, harness.wait)
+    return loop.ms / 1000

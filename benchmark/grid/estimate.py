@@ -1,0 +1,182 @@
+"""Hours and gigabytes of a plan: from measured times of training steps, and from the sizes of what is written.
+
+Times are those of finished runs and of `speed` on the same hardware, in the same precision, with batches and images of
+the same size; nothing is scaled from other hardware or networks. A key names what was timed: teacher, network and
+method, without a teacher for a method that reads none, which a teacher's own training is too.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark import networks
+from benchmark.data.augmentation import count_outcomes
+from benchmark.grid.build import method_requirements, output_shapes
+from benchmark.grid.plan import MethodKey, Plan
+from benchmark.runs.folder import RunFolder, read_json
+from benchmark.runs.record import TEACHERS, number
+from benchmark.runs.students import is_student_alone
+from benchmark.teacher.cache import GIGABYTE, CacheHeader, cacheable_kinds
+
+TimeKey = tuple[str | None, str, str]  # teacher, network, method
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of a training step by what was timed, and where they come from."""
+
+    seconds: Mapping[TimeKey, float]
+    origin: str
+
+    def or_else(self, other: "StepTimes") -> "StepTimes":
+        """Return these times, and those of another origin for what these lack."""
+        origins = [times.origin for times in (self, other) if times.seconds]
+        return StepTimes({**other.seconds, **self.seconds}, ", ".join(origins))
+
+
+def of_finished_runs(plan: Plan) -> StepTimes:
+    """Return the median seconds per step, evaluation included, of finished runs like those of a plan."""
+    samples: dict[TimeKey, list[float]] = defaultdict(list)
+    runs = 0
+    for path in sorted((plan.settings.runs / plan.dataset.name).glob("*/*/*/*/result.json")):
+        if timed := _of_run(plan, RunFolder(path.parent)):
+            samples[timed[0]].append(timed[1])
+            runs += 1
+    return StepTimes({key: statistics.median(s) for key, s in samples.items()}, f"{runs} finished runs")
+
+
+def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
+    """What a finished run timed, and its seconds per step; None for a run unlike those of the plan."""
+    record, hardware = folder.record, plan.settings.hardware
+    like = (record.hardware, record.precision) == (
+        hardware.describe(),
+        hardware.resolve_precision(plan.config.precision),
+    )
+    if not like or record.problem or record.network is None or not record.step_ms or not record.epochs:
+        return None
+    tree = folder.config.tree
+    recipe, data = (tree.get(part) if isinstance(tree.get(part), Mapping) else {} for part in ("recipe", "dataset"))
+    assert recipe is not None and data is not None
+    config = plan.config
+    if (recipe.get("batch_size"), data.get("size")) != (config.recipe.batch_size, config.dataset.size):
+        return None
+    pair, method = folder.path.parts[-4], folder.path.parts[-3]
+    if pair == TEACHERS:
+        key = (None, record.network, str(folder.config.method.get("name")))
+    else:
+        key = (None if is_student_alone(pair, method) else record.teacher, record.network, method)
+    sizes = ("train_size", "test_size", "validation")
+    if record.wall_s and all(data.get(size) == getattr(config.dataset, size) for size in sizes):
+        epochs = record.epochs + (record.init_epochs or 0)
+        return key, record.wall_s / epochs / steps_per_epoch(plan)
+    return key, record.step_ms / 1000
+
+
+def of_speed(plan: Plan) -> StepTimes:
+    """Return the seconds per step that `speed` measured: `speed/<pair>.json` among the reports or the runs."""
+    seconds: dict[TimeKey, float] = {}
+    found = 0
+    for teacher, student in plan.pairs:
+        for root in (Path(plan.config.reports), plan.settings.runs):
+            content = read_json(root / "speed" / f"{teacher}-{student}.json") or {}
+            if _is_like(plan, content):
+                seconds |= dict(_of_pair(content, teacher, student))
+                found += 1
+                break
+    return StepTimes(seconds, f"speed/ of {found} pairs")
+
+
+def _is_like(plan: Plan, content: Mapping[str, Any]) -> bool:
+    config, hardware = plan.config, plan.settings.hardware
+    keys = ("batch_size", "image_size", "precision", "hardware")
+    precision = hardware.resolve_precision(config.precision)
+    expected = (config.recipe.batch_size, config.dataset.size, precision, hardware.describe())
+    return tuple(content.get(key) for key in keys) == expected
+
+
+def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator[tuple[TimeKey, float]]:
+    training = content.get("teacher_training_step_ms")
+    if isinstance(training, Mapping) and (ms := number(training.get("ours"))):
+        yield (None, teacher, "ce"), ms / 1000
+    rows = content.get("rows")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, Mapping) and (ms := number(row.get("step_ms"))):
+            yield (teacher, student, str(row.get("method"))), ms / 1000
+        if isinstance(row, Mapping) and (ms := number(row.get("student_ms"))):
+            yield (None, student, "ce"), ms / 1000
+
+
+# ---------------------------------------------------------------- hours
+
+
+def steps_per_epoch(plan: Plan) -> int:
+    """Return the training steps of an epoch; a last batch of one image is left out."""
+    full, rest = divmod(len(plan.dataset.train.labels), plan.config.recipe.batch_size)
+    return full + (rest > 1)
+
+
+def teacher_hours(plan: Plan, times: StepTimes, network: str, trained_epochs: int = 0) -> float | None:
+    """Return the hours of a teacher's remaining epochs; None where no time is known."""
+    seconds = times.seconds.get((None, network, plan.config.teacher.method))
+    epochs = plan.config.recipe.epochs - max(trained_epochs, 0)
+    return None if seconds is None else epochs * steps_per_epoch(plan) * seconds / 3600
+
+
+def student_hours(plan: Plan, times: StepTimes, key: MethodKey, trained_epochs: int | None = None) -> float | None:
+    """Return the hours of one student's remaining epochs, the initialization stage included; None where no time is
+    known. trained_epochs: the last finished epoch; None for a run that has not started."""
+    teacher, student, method = key
+    seconds = times.seconds.get((None if plan.needs_no_teacher(key) else teacher, student, method))
+    if seconds is None:
+        return None
+    requires = method_requirements(plan.methods[key].resolved(), student, teacher, plan.dataset)
+    first = 1 - requires.init_epochs if trained_epochs is None else trained_epochs + 1
+    return (plan.config.recipe.epochs + 1 - first) * steps_per_epoch(plan) * seconds / 3600
+
+
+# ---------------------------------------------------------------- gigabytes
+
+
+def run_gigabytes(plan: Plan, network: str) -> float:
+    """Return the size of a finished run's folder: the weights, and the test logits before their compression."""
+    logits = len(plan.dataset.test.labels) * plan.dataset.classes
+    return 4 * (networks.state_size(network, plan.dataset.classes) + logits) / GIGABYTE
+
+
+class CacheSizes:
+    """Sizes of the teachers' caches, each kind of rows counted once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._kinds: dict[tuple[str, bool], set[str]] = defaultdict(set)  # by teacher and whether views are strong
+
+    def add(self, key: MethodKey) -> float:
+        """Return the gigabytes that a method on a pair adds to the caches of its teacher, over all seeds."""
+        plan, (teacher, student, _) = self._plan, key
+        if key in plan.unsupported:
+            return 0.0
+        requires = method_requirements(plan.methods[key].resolved(), student, teacher, plan.dataset)
+        added = 0.0
+        for strong in (False, True)[: requires.views]:
+            header, known = self._header(teacher, strong=strong), self._kinds[teacher, strong]
+            kinds = cacheable_kinds(requires.teacher) or []
+            if header.gigabytes(kinds) <= plan.settings.cache_gb:
+                before = header.gigabytes(sorted(known))
+                known |= set(kinds)
+                times = len(plan.config.seeds) if strong else 1  # strong views differ between seeds
+                added += times * (header.gigabytes(sorted(known)) - before)
+        return added
+
+    def _header(self, teacher: str, *, strong: bool) -> CacheHeader:
+        plan, data = self._plan, self._plan.dataset
+        hardware = plan.settings.hardware
+        weak_columns = count_outcomes(data.config.padding, data.config.flip)
+        return CacheHeader(
+            teacher, data.fingerprint, hardware.device, hardware.resolve_precision(plan.config.precision),
+            views="strong" if strong else "weak", drawn_by="", samples=len(data.train.labels),
+            columns=plan.config.recipe.epochs if strong else weak_columns, classes=data.classes,
+            pooled=output_shapes(teacher, data).pooled,
+        )  # fmt: skip

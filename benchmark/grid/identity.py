@@ -1,0 +1,74 @@
+"""The parts of a run's identity that follow from a command's config, and the settings that differ from its profile."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark import networks
+from benchmark.config.compose import load_config
+from benchmark.config.schema import Config, DatasetConfig, MethodConfig
+from benchmark.data.datasets import Dataset
+from benchmark.runs.folder import RunFolder
+from benchmark.runs.record import TEACHERS
+
+
+@functools.cache
+def _profile_config(profile: str, dataset: str) -> Config:
+    """The config of a profile without other overrides."""
+    return load_config([f"profile={profile}", f"dataset={dataset}"])
+
+
+def changed_settings(method: MethodConfig, config: Config, network: str) -> tuple[str, ...]:
+    """Return the dotted names of the settings that differ from the method's defaults and from the profile.
+
+    They are options of the method, of the recipe and of the data set. Its name and paths do not count, nor do
+    milestones that differ because the number of epochs does.
+    """
+    default = _profile_config(config.profile, config.dataset.source)
+    ignored = ["name", *(f.name for f in dataclasses.fields(config.dataset) if f.metadata.get("location"))]
+    ignored += ["milestones"] if config.recipe.epochs != default.recipe.epochs else []
+    parts = {
+        "recipe": (network_recipe(config, network), network_recipe(default, network)),
+        "dataset": (vars(config.dataset), vars(default.dataset)),
+    }
+    changed = [f"method.{name}" for name in method.changed]
+    for part, (values, defaults) in parts.items():
+        changed += [f"{part}.{k}" for k, value in values.items() if value != defaults[k] and k not in ignored]
+    return tuple(changed)
+
+
+def dataset_identity(dataset: Dataset) -> dict[str, Any]:
+    """Return what of a data set belongs to a run's identity: its options and its content, not its location."""
+    return {**_dataset_options(dataset.config), "fingerprint": dataset.fingerprint}
+
+
+def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> tuple[DatasetConfig, str] | None:
+    """Return a data set's config with mean and std resolved, and its fingerprint, as a teacher below `runs` was trained
+    on it; None where none was. Its images are not read."""
+    options = {key: value for key, value in _dataset_options(config).items() if value is not None}
+    for path in sorted((runs / config.name / TEACHERS).glob("*/*/*/config.yaml")):
+        recorded = RunFolder(path.parent).config.tree.get("dataset")
+        if not isinstance(recorded, Mapping) or not isinstance(recorded.get("fingerprint"), str):
+            continue
+        known = {key: recorded.get(key) for key in options}
+        unset = [key for key in _dataset_options(config) if key not in options and key not in ("mean", "std")]
+        if known == options and all(recorded.get(key) is None for key in unset) and recorded["fingerprint"]:
+            resolved = dataclasses.replace(config, mean=recorded.get("mean"), std=recorded.get("std"))
+            return resolved, recorded["fingerprint"]
+    return None
+
+
+def _dataset_options(config: DatasetConfig) -> dict[str, Any]:
+    """The options of a data set that are part of a run's identity."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if not f.metadata.get("location")}
+
+
+def network_recipe(config: Config, network: str) -> dict[str, Any]:
+    """Return the recipe of one network, with its learning rate resolved."""
+    recipe = dataclasses.asdict(config.recipe)
+    default, light = recipe.pop("lr_default"), recipe.pop("lr_light")
+    if recipe["lr"] is None:
+        recipe["lr"] = light if networks.is_light(network) else default
+    return recipe
