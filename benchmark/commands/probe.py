@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark.commands.speed_harness import STUDENT_ALONE, Measurement, SpeedHarness
 from benchmark.grid.estimate import StepTimes, TimeKey
 from benchmark.grid.plan import Plan
+from benchmark.tables.cells import counted
 
 SAMPLES = 5  # timed samples of a loop; the median counts
 GRAY = [0.5, 0.5, 0.5]  # mean and deviation where the images' are not known: no time depends on them
@@ -37,11 +38,11 @@ def probe(plan: Plan, words: Sequence[str], known: StepTimes) -> StepTimes:
                     time_key = (None if plan.needs_no_teacher(key) else teacher, student, name)
                     wanted[time_key] = (measurement, name)
             missing = {key: loop for key, loop in wanted.items() if key not in known.seconds and key not in seconds}
-            print(f"probe: {measurement.pair}, {len(missing)} loops", file=sys.stderr, flush=True)
+            print(f"probe: {measurement.pair}, {counted(len(missing), 'loop')}", file=sys.stderr, flush=True)
             for key, (of_loop, name) in missing.items():
                 seconds[key] = _seconds_per_step(SpeedHarness(of_loop), name, Path(caches))
                 gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next loop
-    return StepTimes(seconds, f"a probe of {len(seconds)} loops")
+    return StepTimes(seconds, f"a probe of {counted(len(seconds), 'loop')}")
 
 
 def _seconds_per_step(harness: SpeedHarness, name: str, caches: Path) -> float:

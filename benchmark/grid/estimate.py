@@ -19,6 +19,7 @@ from benchmark.grid.plan import MethodKey, Plan
 from benchmark.runs.folder import RunFolder, read_json
 from benchmark.runs.record import TEACHERS, number
 from benchmark.runs.students import is_student_alone
+from benchmark.tables.cells import counted
 from benchmark.teacher.cache import GIGABYTE, CacheHeader, cacheable_kinds
 
 TimeKey = tuple[str | None, str, str]  # teacher, network, method
@@ -45,7 +46,7 @@ def of_finished_runs(plan: Plan) -> StepTimes:
         if timed := _of_run(plan, RunFolder(path.parent)):
             samples[timed[0]].append(timed[1])
             runs += 1
-    return StepTimes({key: statistics.median(s) for key, s in samples.items()}, f"{runs} finished runs")
+    return StepTimes({key: statistics.median(s) for key, s in samples.items()}, counted(runs, "finished run"))
 
 
 def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
@@ -86,7 +87,7 @@ def of_speed(plan: Plan) -> StepTimes:
                 seconds |= dict(_of_pair(content, teacher, student))
                 found += 1
                 break
-    return StepTimes(seconds, f"speed/ of {found} pairs")
+    return StepTimes(seconds, f"speed/ of {counted(found, 'pair')}")
 
 
 def _is_like(plan: Plan, content: Mapping[str, Any]) -> bool:

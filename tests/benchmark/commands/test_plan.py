@@ -49,7 +49,7 @@ def test_runs_and_hours_of_each_pair_with_shared_runs_counted_once(tiny, tmp_pat
     assert row(text, "resnet14-resnet8")[:3] == ["5", "0", "10.0"]
     assert row(text, "resnet14-resnet20")[:3] == ["4", "0", "–"]  # of resnet20 no time is known
     assert row(text, "all")[:3] == ["9", "0", "≥ 10.0"]
-    assert "Hours: by speed/ of 1 pairs on this hardware" in text
+    assert "Hours: by speed/ of 1 pair on this hardware" in text
     assert "No step time is known on this hardware for 4 runs: `make plan PROBE=1`" in text
     assert "`make speed PAIR=resnet14-resnet8`" in text
     assert not (tmp_path / "runs").exists()
@@ -129,8 +129,8 @@ def test_a_probe_times_what_no_run_has_timed(finished, tmp_path, capsys, monkeyp
     capsys.readouterr()
     assert main(["plan", *words, "probe=true"]) == 0
     out, err = capsys.readouterr()
-    assert "probe: resnet14-resnet8, 1 loops" in err
-    assert "Hours: by 3 finished runs, a probe of 1 loops on this hardware" in out and "No step time" not in out
+    assert "probe: resnet14-resnet8, 1 loop\n" in err
+    assert "Hours: by 3 finished runs, a probe of 1 loop on this hardware" in out and "No step time" not in out
     assert float(row(out, "resnet14-resnet8")[2]) > 0
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["npz"]  # its caches are gone
 
