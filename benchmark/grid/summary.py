@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmark.grid import estimate
 from benchmark.grid.estimate import CacheSizes, StepTimes
 from benchmark.grid.plan import Plan, is_finished
+from benchmark.grid.progress import duration
 from benchmark.grid.training_run import TrainingRun
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunStatus
@@ -146,7 +147,9 @@ def _hours(summary: PairSummary) -> str:
 
 
 def _decimal(hours: float) -> str:
-    return cells.fixed(hours, 1) if hours >= 1 else f"{hours:.2g}"
+    if 0 < hours < 0.005:
+        return "<0.01"
+    return cells.fixed(hours, 1 if hours >= 1 else 2)
 
 
 def _notes(plan: Plan, summaries: list[PairSummary], times: StepTimes) -> Iterator[str]:
@@ -170,5 +173,5 @@ def _listing(plan: Plan, summary: PairSummary) -> Iterator[str]:
     for run in summary.runs:
         parts = [run.state]
         parts += [f"{run.trained_epochs} of {plan.config.recipe.epochs} epochs trained"] if run.trained_epochs else []
-        parts += [f"{_decimal(run.hours)} h"] if run.state == TO_TRAIN and run.hours is not None else []
+        parts += [duration(3600 * run.hours)] if run.state == TO_TRAIN and run.hours is not None else []
         yield f"{run.name}: {', '.join(parts)}"

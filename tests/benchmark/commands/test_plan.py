@@ -60,7 +60,7 @@ def test_every_run_is_listed_on_request(finished, tmp_path, capsys):
     text = printed(capsys, *finished, "seeds=0,1", "methods=ce,kd,fsp,at", "list=true", "recipe.epochs=1")
     assert "teacher resnet14: done\nresnet8 ce seed 0: done\nresnet8 ce seed 1: to train, " in text
     assert "\nresnet14-resnet8 kd seed 0: done\n" in text
-    assert re.search(r"\nresnet14-resnet8 kd seed 1: to train, [\d.e-]+ h\n", text)
+    assert re.search(r"\nresnet14-resnet8 kd seed 1: to train, \d+ s\n", text)
     assert "\nresnet14-resnet8 at seed 0: to train\n" in text
     assert "seed 0: done" not in printed(capsys, *finished)
 
@@ -79,7 +79,7 @@ def test_a_teacher_in_training_is_reported_with_its_epoch(tiny, tmp_path, capsys
         execute(plan.teachers["resnet14"], tracking_of(plan), KilledAt(3))
     text = printed(capsys, *words, "list=true")
     assert "teacher resnet14: epoch 3 of 4 is trained (in progress or interrupted)" in text
-    assert "\nteacher resnet14: to train, 3 of 4 epochs trained, 1.0 h\n" in text
+    assert "\nteacher resnet14: to train, 3 of 4 epochs trained, 60 min\n" in text
     assert row(text, "resnet14-resnet8")[:3] == ["2", "0", "5.0"]
 
 
@@ -131,7 +131,7 @@ def test_a_probe_times_what_no_run_has_timed(finished, tmp_path, capsys, monkeyp
     out, err = capsys.readouterr()
     assert "probe: resnet14-resnet8, 1 loop\n" in err
     assert "Hours: by 3 finished runs, a probe of 1 loop on this hardware" in out and "No step time" not in out
-    assert float(row(out, "resnet14-resnet8")[2]) > 0
+    assert row(out, "resnet14-resnet8")[2] not in ("–", "0.00")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["npz"]  # its caches are gone
 
 
