@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
