@@ -21,8 +21,8 @@ from methods.clkd import CLKD
 from methods.contract import Batch, Context, Outputs, Shapes
 
 SETTINGS = {  # settings of each grid in conf/ablation
-    "clkd_weights": 1 + 4 * 4, "clkd_components": 8, "clkd_readings": 6, "clkd_nmse": 2, "clkd_batch": 5,
-    "clkd_screen": 18, "kd_screen": 18,
+    "clkd_weights": 1 + 4 * 4, "clkd_components": 8, "clkd_components_letter": 8, "clkd_readings": 6, "clkd_nmse": 2,
+    "clkd_batch": 5, "clkd_screen": 18, "kd_screen": 18,
     "dkd": 3 * 5, "kd": 4 * 4, "crd": 1 + 4 + 4 + 2 + 2, "fitnet": 1 + 4 + 2,
 }  # fmt: skip
 
@@ -110,10 +110,12 @@ def test_clkd_weights_span_a_decade_and_contain_the_default_once():
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100"])
-def test_components_have_their_default_weight_or_none(dataset):
+@pytest.mark.parametrize(("name", "changes"), [("clkd_components", {"lambda_ce": 1.0}), ("clkd_components_letter", {})])
+def test_components_have_their_default_weight_or_none(dataset, name, changes):
     """The gradient of a setting's loss is that of the cross-entropy and the active terms, at their defaults."""
-    base = load_method("clkd", "", [f"dataset={dataset}"]).options
-    settings, _ = expand_grid(load_grid("clkd_components"), {})
+    grid = load_grid(name)
+    base = dataclasses.replace(load_method(grid.method, "", [f"dataset={dataset}"]).options, **changes)
+    settings, _ = expand_grid(grid, {})
     assert sorted(sorted(s.terms or []) for s in settings) == sorted(
         sorted(t for i, t in enumerate(("instance", "class", "correlation")) if n >> i & 1) for n in range(8)
     )
