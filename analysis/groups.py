@@ -172,6 +172,11 @@ class ResultGroup:
         return self.profile.endswith(VALIDATION_SUFFIX)
 
     @property
+    def top1(self) -> str:
+        """What the accuracies are called in figures."""
+        return "validation top-1" if self.is_sealed else "test top-1"
+
+    @property
     def images(self) -> str:
         """The images that the accuracies are of."""
         return "the validation split" if self.is_sealed else "the test set"

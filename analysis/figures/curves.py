@@ -104,7 +104,9 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearan
     styles = appearance.on_pair(group, pair)
     teachers = _teachers(group, pair)
     ends = [LineEnd(n, v, last, v, palette.TEACHER_COLOR) for n, v in teachers.items()] + _ends(curves, styles)
-    page, panels = _panels(ends, appearance, f"Test top-1: {style.pair_title(group, pair)}", 2 if zoom_from else 1)
+    page, panels = _panels(
+        ends, appearance, f"{group.top1.capitalize()}: {style.pair_title(group, pair)}", 2 if zoom_from else 1
+    )
     for ax in panels:
         for top1 in teachers.values():
             ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
@@ -113,7 +115,7 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearan
         ax.set_xlabel("epoch")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         style.add_grid(ax)
-    panels[0].set_ylabel(_accuracy_axis(group))
+    panels[0].set_ylabel(f"{group.top1} [%]")
     first = min(int(c.epochs[0]) for c in curves)
     panels[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
@@ -135,7 +137,9 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
             time, top1 = float(times[curve.row.key].iloc[-1]) / size, float(curve.mean.iloc[-1])
             value = f"{top1:.2f}, {time:.3g} {unit}"
             ends.append(LineEnd(curve.row.label, value, time, top1, styles[curve.row.key].color))
-    page, (ax,) = _panels(ends, appearance, f"Test top-1 against {TIME}: {style.pair_title(group, pair)}", 1)
+    page, (ax,) = _panels(
+        ends, appearance, f"{group.top1.capitalize()} against {TIME}: {style.pair_title(group, pair)}", 1
+    )
     for top1 in teachers.values():
         ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
     for curve in _drawn_last(curves, styles):
@@ -147,7 +151,7 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
             ax.errorbar(time.iloc[-1], curve.mean.iloc[-1], yerr=curve.std.iloc[-1], ecolor=row.bar,
                         fmt="none", capsize=2, elinewidth=1.0, zorder=level + 0.5)  # fmt: skip
     ax.set_xlabel(f"{TIME} [{unit}]")
-    ax.set_ylabel(_accuracy_axis(group))
+    ax.set_ylabel(f"{group.top1} [%]")
     ax.set_xlim(0, 1.02 * longest / size)
     ax.set_ylim(_late_limits(curves, list(teachers.values())))
     style.add_grid(ax)
@@ -208,10 +212,6 @@ def _add_curve(ax: Axes, curve: Curve, row: RowStyle) -> None:
     if curve.n > 1 and row.highlighted:
         low, high = curve.mean - curve.std, curve.mean + curve.std
         ax.fill_between(curve.epochs, low, high, color=row.color, alpha=0.13, linewidth=0, zorder=level - 0.5)
-
-
-def _accuracy_axis(group: ResultGroup) -> str:
-    return "validation top-1 [%]" if group.is_sealed else "test top-1 [%]"
 
 
 def _zoom(ax: Axes, curves: Sequence[Curve], teachers: Sequence[float], first: int, last: int) -> None:

@@ -87,7 +87,7 @@ def draw_forest(
     parts = style.chunks(rows, int((style.PAGE_HEIGHT - 0.5 - HEADING - BELOW) / style.ROW_HEIGHT))
     figures = []
     for number, part in enumerate(parts, 1):
-        title = style.numbered(f"Gain in test top-1: {style.pair_title(group, pair)}", number, len(parts))
+        title = style.numbered(f"Gain in {group.top1}: {style.pair_title(group, pair)}", number, len(parts))
         height = style.ROW_HEIGHT * len(part)
         page = style.new_page(appearance, HEADING + height + BELOW, title)
         for i, (method, differences) in enumerate(compared.items()):
@@ -154,7 +154,7 @@ def draw_gains(group: ResultGroup, method: str, differences: Differences, appear
     values = np.column_stack([means, table])[order]
     styles = appearance.over_pairs(group)
     grid = ValueGrid(
-        title=f"Gain in test top-1 against {REFERENCES[method]}: {group.heading}",
+        title=f"Gain in {group.top1} against {REFERENCES[method]}: {group.heading}",
         values=values,
         texts=[["" if math.isnan(value) else cells.signed(value) for value in row] for row in values],
         rows=[rows[i].label for i in order],

@@ -215,7 +215,7 @@ def draw_profile(group: ResultGroup, ranking: Ranking, appearance: Appearance) -
     ax.set_ylim(-0.05, 1.05)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=7))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set_xlabel("τ: points of test top-1 below the best")
+    ax.set_xlabel(f"τ: points of {group.top1} below the best")
     ax.set_ylabel("share of pairs within τ")
     style.add_grid(ax)
     page.text(style.TEXT_WIDTH - names + 0.02, 0.03, "within 0.5 points:", color="#404040")

@@ -21,15 +21,15 @@ CLASS_FIGURES = {
 
 def of_gains(source: Source) -> Iterator[Picture]:
     """Iterate over the heat maps of methods × pairs: none for one pair."""
-    comparisons = source.results.comparisons
+    comparisons, top1 = source.results.comparisons, source.group.top1
     compared = differences.references(comparisons)
     for (name, draw), (method, by_row) in zip(
         differences.group_drawings(source.group, comparisons, source.appearance).items(), compared.items(), strict=False
     ):
         reference = differences.REFERENCES[method]
         caption = (
-            f"Gain in test top-1 against {reference}, in points, mean over common seeds; methods by their mean over "
-            "the pairs"
+            f"Gain in {top1} against {reference}, in points, mean over common seeds; methods by their mean "
+            "over the pairs"
         )
         alt = f"Heat map of methods and pairs: {len(by_row)} differences to {reference}. The tables have the values."
         yield from source.pictures(draw, name, alt, caption)
@@ -37,7 +37,7 @@ def of_gains(source: Source) -> Iterator[Picture]:
 
 def of_differences(source: Source, pair: str) -> Iterator[Picture]:
     """Iterate over the forest plot of a pair."""
-    comparisons, arrow = source.results.comparisons, source.arrow(pair)
+    comparisons, arrow, top1 = source.results.comparisons, source.arrow(pair), source.group.top1
     for name, draw in differences.pair_drawings(source.group, pair, comparisons, source.appearance).items():
         compared = differences.references(comparisons, pair)
         texts = [
@@ -47,8 +47,8 @@ def of_differences(source: Source, pair: str) -> Iterator[Picture]:
             if (row.key, pair) in by_row
         ]
         caption = (
-            f"{arrow}: difference in test top-1 with its 95 % interval over common seeds, methods by their mean, which "
-            "stands behind their names. A hollow mark has no interval"
+            f"{arrow}: difference in {top1} with its 95 % interval over common seeds, methods by their mean, "
+            "which stands behind their names. A hollow mark has no interval"
         )
         yield from source.pictures(draw, name, f"Forest plot for {arrow}. {'; '.join(texts)}.", caption, pair)
 
@@ -85,19 +85,19 @@ def of_curves(source: Source, pair: str) -> Iterator[Picture]:
     """Iterate over the learning curves of a pair, and its accuracy against the time of a run."""
     lines, missing = curves.learning_curves(source.group, pair)
     source.problems.extend(missing)
-    arrow = source.arrow(pair)
+    arrow, top1 = source.arrow(pair), source.group.top1
     ends = "; ".join(f"{line.row.label} {line.mean.iloc[-1]:.2f}" for line in lines)
     times = [(line.row.label, line.seconds) for line in lines if line.seconds is not None]
     durations = "; ".join(f"{label} {cells.duration(s.iloc[-1]).text}" for label, s in times if s is not None)
     texts = {
         "curves": (
-            f"{arrow}: test top-1 against the epoch, mean over seeds; bands are ± one standard deviation",
-            f"Line plot of test top-1 against the epoch for {arrow}. At the last epoch: {ends}.",
+            f"{arrow}: {top1} against the epoch, mean over seeds; bands are ± one standard deviation",
+            f"Line plot of {top1} against the epoch for {arrow}. At the last epoch: {ends}.",
         ),
         "time": (
-            f"{arrow}: test top-1 against the time per run of the cost table, training with evaluation, divided among "
-            "the epochs by their training steps; marks: last epoch ± one standard deviation",
-            f"Plot of test top-1 against time for {arrow}. Total time: {durations}.",
+            f"{arrow}: {top1} against the time per run of the cost table, training with evaluation, divided "
+            "among the epochs by their training steps; marks: last epoch ± one standard deviation",
+            f"Plot of {top1} against time for {arrow}. Total time: {durations}.",
         ),
     }
     for name, draw in curves.drawings(source.group, pair, lines, source.appearance).items():

@@ -29,7 +29,7 @@ def differences(source: Source) -> Section:
     """Build what readers look at first: the gain of each method on every pair, with its interval."""
     figures = source.guarded(pictures.of_gains(source), "gains", "Gains over the pairs")
     for pair in source.group.pairs:
-        caption = f"{source.arrow(pair)}: differences in test top-1"
+        caption = f"{source.arrow(pair)}: differences in {source.group.top1}"
         figures += source.guarded(pictures.of_differences(source, pair), "differences", caption, pair)
     note = (
         f"In figures of more than {style.FEW_ROWS} rows some stand out and the others are gray: those of highlight=…, "

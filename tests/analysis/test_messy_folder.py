@@ -137,3 +137,9 @@ def test_best_of_an_ablation_and_its_test_accuracy_stand_in_its_own_table_alone(
     out = analyse("table", "profile=short+validation")[1]
     assert cells(out, "CLKD (nu=0.2)")[0] == "**52.00 (1)**"
     assert "on the validation split" in out and "Teacher" not in out.split("### ")[0]
+
+
+def test_figures_of_a_validation_split_say_so(messy, analyse, tmp_path):
+    assert analyse("report", "profile=short+validation")[0] == 0
+    text = (tmp_path / "reports/report.html").read_text()
+    assert "validation top-1 against the epoch" in text and "test top-1" not in text

@@ -20,7 +20,7 @@ def test_curves_are_means_with_sample_deviations(filled):
     pair_curves, problems = curves.learning_curves(result_group(filled.root), PAIR)
     kd = by_label(pair_curves)["KD"]
     assert problems == []
-    assert [c.row.label for c in pair_curves] == ["Student", "KD", "CLKD (nu=0)", "CLKD (nu=0.4)"]
+    assert [c.row.label for c in pair_curves] == ["Student", "KD", "CLKD (nu=0.4)", "CLKD (nu=0)"]
     assert list(kd.mean.index) == [1, 2, 3]
     assert list(kd.mean) == pytest.approx([41.25, 51.25, 61.25])
     assert list(kd.std) == pytest.approx([1.0, 1.0, 1.0])

@@ -73,7 +73,7 @@ def test_measures_have_a_panel_each_with_means_seeds_and_the_teacher(varied):
     assert half_widths == pytest.approx(list(summary.ece_std.drop("Teacher")))
     assert min(bar.get_zorder() for bar in bars) > max(mark.get_zorder() for mark in marks(ax))
     labels = [t.get_text() for t in measure_panels["top-1 [%]"].get_yticklabels()]
-    assert labels == ["Student", "KD", "CLKD (nu=0)", "CLKD (nu=0.4)"]
+    assert labels == ["Student", "KD", "CLKD (nu=0.4)", "CLKD (nu=0)"]
     lines = measure_panels["agreement [%]"].lines
     assert not any(len(set(line.get_xdata())) == 1 and line.is_dashed() for line in lines)
 
@@ -95,7 +95,7 @@ def test_heat_map_shows_the_changes_on_a_symmetric_scale_with_names(varied):
     assert image.get_clim() == pytest.approx((-1.25 * largest, 1.25 * largest))  # the darkest shades are left out
     assert figure.axes[1].get_xlim() == pytest.approx((-largest, largest))
     assert [t.get_text() for t in ax.get_xticklabels()] == list(mean.columns)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["KD (3)", "CLKD (nu=0) (3)", "CLKD (nu=0.4) (3)"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["KD (3)", "CLKD (nu=0.4) (3)", "CLKD (nu=0) (3)"]
     first = mean.iloc[0, 0]
     text = float(ax.texts[0].get_text().replace("−", "-"))
     assert text == pytest.approx(first, abs=0.51 if abs(first) >= 9.95 else 0.051)
