@@ -137,8 +137,8 @@ def test_a_command_logs_teacher_students_and_report(logged_out, tiny, tmp_path):
     config = {u.key: json.loads(u.value_json) for u in kd["run"].config.update}
     assert config["recipe"]["epochs"] == 2 and config["method"]["kd_weight"] == 0.9
     (row,) = by_type["report"][0]["history"]
-    assert row["tables/npz-quick-resnet14-resnet8._type"] == "table-file"
-    assert row["plots/npz-quick-resnet14-resnet8-curves._type"] == "image-file"
+    assert row["tables/npz-quick-resnet14-resnet8-kd._type"] == "table-file"
+    assert row["plots/npz-quick-resnet14-resnet8-kd-resnet14-resnet8-curves._type"] == "image-file"
 
 
 def test_tables_and_plots_are_published(logged_out, tmp_path):

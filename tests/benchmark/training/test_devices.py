@@ -86,8 +86,11 @@ def test_an_evaluation_keeps_to_its_device(monkeypatch):
         with torch.device("cuda"):
             network = networks.build("resnet8", dataset.classes)
         teacher_logits = torch.rand(len(dataset.test.labels), dataset.classes)
-        measures, logits = Evaluator(dataset, teacher_logits, "cuda", "bf16")(network, 1)
-    assert measures.keys() == {"test_top1", "test_top5", "val_top1", "agreement", "correlation_distance"}
+        evaluator = Evaluator(dataset, teacher_logits, "cuda", "bf16")
+        epoch_measures, _ = evaluator(network, 1)
+        measures, logits = evaluator.test(network, 1)
+    assert epoch_measures.keys() == {"val_top1"}
+    assert measures.keys() == {"test_top1", "test_top5", "agreement", "correlation_distance"}
     assert logits.device.type == "cuda" and logits.dtype == torch.float32
 
 
