@@ -199,14 +199,14 @@ def _rows(method: str, title: str, by_pair: dict[str, list[SeedGroup]]) -> list[
 
 def _teachers(runs: pd.DataFrame) -> list[TeacherRow]:
     """The accuracies of the pairs' teachers; none where no accuracy is recorded or shown."""
-    known = runs.dropna(subset="teacher_top1").sort_values("alone", kind="stable").drop_duplicates("pair")
-    if known.empty:
+    by_pair = runs.dropna(subset="teacher_top1").sort_values("alone", kind="stable").drop_duplicates("pair")
+    if by_pair.empty:
         return []
     hashes = {
         pair: sha256 if isinstance(sha256, str) else None
-        for pair, sha256 in zip(known.pair, known.teacher_sha256, strict=True)
+        for pair, sha256 in zip(by_pair.pair, by_pair.teacher_sha256, strict=True)
     }
-    return [TeacherRow("Teacher", dict(zip(known.pair, known.teacher_top1.astype(float), strict=True)), hashes)]
+    return [TeacherRow("Teacher", dict(zip(by_pair.pair, by_pair.teacher_top1.astype(float), strict=True)), hashes)]
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:

@@ -70,17 +70,17 @@ class Source:
         One figure must not lose the page, so every exception but those of the file system is reported instead of
         raised.
         """
-        kept: list[Picture] = []
+        drawn: list[Picture] = []
         try:
             for picture in pictures:
-                kept.append(picture)
+                drawn.append(picture)
         except OSError:
             raise
         except Exception as e:
             reason = f"{files.stem(self.group, name, pair)} cannot be drawn: {files.describe(e)}"
             self.problems.append(reason)
-            kept.append(Picture("", 0, "", caption, "", pair, reason))
-        return kept
+            drawn.append(Picture("", 0, "", caption, "", pair, reason))
+        return drawn
 
 
 def _uri(page: FigurePage) -> str:

@@ -79,15 +79,15 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
 def of_speed(plan: Plan) -> StepTimes:
     """Return the seconds per step that `speed` measured: `speed/<pair>.json` among the reports or the runs."""
     seconds: dict[TimeKey, float] = {}
-    found = 0
+    measured = 0
     for teacher, student in plan.pairs:
         for root in (Path(plan.config.reports), plan.settings.runs):
             content = read_json(root / "speed" / f"{teacher}-{student}.json") or {}
             if _is_like(plan, content):
                 seconds |= dict(_of_pair(content, teacher, student))
-                found += 1
+                measured += 1
                 break
-    return StepTimes(seconds, f"speed/ of {counted(found, 'pair')}")
+    return StepTimes(seconds, f"speed/ of {counted(measured, 'pair')}")
 
 
 def _is_like(plan: Plan, content: Mapping[str, Any]) -> bool:

@@ -193,8 +193,9 @@ def test_presets_and_several_grids_share_runs(finished_ablation):
 
 def test_without_a_grid_all_grids_of_the_method_are_run():
     assert {g.name for g in ablate.parse(["method=clkd"]).grids} == {
-        n for n in files.group_names("ablation") if n.startswith("clkd")
+        n for n in files.group_names("ablation") if n.startswith("clkd") and n != "clkd_components_letter"
     }
+    assert [g.name for g in ablate.parse(["method=clkd_letter"]).grids] == ["clkd_components_letter"]
     assert [g.name for g in ablate.parse(["method=dkd"]).grids] == ["dkd"]
 
 
