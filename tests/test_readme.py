@@ -1,5 +1,6 @@
 """The commands of the README and of the pages of docs/ are valid, and the README's example of a method works."""
 
+import os
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from benchmark.config import files, pairs
 from benchmark.config.command_options import load_analysis, load_options, load_scale
 from benchmark.config.compose import MethodComposer, load_config
 from benchmark.config.overrides import key_of, parse_sweep
-from benchmark.config.schema import AblateOptions, SpeedOptions, TuneOptions
+from benchmark.config.schema import AblateOptions, PlanOptions, SpeedOptions, TuneOptions
 from methods.contract import Batch, Context, Outputs, Shapes
 from tests.conftest import ROOT
 from tests.helpers import bench
@@ -31,13 +32,17 @@ COMMANDS = sorted(
         if line.startswith(("make ", "kd-benchmark "))
     }
 )
-TRAINING = {"bench": None, "plan": None, "tune": TuneOptions, "ablate": AblateOptions, "speed": SpeedOptions}
+TRAINING = {"bench": None, "plan": PlanOptions, "tune": TuneOptions, "ablate": AblateOptions, "speed": SpeedOptions}
 BIN = Path(sys.executable).parent
 
 
 def make(*words: str) -> str:
     """Run a make target that must succeed; return its output."""
-    process = subprocess.run(["make", f"BIN={BIN}", *words], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    # a make that runs the tests would have this one announce its folders
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    process = subprocess.run(
+        ["make", f"BIN={BIN}", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
