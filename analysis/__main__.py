@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> list[Path]:
     keys += [*(TABLE_OPTIONS if "table" in names else ()), *(FIGURES if set(names) - {"table"} else ())]
     selection = select(load_analysis(words, keys))
     written = [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
-    return [*written, selection.record([*names, *words])]
+    return [*written, selection.record([*names, *words], written)]
 
 
 def _run_alone(command: str, words: Sequence[str]) -> list[Path]:

@@ -54,9 +54,9 @@ class Selection:
         """Name that the selection's files carry; empty for all runs."""
         return self.groups[0].name
 
-    def record(self, words: Sequence[str]) -> Path:
-        """Write what the selection's files are made of. words: of the command line."""
-        return outputs.record(self.options, self.name, self.groups, words)
+    def record(self, words: Sequence[str], written: Iterable[Path]) -> Path:
+        """Write what the selection's files are made of. words: of the command line; written: the files."""
+        return outputs.record(self.options, self.name, self.groups, words, written)
 
     def unfinished_of(self, group: ResultGroup) -> list[UnfinishedRun]:
         """Return the unfinished runs that would have been in a group."""
@@ -82,9 +82,9 @@ def select(options: AnalysisOptions) -> Selection:
     known_pairs = {*everything.finished.pair, *(run.pair for run in everything.unfinished)}
     options = replace(options, pair=_pairs(options.pair, known_pairs))
     where = parse_where(options.where)
-    excluded = excluded_runs(Path(options.runs))
-    available = everything.finished[~everything.finished.folder.isin(excluded)]
-    chosen = filter_runs(cast(pd.DataFrame, available), everything.unfinished, options)
+    is_excluded = everything.finished.folder.isin(excluded_runs(Path(options.runs)))
+    available = cast(pd.DataFrame, everything.finished[~is_excluded])
+    chosen = filter_runs(available, everything.unfinished, options)
     groups = [] if chosen.empty else group_runs(chosen, options.pair, where)
     if not groups:
         filters = " ".join(
@@ -95,8 +95,8 @@ def select(options: AnalysisOptions) -> Selection:
     main = [replace(group, name=name) for group in groups if not group.conditions]
     shown = {folder for group in main for folder in group.runs.folder}
     left_out = [_other_conditions(group, shown) for group in groups if group.conditions]
-    left_out += _other_runs(everything.finished, main, groups) if options.identity else []
-    n = int(everything.finished.folder.isin(excluded).sum())
+    left_out += _other_runs(available, main, groups) if options.identity else []
+    n = everything.finished.folder[is_excluded].nunique()
     left_out += [f"{counted(n, 'run')} named in {options.runs}/{EXCLUDED}"] if n else []
     unfinished = [run for run in everything.unfinished if _is_chosen(run, options)]
     _check_highlight(options, everything.finished)
@@ -163,8 +163,8 @@ def _other_runs(runs: pd.DataFrame, main: Sequence[ResultGroup], groups: Sequenc
     lines = []
     for group in main:
         others = runs[(runs.dataset == group.dataset) & (runs.profile == group.profile) & ~runs.folder.isin(shown)]
-        if len(others):
-            lines.append(f"{counted(len(others), 'other run')} of {group.heading}: {_command(group)}")
+        if n := others.folder.nunique():
+            lines.append(f"{counted(n, 'other run')} of {group.heading}: {_command(group)}")
     return lines
 
 

@@ -68,7 +68,7 @@ def correlation_loss(g_s: Tensor, g_t: Tensor, options: "CLKDOptions", classes: 
 
 @dataclass
 class CLKDOptions:
-    """Options of CLKD; meanings and defaults in `conf/method/clkd.yaml`."""
+    """Options of CLKD; meanings and defaults in `conf/method/clkd_letter.yaml`, on which all presets are based."""
 
     lambda_ce: float = loss_weight()
     mu: float = loss_weight()

@@ -13,14 +13,14 @@ from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.plan import Plan
 from benchmark.grid.training_run import Outcome, TrainingRun
-from benchmark.runs.folder import file_name
+from benchmark.runs.folder import SELECTIONS, read_json
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 
-# keys that change neither which runs there are, but for their seeds, nor the numbers
-WITHOUT_EFFECT_ON_RUNS = (
+# keys that change neither a run's identity, but for its seed, nor therefore what a selection of runs is
+NOT_IN_IDENTITIES = (
     "seeds", "jobs", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data", "tracker",
-    "tracker.mode", "teacher.cache_gb",
+    "teacher.cache_gb",
 )  # fmt: skip
 
 
@@ -36,15 +36,10 @@ def run(words: Sequence[str]) -> int:
         if outcome.status == RunStatus.SKIPPED:
             print(f"n/a: {outcome.name}: {outcome.reason}", file=sys.stderr)
     status = report_unfinished(o for o in outcomes if o.status != RunStatus.SKIPPED)
-    if config.profile == "quick" and not overridden_dataset(words):
+    if config.profile == "quick" and not _sets_dataset(words):
         choices = [w for w in words if key_of(w) in ("pair", "methods", "seeds")]
         print(" ".join(["The paper's protocol: kd-benchmark bench", *choices, "profile=paper"]))
     return status if reported else 1
-
-
-def overridden_dataset(words: Iterable[str]) -> bool:
-    """Return whether a command line chooses a data set of its own."""
-    return any(key_of(word).split(".")[0] == "dataset" for word in words)
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
@@ -77,14 +72,34 @@ def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bo
     started = {pair: [r for r in of_pair if r.folder.status] for pair, of_pair in runs.items()}
     if not any(r.folder.done for of_pair in started.values() for r in of_pair):
         return True
-    name = config.selection or _selection_name(config)
-    plots = trained or not any(Path(config.reports).glob(f"plots/*-{file_name(name)}-*"))
-    succeeded = run_analysis(_arguments(config, started, name, words, plots=plots)) == 0
+    command = " ".join(["kd-benchmark bench", *(word for word in words if _is_in_identities(word))])
+    plots = trained or not any(path.suffix == ".png" for path in _recorded_files(config, command))
+    succeeded = run_analysis(_arguments(config, started, command, plots=plots)) == 0
     if trained:
-        stem = f"{plan.dataset.name}-{config.profile}"
-        files = sorted(p for p in Path(config.reports).glob("*/*") if p.stem.startswith(f"{stem}-{file_name(name)}"))
-        tracking.publish(files, f"report {stem}", [plan.dataset.name, config.profile], {"overrides": list(words)})
+        tags = [plan.dataset.name, config.profile]
+        tracking.publish(_recorded_files(config, command), f"report {'-'.join(tags)}", tags, {"overrides": list(words)})
     return succeeded
+
+
+def _recorded_files(config: Config, command: str) -> list[Path]:
+    """Return the files of tables and plots that the last analysis of this command wrote; none where there was none."""
+    reports = Path(config.reports)
+    for path in sorted((reports / SELECTIONS).glob("*.json")):
+        record = read_json(path) or {}
+        entries = [entry for entry in record.get("files", {}).values() if entry.get("command") == command]
+        if entries and record.get("runs_folder") == config.runs:
+            return [reports / file for entry in entries for file in entry.get("files", [])]
+    return []
+
+
+def _is_in_identities(word: str) -> bool:
+    """Return whether a word of the command line can change a run's identity, but for its seed."""
+    return not {key_of(word), key_of(word).split(".")[0]} & set(NOT_IN_IDENTITIES)
+
+
+def _sets_dataset(words: Iterable[str]) -> bool:
+    """Return whether a command line chooses a data set or changes one."""
+    return any(key_of(word).split(".")[0] == "dataset" for word in words)
 
 
 def _selection_name(config: Config) -> str:
@@ -95,16 +110,14 @@ def _selection_name(config: Config) -> str:
 
 
 def _arguments(
-    config: Config, started: Mapping[tuple[str, str], Sequence[TrainingRun]], name: str, words: Sequence[str], *,
-    plots: bool,
-) -> list[str]:  # fmt: skip
+    config: Config, started: Mapping[tuple[str, str], Sequence[TrainingRun]], command: str, *, plots: bool
+) -> list[str]:
     """Return the arguments of `python -m analysis` that select the runs of a command. started: runs by pair."""
     runs = [run for of_pair in started.values() for run in of_pair]
-    what = [word for word in words if key_of(word) not in WITHOUT_EFFECT_ON_RUNS]
     return [
         *(["table", "plots"] if plots else ["table"]), f"runs={config.runs}", f"reports={config.reports}",
         f"pair={','.join('-'.join(pair) for pair, of_pair in started.items() if of_pair)}",
         f"method={','.join(dict.fromkeys(run.method for run in runs))}",
         f"identity={','.join(dict.fromkeys(run.folder.path.parent.name for run in runs))}",
-        f"selection={name}", f"command={' '.join(['kd-benchmark bench', *what])}",
+        f"selection={config.selection or _selection_name(config)}", f"command={command}",
     ]  # fmt: skip

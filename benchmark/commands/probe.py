@@ -19,30 +19,35 @@ SAMPLES = 5  # timed samples of a loop; the median counts
 GRAY = [0.5, 0.5, 0.5]  # mean and deviation where the images' are not known: no time depends on them
 
 
-def probe(plan: Plan, words: Sequence[str], known: StepTimes) -> StepTimes:
-    """Time what a plan trains and `known` lacks; say on standard error what is timed."""
+def probe(plan: Plan, words: Sequence[str], known_times: StepTimes) -> StepTimes:
+    """Time what a plan trains and `known_times` lack; say on standard error what is timed."""
     data = replace(plan.config.dataset, mean=GRAY, std=GRAY)
     config = replace(plan.config, dataset=data, threads=plan.settings.hardware.threads)
     Path(config.runs).mkdir(parents=True, exist_ok=True)
     seconds: dict[TimeKey, float] = {}
     plan.settings.hardware.prepare()
     with tempfile.TemporaryDirectory(dir=config.runs) as caches:  # on the disk that holds the runs
-        for teacher, student in plan.pairs:
-            measurement = Measurement(config, words, teacher, student, rounds=1, samples=SAMPLES)
-            wanted: dict[TimeKey, tuple[Measurement, str]] = {
-                (None, teacher, STUDENT_ALONE): (measurement.teacher_training, STUDENT_ALONE)
-            }
-            for name in plan.config.methods:
-                key = (teacher, student, name)
-                if key not in plan.unsupported:
-                    time_key = (None if plan.needs_no_teacher(key) else teacher, student, name)
-                    wanted[time_key] = (measurement, name)
-            missing = {key: loop for key, loop in wanted.items() if key not in known.seconds and key not in seconds}
+        for pair in plan.pairs:
+            measurement = Measurement(config, words, *pair, rounds=1, samples=SAMPLES)
+            loops = _loops(plan, measurement, *pair)
+            missing = {key: loop for key, loop in loops.items() if key not in {*known_times.seconds, *seconds}}
             print(f"probe: {measurement.pair}, {counted(len(missing), 'loop')}", file=sys.stderr, flush=True)
-            for key, (of_loop, name) in missing.items():
-                seconds[key] = _seconds_per_step(SpeedHarness(of_loop), name, Path(caches))
+            for key, (loop_measurement, name) in missing.items():
+                seconds[key] = _seconds_per_step(SpeedHarness(loop_measurement), name, Path(caches))
                 gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next loop
     return StepTimes(seconds, f"a probe of {counted(len(seconds), 'loop')}")
+
+
+def _loops(plan: Plan, measurement: Measurement, teacher: str, student: str) -> dict[TimeKey, tuple[Measurement, str]]:
+    """The training loops of a pair: of its teacher and of its students by each method, as measurement and method."""
+    loops: dict[TimeKey, tuple[Measurement, str]] = {
+        (None, teacher, STUDENT_ALONE): (measurement.teacher_training, STUDENT_ALONE)
+    }
+    for name in plan.config.methods:
+        key = (teacher, student, name)
+        if key not in plan.unsupported:
+            loops[None if plan.needs_no_teacher(key) else teacher, student, name] = (measurement, name)
+    return loops
 
 
 def _seconds_per_step(harness: SpeedHarness, name: str, caches: Path) -> float:

@@ -46,8 +46,10 @@ def check_dataset_name(config: DatasetConfig) -> None:
     if name == source:
         return
     if source not in USER_DATASETS:
-        own = " or ".join(f"dataset={kind}" for kind in USER_DATASETS)
-        raise UserError(f"dataset.name is {name!r}, but {source} keeps its name: only data of {own} can be named")
+        user_datasets = " or ".join(f"dataset={kind}" for kind in USER_DATASETS)
+        raise UserError(
+            f"dataset.name is {name!r}, but {source} keeps its name: only data of {user_datasets} can be named"
+        )
     if not DATASET_NAME.fullmatch(name):
         rule = "use letters, digits, _, - and ., the first a letter or digit"
         raise UserError(f"dataset.name is {name!r}: {rule}")

@@ -51,22 +51,17 @@ def of_finished_runs(plan: Plan) -> StepTimes:
 
 def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
     """What a finished run timed, and its seconds per step; None for a run unlike those of the plan."""
-    record, hardware = folder.record, plan.settings.hardware
-    like = (record.hardware, record.precision) == (
-        hardware.describe(),
-        hardware.resolve_precision(plan.config.precision),
-    )
-    if not like or record.problem or record.network is None or not record.step_ms or not record.epochs:
+    record, config = folder.record, plan.config
+    if record.problem or record.network is None or not record.step_ms or not record.epochs:
         return None
-    tree = folder.config.tree
-    recipe, data = (tree.get(part) if isinstance(tree.get(part), Mapping) else {} for part in ("recipe", "dataset"))
-    assert recipe is not None and data is not None
-    config = plan.config
-    if (recipe.get("batch_size"), data.get("size")) != (config.recipe.batch_size, config.dataset.size):
+    recorded = folder.config
+    data = recorded.dataset
+    conditions = (record.hardware, record.precision, recorded.recipe.get("batch_size"), data.get("size"))
+    if conditions != _conditions(plan):
         return None
     pair, method = folder.path.parts[-4], folder.path.parts[-3]
     if pair == TEACHERS:
-        key = (None, record.network, str(folder.config.method.get("name")))
+        key = (None, record.network, str(recorded.method.get("name")))
     else:
         key = (None if is_student_alone(pair, method) else record.teacher, record.network, method)
     sizes = ("train_size", "test_size", "validation")
@@ -91,11 +86,15 @@ def of_speed(plan: Plan) -> StepTimes:
 
 
 def _is_like(plan: Plan, content: Mapping[str, Any]) -> bool:
-    config, hardware = plan.config, plan.settings.hardware
-    keys = ("batch_size", "image_size", "precision", "hardware")
+    keys = ("hardware", "precision", "batch_size", "image_size")
+    return tuple(content.get(key) for key in keys) == _conditions(plan)
+
+
+def _conditions(plan: Plan) -> tuple[Any, ...]:
+    """Hardware, precision, batch size and image size of a plan, which a time must have been measured under."""
+    hardware, config = plan.settings.hardware, plan.config
     precision = hardware.resolve_precision(config.precision)
-    expected = (config.recipe.batch_size, config.dataset.size, precision, hardware.describe())
-    return tuple(content.get(key) for key in keys) == expected
+    return hardware.describe(), precision, config.recipe.batch_size, config.dataset.size
 
 
 def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator[tuple[TimeKey, float]]:
@@ -162,13 +161,13 @@ class CacheSizes:
         requires = method_requirements(plan.methods[key].resolved(), student, teacher, plan.dataset)
         added = 0.0
         for strong in (False, True)[: requires.views]:
-            header, known = self._header(teacher, strong=strong), self._kinds[teacher, strong]
+            header, counted_kinds = self._header(teacher, strong=strong), self._kinds[teacher, strong]
             kinds = cacheable_kinds(requires.teacher) or []
             if header.gigabytes(kinds) <= plan.settings.cache_gb:
-                before = header.gigabytes(sorted(known))
-                known |= set(kinds)
+                before = header.gigabytes(sorted(counted_kinds))
+                counted_kinds |= set(kinds)
                 times = len(plan.config.seeds) if strong else 1  # strong views differ between seeds
-                added += times * (header.gigabytes(sorted(known)) - before)
+                added += times * (header.gigabytes(sorted(counted_kinds)) - before)
         return added
 
     def _header(self, teacher: str, *, strong: bool) -> CacheHeader:

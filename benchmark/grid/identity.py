@@ -52,9 +52,9 @@ def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> tuple[DatasetCo
         recorded = RunFolder(path.parent).config.tree.get("dataset")
         if not isinstance(recorded, Mapping) or not isinstance(recorded.get("fingerprint"), str):
             continue
-        known = {key: recorded.get(key) for key in options}
+        same = all(recorded.get(key) == value for key, value in options.items())
         unset = [key for key in _dataset_options(config) if key not in options and key not in ("mean", "std")]
-        if known == options and all(recorded.get(key) is None for key in unset) and recorded["fingerprint"]:
+        if same and all(recorded.get(key) is None for key in unset) and recorded["fingerprint"]:
             resolved = dataclasses.replace(config, mean=recorded.get("mean"), std=recorded.get("std"))
             return resolved, recorded["fingerprint"]
     return None

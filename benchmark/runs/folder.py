@@ -41,6 +41,7 @@ import yaml
 
 from benchmark.runs.record import RunConfig, RunRecord, RunStatus, StatusRecord, checksum
 
+SELECTIONS = "selections"  # folder of reports that records which runs and which command made each file
 LARGEST_EPOCH = 10**9  # a larger one is a mistake
 
 

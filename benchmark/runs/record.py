@@ -169,7 +169,12 @@ class RunConfig:
     @property
     def validation(self) -> float:
         """Fraction of the training set that is held out."""
-        return number(self._part("dataset").get("validation")) or 0.0
+        return number(self.dataset.get("validation")) or 0.0
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Options and fingerprint of the data set."""
+        return self._part("dataset")
 
     @property
     def recipe(self) -> Mapping[str, Any]:

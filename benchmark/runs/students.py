@@ -35,9 +35,9 @@ def finished_under_a_pair(root: Path, config: Mapping[str, Any]) -> str | None:
     if method not in METHODS_UNDER_PAIRS:
         return None
     dataset = glob.escape(config["dataset"]["name"])
-    wanted = identity_without_teacher(config)
+    planned = identity_without_teacher(config)
     for relative in sorted(glob.glob(f"{dataset}/*-{config['student']}/{method}/*/seed={seed}", root_dir=root)):
         folder = RunFolder(root / relative)
-        if folder.done and identity_without_teacher(folder.config.tree) == wanted:
+        if folder.done and identity_without_teacher(folder.config.tree) == planned:
             return relative
     return None

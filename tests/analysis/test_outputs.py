@@ -55,6 +55,10 @@ def test_the_record_says_which_runs_and_which_command_made_the_files(full, analy
     assert digits["runs"] == [f"digits/{PAIR}/{m}/0000000000c{i}/seed=0" for i, m in ((1, "ce"), (2, "kd"))]
     assert digits["command"].startswith("kd-benchmark table profile=quick") and digits["made"].startswith("20")
     assert content["files"]["cifar100-short"]["command"].startswith("kd-benchmark table plots profile=short")
+    for stem, entry in content["files"].items():
+        assert entry["files"] == sorted(
+            p.relative_to(tmp_path / "reports").as_posix() for p in (tmp_path / "reports").glob(f"*/{stem}*")
+        )
 
 
 def test_long_names_are_cut_and_stay_distinct(full, analyse, tables):

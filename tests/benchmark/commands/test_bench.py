@@ -113,8 +113,9 @@ def test_plots_are_drawn_where_there_are_none(finished, tmp_path):
     plots = sorted((tmp_path / "again" / "plots").iterdir())
     assert plots
     drawn_at = [p.stat().st_mtime_ns for p in plots]
-    assert main(["bench", *finished, f"reports={tmp_path / 'again'}"]) == 0
-    assert [p.stat().st_mtime_ns for p in plots] == drawn_at
+    for _ in range(2):  # the record of the first time without new plots does not forget them
+        assert main(["bench", *finished, f"reports={tmp_path / 'again'}"]) == 0
+        assert [p.stat().st_mtime_ns for p in plots] == drawn_at
 
 
 @pytest.mark.parametrize(
