@@ -29,7 +29,7 @@ from benchmark.statistics import MIN_SEEDS, RESOLUTION
 
 ALPHA = 0.05
 BASELINE = "kd"
-REFERENCES = (BASELINE, published.STUDENT)  # the methods that all others are compared with, one family each
+REFERENCES = {BASELINE: "KD", published.STUDENT: "the student alone"}  # what rows are compared with, a family each
 
 RowPair = tuple[MethodRow, MethodRow]  # a row and the one that it is compared with
 

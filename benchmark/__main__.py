@@ -26,7 +26,7 @@ ANALYSIS = {  # commands of `python -m analysis`, which is never imported here
     "structure": "fidelity of the students to their teacher: agreement, class structure",
     "report": "one HTML page with tables and plots",
     "ablation": "tables and plots of what `ablate` trained",
-    "drop": "move the runs that pass the filters to a trash folder: method=kd where=kd.temperature=2",
+    "drop": "move the runs that pass the filters to a trash folder: method=kd where=method.temperature=2",
     "restore": "move all dropped runs back",
     "scale": "time the tables of generated run folders",
     "simulate": "false marks and power of the significance tests, on simulated runs",

@@ -20,7 +20,7 @@ from analysis.groups import MethodRow, ResultGroup, RowKey
 from analysis.statistics import BASELINE, Comparison
 from benchmark.tables import cells
 
-REFERENCES = {published.STUDENT: "the student alone", BASELINE: "KD"}  # what rows are compared with
+REFERENCES = {m: statistics.REFERENCES[m] for m in (published.STUDENT, BASELINE)}  # in the order of the panels
 NAMES = 1.7  # inches at most for the names of rows
 GAP, HEADING, BELOW = 0.25, 0.2, 0.42  # inches: between panels, above and below them
 Differences = Mapping[tuple[RowKey, str], Comparison]

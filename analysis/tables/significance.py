@@ -17,7 +17,6 @@ COLUMNS = (
     "dataset", "profile", "pair", "method", "label", "identity", "other_method", "other_label", "other_identity", "n",
     "seeds", "difference", "low", "high", "p", "p_adjusted", "family_size", "df", "d_z", "significant", "note",
 )  # fmt: skip
-REFERENCE_NAMES = {statistics.BASELINE: "KD", published.STUDENT: "the student alone"}
 EFFECT = "d_z: the difference over the moderated standard deviation of one seed's difference."
 
 
@@ -91,7 +90,7 @@ def _family_sizes(results: Results) -> str:
     for pair in results.group.pairs:
         sizes = {c.other.method: c.family_size for c in results.comparisons if c.pair == pair}
         if any(sizes.values()):
-            families = (f"{n} against {REFERENCE_NAMES[method]}" for method, n in sizes.items())
+            families = (f"{n} against {statistics.REFERENCES[method]}" for method, n in sizes.items())
             by_pair.append(f"{pair}: {', '.join(families)}")
     return f"Tests in the families: {'; '.join(by_pair)}." if by_pair else ""
 
@@ -100,7 +99,7 @@ def _not_compared(results: Results) -> Iterator[str]:
     """The rows that have no comparison in a family although the pair has a row of its reference."""
     for pair in results.group.pairs:
         rows = results.group.rows_on(pair)
-        for method, name in REFERENCE_NAMES.items():
+        for method, name in statistics.REFERENCES.items():
             compared = {c.row.key for c in results.comparisons if (c.pair, c.other.method) == (pair, method)}
             references = {row.key for row in statistics.reference_rows(results.group, pair, method).values()}
             rows_without = (r for r in rows if r.method != published.STUDENT and r.key not in compared | references)
