@@ -128,4 +128,9 @@ Uncertain, each an option:
 Presets: clkd_letter is the reading in which all four terms matter with the weights of A and B. clkd_a1 and clkd_a2 are
 the two variants of A; clkd_b is that of B; clkd_r1 takes G as the textbook covariance with the classes as observations
 (instance, centered over the classes). On synthetic logits L_cc is practically zero under clkd_a2 and clkd_b.
+
+Later evidence, none of it from the authors: a third party's log of A1 (one run each, weight decay 1e-4) ends below the
+student alone on resnet32x4-resnet8x4; a public rerun of A2 (one run each, other augmentation and learning rate) puts
+CLKD below KD on six pairs and below the student alone on two of them. So the readings with NMSE averaged over entries do
+not do what the abstract claims.
 """
