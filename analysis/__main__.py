@@ -7,6 +7,7 @@ from pathlib import Path
 from analysis import commands, exclusions, scale, simulation
 from analysis.selection import RUN_FILTERS, select
 from benchmark.config.command_options import load_analysis
+from benchmark.console import protect_streams
 from benchmark.errors import UserError, describe_os_error, nearest
 from benchmark.tables.cells import counted
 
@@ -107,4 +108,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    protect_streams()
     sys.exit(main(sys.argv[1:]))

@@ -18,8 +18,10 @@ import pandas as pd
 from analysis import students
 from analysis.students import OF_TEACHER, Pairs
 from benchmark.runs.folder import RunFolder
+from benchmark.runs.reading import well_formed
 from benchmark.runs.record import TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord, number
 
+DEPTH = 5  # of run folders below their root: data set, pair, method, identity, seed
 IDENTITY = re.compile(r"[0-9a-f]{12}")
 STUDENT_FOLDER = re.compile(r"seed=(\d+)")
 TEACHER_FOLDER = re.compile(r"seed=\d+|imported|sha256=\w+")
@@ -75,13 +77,13 @@ class Runs:
 def load_runs(root: Path) -> Runs:
     """Read all runs below `root`; empty where there are none."""
     finished, unfinished, pairs = [], [], Pairs(_pair_folders(root))
-    for folder in run_folders(root):
-        dataset, pair, method, identity, leaf = folder.parts[-5:]
+    for folder, error in _folders(root):
+        dataset, pair, method, identity, leaf = map(well_formed, folder.parts[-5:])
         run = RunFolder(folder)
         status, record = run.status_record, run.record
-        if status.status is None and not (folder / "result.json").exists():
+        if not error and status.status is None and not os.path.lexists(folder / "result.json"):
             continue  # never started
-        reason = _unfinished_reason(status) or _rejection_reason(record, folder)
+        reason = error or _unfinished_reason(status) or _rejection_reason(record, folder) or run.config.problem
         if reason:
             skipped = status.status is RunStatus.SKIPPED
             profile = profile_of(run.config)
@@ -119,13 +121,31 @@ def _on_every_pair(finished: list[students.Row], unfinished: list[UnfinishedRun]
 
 def run_folders(root: Path) -> Iterator[Path]:
     """Iterate over all folders at the depth and with the names of runs, sorted."""
-    for dataset in _subfolders(root):
-        for pair in _subfolders(dataset):
-            names = TEACHER_FOLDER if pair.name == TEACHERS else STUDENT_FOLDER
-            for method in _subfolders(pair):
-                for identity in _subfolders(method):
-                    if IDENTITY.fullmatch(identity.name):
-                        yield from (leaf for leaf in _subfolders(identity) if names.fullmatch(leaf.name))
+    return (folder for folder, error in _folders(root) if not error)
+
+
+def _folders(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, str | None]]:
+    """Iterate over the folders of runs, `depth` levels below `root`, and over folders that cannot be listed.
+
+    The latter come with the reason, and `*` in place of the folders below them.
+    """
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        yield root.joinpath(*depth * ["*"]), f"its folder cannot be read: {e.strerror}"
+        return
+    if depth == 0:
+        yield root, None
+    elif depth == 2:
+        names = filter(IDENTITY.fullmatch, names)
+    elif depth == 1:
+        leaf = TEACHER_FOLDER if root.parts[-3] == TEACHERS else STUDENT_FOLDER
+        names = filter(leaf.fullmatch, names)
+    for name in names if depth else ():
+        yield from _folders(root / name, depth - 1)
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -154,16 +174,12 @@ def profile_of(config: RunConfig) -> str | None:
 
 
 def _pair_folders(root: Path) -> dict[str, set[str]]:
-    """Names of the folders of pairs, by data set."""
-    return {d.name: {p.name for p in _subfolders(d) if p.name.count("-") == 1} for d in _subfolders(root)}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(folder / e.name for e in entries if not e.name.startswith(".") and e.is_dir())
-    except OSError:
-        return []
+    """Names of the folders of pairs, by data set; those of pairs without runs count."""
+    pairs: dict[str, set[str]] = {}
+    for folder in root.glob("*/*-*/"):
+        if folder.name.count("-") == 1:
+            pairs.setdefault(folder.parent.name, set()).add(folder.name)
+    return pairs
 
 
 def _unfinished_reason(record: StatusRecord) -> str | None:

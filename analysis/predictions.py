@@ -5,6 +5,7 @@ y the labels. All shares and accuracies are per cent and their differences point
 """
 
 import functools
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from benchmark.runs.folder import RunFolder
+from benchmark.runs.reading import read_bytes
 
 CALIBRATION_BINS = 15  # as in the paper of the calibration error
 TOP = 5  # size of the sets of predictions that are compared
@@ -76,12 +78,19 @@ class Predictions:
 def load_predictions(folder: Path) -> Predictions | None:
     """Return the test outputs of a run; None where the file is missing, broken, or holds no labeled test set."""
     try:
-        with np.load(RunFolder(folder).test_outputs, allow_pickle=False) as arrays:
+        content = io.BytesIO(read_bytes(RunFolder(folder).test_outputs))
+        with np.load(content, allow_pickle=False) as arrays:
             logits, labels = arrays["logits"], arrays["labels"]
             names = [str(n) for n in arrays["class_names"]] if "class_names" in arrays else None
     except Exception:  # zipfile, zlib and numpy each have errors of their own for a broken file
         return None
-    if logits.ndim != 2 or not logits.size or labels.shape != logits.shape[:1] or not np.isfinite(logits).all():
+    if (
+        logits.ndim != 2
+        or not logits.size
+        or logits.dtype.kind != "f"
+        or labels.shape != logits.shape[:1]
+        or not np.isfinite(logits).all()
+    ):
         return None
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= logits.shape[1]:
         return None

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from benchmark.console import protect_streams
 from benchmark.errors import UserError, describe_os_error, nearest
 from benchmark.grid.executors import stop
 from benchmark.runs.folder import RunBusy
@@ -74,6 +75,7 @@ def usage() -> str:
 def run_from_shell() -> NoReturn:
     """Run the command of this process's arguments and exit with its status; SIGTERM counts as Ctrl-C."""
     signal.signal(signal.SIGTERM, stop)
+    protect_streams()
     sys.exit(main(sys.argv[1:]))
 
 

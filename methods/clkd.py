@@ -131,6 +131,6 @@ the two variants of A; clkd_b is that of B; clkd_r1 takes G as the textbook cova
 
 Later evidence, none of it from the authors: a third party's log of A1 (one run each, weight decay 1e-4) ends below the
 student alone on resnet32x4-resnet8x4; a public rerun of A2 (one run each, other augmentation and learning rate) puts
-CLKD below KD on six pairs and below the student alone on two of them. So the readings with NMSE averaged over entries do
-not do what the abstract claims.
+CLKD below KD on six pairs and below the student alone on two of them. So the readings with NMSE averaged over entries
+do not do what the abstract claims.
 """

@@ -9,7 +9,14 @@ from tests.conftest import ROOT
 
 ROOMS = ("benchmark", "methods", "analysis")
 FORBIDDEN = {"methods": ("benchmark", "analysis"), "benchmark": ("analysis",), "analysis": ("methods",)}
-ANALYSIS_READS = ("config", "errors", "runs", "statistics", "tables")  # rooms of benchmark; they train nothing
+ANALYSIS_READS = (
+    "config",
+    "console",
+    "errors",
+    "runs",
+    "statistics",
+    "tables",
+)  # rooms of benchmark; they train nothing
 
 
 def import_graph() -> dict[str, set[str]]:

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
+from benchmark.console import protect_streams
+
 
 class Executor(Protocol):
     """Runs functions somewhere: here, in a pool of processes, on Slurm through submitit, on Ray."""
@@ -84,6 +86,7 @@ class Processes:
 def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it with SIGTERM
+    protect_streams()
     try:
         pipe.send(function(*args))
     except KeyboardInterrupt:

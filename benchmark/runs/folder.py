@@ -39,6 +39,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from benchmark.runs.reading import read_bytes, read_json
 from benchmark.runs.record import RunConfig, RunRecord, RunStatus, StatusRecord, checksum
 
 SELECTIONS = "selections"  # folder of reports that records which runs and which command made each file
@@ -107,15 +108,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically. NaN and infinities become null, which every JSON reader accepts."""
     write_text(path, json.dumps(_finite(value), indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`; None where the file is missing, broken, or holds something else."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 class RunFolder:
@@ -198,8 +190,8 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """Return the epochs recorded so far, without lines that are incomplete or have no epoch."""
         lines = []
-        with contextlib.suppress(OSError), open(self.path / "metrics.jsonl", "rb") as f:
-            for text in f:
+        with contextlib.suppress(OSError):
+            for text in read_bytes(self.path / "metrics.jsonl").splitlines():
                 with contextlib.suppress(ValueError, RecursionError):
                     lines.append(json.loads(text))
         return [line for line in lines if isinstance(line, dict) and _is_epoch(line.get("epoch"))]

@@ -13,8 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
+from benchmark.runs.reading import read_yaml, well_formed
 from methods.options import is_number
 
 NAMES_ON_DISK = {"init_epochs": "pre_epochs", "code_version": "code", "changed_settings": "changed"}
@@ -26,8 +25,6 @@ TEACHERS = "teachers"  # the folder that holds teachers, where students have the
 NULLABLE = ("top5_last", "val_top1_last", "agreement", "correlation_distance")
 NULLABLE_STUDENT = ("year",)
 NULLABLE_PAIR = ("teacher_top1",)
-
-YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
 class RunStatus(StrEnum):
@@ -50,8 +47,8 @@ class StatusRecord:
     @classmethod
     def from_json(cls, content: Mapping[str, Any] | None) -> Self:
         """Return the status in a parsed status.json; None stands for a file that cannot be read."""
-        content = content or {}
-        return cls(_status(content.get("status")), str(content.get("reason") or ""))
+        text: dict[str, Any] = well_formed(content or {})
+        return cls(_status(text.get("status")), str(text.get("reason") or ""))
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of status.json."""
@@ -131,7 +128,8 @@ class RunRecord:
         """
         if content is None:
             return cls(problem=UNREADABLE)
-        values = {name: read(content[key]) for name, key, read in _READERS if key in content}
+        text = well_formed(content)  # the checksum is of the content as it is
+        values = {name: read(text[key]) for name, key, read in _READERS if key in text}
         return cls(problem=_problem(content), **values)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,15 +149,23 @@ class RunConfig:
     """Content of config.yaml, the resolved config of a run; None where a part of it is missing."""
 
     tree: Mapping[str, Any] = field(default_factory=dict)
+    problem: str | None = None  # why the config cannot be used; None for a missing file, as old runs may have
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Return the config in a file; empty where the file is missing, broken, or holds something else."""
+        """Return the config in a file; empty where the file is missing or broken.
+
+        Raises nothing: `problem` says what is wrong with a file that is there.
+        """
         try:
-            tree = yaml.load(path.read_bytes(), YamlLoader)
-        except (OSError, ValueError, RecursionError, yaml.YAMLError):
+            tree = read_yaml(path)
+        except FileNotFoundError:
             return cls()
-        return cls(tree if isinstance(tree, Mapping) else {})
+        except OSError as e:
+            return cls(problem=f"its config.yaml cannot be read: {e.strerror or 'it is not a regular file'}")
+        except ValueError as e:
+            return cls(problem=f"its config.yaml is broken: {e}")
+        return cls(tree, _config_problem(tree)) if isinstance(tree, dict) else cls(problem=_config_problem(tree))
 
     @property
     def profile(self) -> str | None:
@@ -208,6 +214,21 @@ def _problem(content: Mapping[str, Any]) -> str | None:
         return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
     if "checksum" in content and content["checksum"] != checksum(content):
         return "its result.json was changed after it was written"
+    return None
+
+
+def _config_problem(tree: Any) -> str | None:
+    """Why the content of a config.yaml is not one of a run; None where it is."""
+    if not isinstance(tree, dict):
+        return "its config.yaml holds no settings"
+    for key in ("dataset", "recipe", "method"):
+        if not isinstance(tree.get(key, {}), dict):
+            return f"its config.yaml says {key}: {tree[key]}, which is no group of settings"
+    if not isinstance(tree.get("profile", ""), str):
+        return f"its config.yaml says profile: {tree['profile']}, which is no name"
+    fraction = tree.get("dataset", {}).get("validation", 0.0)
+    if not is_number(fraction) or not 0 <= fraction < 1:
+        return f"its config.yaml says dataset.validation: {fraction}, which is no fraction"
     return None
 
 
