@@ -1,4 +1,4 @@
-"""The command line: `kd-benchmark [command] [key=value …]`, or `python -m benchmark`."""
+"""The command line: `kd-benchmark [command] [key=value …]`, or `python -m benchmark`; without a word the help."""
 
 import importlib
 import os
@@ -11,6 +11,7 @@ from benchmark.console import protect_streams
 from benchmark.errors import UserError, describe_os_error, nearest
 from benchmark.grid.executors import stop
 from benchmark.runs.folder import RunBusy
+from benchmark.usage import usage
 
 TRAINING = {  # modules of benchmark.commands
     "bench": "train the missing runs of a grid, then make tables and plots (the default)",
@@ -39,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     names = [a for a in arguments if "=" not in a]
     command = names[0] if names else "bench"
     try:
-        if any(name in ("-h", "--help", "help") for name in names):
-            print(usage())
+        if not arguments or any(name in ("-h", "--help", "help") for name in names):
+            print(usage(TRAINING, ANALYSIS))
             return 0
         for name in names:
             if name not in {**TRAINING, **ANALYSIS}:
@@ -63,13 +64,6 @@ def main(arguments: Sequence[str]) -> int:
         effect = "starts again" if command == "speed" else "continues after the last finished epoch"
         print(f"\nstopped; the same command {effect}", file=sys.stderr)
         return 130
-
-
-def usage() -> str:
-    """Return the help text."""
-    commands = "\n".join(f"  {name:<10} {text}" for name, text in (TRAINING | ANALYSIS).items())
-    keys = "The keys are documented in conf/config.yaml and conf/<command>.yaml."
-    return f"usage: kd-benchmark [command] [key=value …]\n\n{commands}\n\n{keys}"
 
 
 def run_from_shell() -> NoReturn:

@@ -29,24 +29,11 @@ def method_table() -> str:
 
 
 def yaml_keys(path: str) -> str:
-    """Return a table of the keys of a YAML file below the root: key, value and the comment beside it.
+    """Return a table of the keys of a YAML file below the root: key, value and the comment beside it."""
+    from benchmark import usage
 
-    Only the subset of YAML that the files in `conf/` use is read: one key per line, nested by indentation.
-    """
-    lines, parents = ["| key | default | meaning |", "|---|---|---|"], [(-1, "")]
-    for line in (ROOT / path).read_text().splitlines():
-        match = re.match(r"( *)(\w+):(?: ([^#]+?))?(?: +# (.*))?$", line)
-        if match is None or match[2] == "defaults":
-            continue
-        indent, name, value, comment = len(match[1]), match[2], match[3], match[4] or ""
-        while parents[-1][0] >= indent:
-            parents.pop()
-        key = f"{parents[-1][1]}{name}"
-        if value is None:
-            parents.append((indent, f"{key}."))
-        else:
-            lines.append(f"| `{key}` | `{value}` | {_cell(comment)} |")
-    return "\n".join(lines)
+    rows = (f"| `{key}` | `{value}` | {_cell(comment)} |" for key, value, comment in usage.yaml_keys(ROOT / path))
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
 
 
 def fields(path: str) -> str:

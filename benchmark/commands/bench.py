@@ -1,5 +1,6 @@
 """`bench`: train the missing runs of a grid, then make tables and plots."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from benchmark.config.compose import load_config
 from benchmark.config.overrides import key_of
+from benchmark.config.references import describe_additions, with_references
 from benchmark.config.schema import Config
 from benchmark.grid import execution
 from benchmark.grid import plan as grid
@@ -26,19 +28,20 @@ NOT_IN_IDENTITIES = (
 
 def run(words: Sequence[str]) -> int:
     """Plan, train, make tables and plots; return the exit status: 1 where runs did not finish."""
-    config = load_config(words)
-    plan = grid.make_plan(config, words)
+    config = load_config(words, references=True)
+    plan = grid.make_plan(with_references(config), words)
     tracking = Tracking(config.tracker, plan.settings.runs)
-    print(plan.text(), flush=True)
+    print(describe_additions(config) + plan.text(), flush=True)
     outcomes = train(plan, tracking)
-    reported = _report(plan, tracking, words, trained=bool(outcomes))
+    selection = config.selection or _selection_name(config)
+    reported = _report(plan, tracking, words, selection, trained=bool(outcomes))
     for outcome in outcomes:
         if outcome.status == RunStatus.SKIPPED:
             print(f"n/a: {outcome.name}: {outcome.reason}", file=sys.stderr)
     status = report_unfinished(o for o in outcomes if o.status != RunStatus.SKIPPED)
     if config.profile == "quick" and not _sets_dataset(words):
-        choices = [w for w in words if key_of(w) in ("pair", "methods", "seeds")]
-        print(" ".join(["The paper's protocol: kd-benchmark bench", *choices, "profile=paper"]))
+        choices = [w for w in words if key_of(w) in ("pair", "methods", "seeds", "references")]
+        print(f"The paper's protocol: {shlex.join(['kd-benchmark', 'bench', *choices, 'profile=paper'])}")
     return status if reported else 1
 
 
@@ -64,8 +67,8 @@ def run_analysis(arguments: Sequence[str]) -> int:
     return subprocess.run([sys.executable, "-m", "analysis", *arguments], check=False).returncode
 
 
-def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bool) -> bool:
-    """Make the tables and plots of this command's runs; return False where that failed."""
+def _report(plan: Plan, tracking: Tracking, words: Sequence[str], selection: str, *, trained: bool) -> bool:
+    """Make tables and plots of this command's runs; return False where that failed. selection: their files' name."""
     config = plan.config
     trained_teachers = [network for network, teacher in plan.teachers.items() if teacher.folder.done]
     runs = {(t, s): [r for r in plan.students(t) if r.network == s] for t, s in plan.pairs if t in trained_teachers}
@@ -74,7 +77,7 @@ def _report(plan: Plan, tracking: Tracking, words: Sequence[str], *, trained: bo
         return True
     command = " ".join(["kd-benchmark bench", *(word for word in words if _is_in_identities(word))])
     plots = trained or not any(path.suffix == ".png" for path in _recorded_files(config, command))
-    succeeded = run_analysis(_arguments(config, started, command, plots=plots)) == 0
+    succeeded = run_analysis(_arguments(config, started, command, selection, plots=plots)) == 0
     if trained:
         tags = [plan.dataset.name, config.profile]
         tracking.publish(_recorded_files(config, command), f"report {'-'.join(tags)}", tags, {"overrides": list(words)})
@@ -110,7 +113,12 @@ def _selection_name(config: Config) -> str:
 
 
 def _arguments(
-    config: Config, started: Mapping[tuple[str, str], Sequence[TrainingRun]], command: str, *, plots: bool
+    config: Config,
+    started: Mapping[tuple[str, str], Sequence[TrainingRun]],
+    command: str,
+    selection: str,
+    *,
+    plots: bool,
 ) -> list[str]:
     """Return the arguments of `python -m analysis` that select the runs of a command. started: runs by pair."""
     runs = [run for of_pair in started.values() for run in of_pair]
@@ -119,5 +127,5 @@ def _arguments(
         f"pair={','.join('-'.join(pair) for pair, of_pair in started.items() if of_pair)}",
         f"method={','.join(dict.fromkeys(run.method for run in runs))}",
         f"identity={','.join(dict.fromkeys(run.folder.path.parent.name for run in runs))}",
-        f"selection={config.selection or _selection_name(config)}", f"command={command}",
+        f"selection={selection}", f"command={command}",
     ]  # fmt: skip

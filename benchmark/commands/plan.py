@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmark.config.command_options import load_options
 from benchmark.config.compose import load_config
+from benchmark.config.references import describe_additions, with_references
 from benchmark.config.schema import Config, PlanOptions
 from benchmark.data import outline
 from benchmark.data.datasets import Dataset
@@ -17,9 +18,9 @@ from methods.options import dotted_names
 def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
     options, overrides = load_options("plan", PlanOptions, words)
-    config = load_config(overrides, dotted_names(PlanOptions))
-    plan = grid.make_plan(config, overrides, _outline(config))
-    print(plan.text(), flush=True)
+    config = load_config(overrides, dotted_names(PlanOptions), references=True)
+    plan = grid.make_plan(with_references(config), overrides, _outline(config))
+    print(describe_additions(config) + plan.text(), flush=True)
     times = estimate.of_finished_runs(plan).or_else(estimate.of_speed(plan))
     if options.probe:
         from benchmark.commands.probe import probe  # builds networks and trainers, which a plan does not need

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, method_files, overrides, pairs
 from benchmark.config.overrides import LISTS, Override
+from benchmark.config.references import missing_references
 from benchmark.config.schema import Config, MethodConfig
 from benchmark.errors import UserError, nearest
 from methods.options import dotted_names, is_schema, restrict
@@ -27,10 +28,11 @@ from methods.options import dotted_names, is_schema, restrict
 FULL_EPOCHS = 240  # length of the field's CIFAR recipe; `${scaled:n}` scales n of its epochs to `recipe.epochs`
 
 
-def load_config(words: Sequence[str], command_keys: Sequence[str] = ()) -> Config:
+def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, references: bool = False) -> Config:
     """Return the config of a training command. Options of methods are checked in `load_method`.
 
-    command_keys: further keys of the command, to be suggested for a misspelled one. Raises UserError.
+    command_keys: further keys of the command, to be suggested for a misspelled one. references: the command adds the
+    missing references, so that their options may be set. Raises UserError.
     """
     for word in words:
         if overrides.key_of(word) == "method":
@@ -45,7 +47,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = ()) -> Confi
             raise UserError(f"{key} is empty: give at least one, as in {key}={LISTS[key]}")
         if len(set(values)) < len(values):
             raise UserError(f"{key} names something twice: {', '.join(map(str, values))}")
-    _check_owners(words, config.methods)
+    _check_owners(words, [*config.methods, *(missing_references(config) if references else [])])
     for key in ("runs", "reports", "data"):
         setattr(config, key, str(Path(getattr(config, key)).expanduser()))
     for key in ("runs", "reports"):

@@ -1,7 +1,7 @@
 """The parser of the command line's key=value words.
 
     recipe.epochs=20       one value, in Hydra's grammar
-    seeds=0,1              a list; brackets are optional: seeds=[0,1]
+    seeds=0,1              a list; brackets are optional: seeds=[0,1]; a range of seeds includes its ends: seeds=0-4
     runs=my runs           a path, or the name of a data set, taken literally; quotes around it are optional
     kd.temperature=2       an option of a method; its key is <method>.<option>, or method.<option> for every method
     kd.temperature=2,4     a sweep (`ablate` alone); also range:a:b:step, log:a:b:n and decade:n
@@ -22,6 +22,7 @@ from methods.options import leaf_fields
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
 PATHS = ("runs", "reports", "data", "teacher.checkpoint", "dataset.file", "dataset.root")
 LITERALS = (*PATHS, "dataset.name")  # keys whose value is a text whatever it looks like
+MAX_SEEDS = 1000  # of a range; a longer one is a typing mistake
 SCALES = ("range", "log", "decade")  # sweeps whose values are computed
 
 Sweep = list[Any] | dict[str, Any]  # the values themselves, or {scale: its numbers}
@@ -161,6 +162,16 @@ def _split(text: str) -> list[str]:
     return [name.strip().strip("'\"") for name in inner.split(",")] if inner.strip() else []
 
 
+def _expand_range(word: str, name: str) -> list[str]:
+    """Return the seeds of a range such as 0-4, its ends included; anything else as it is."""
+    if not (ends := re.fullmatch(r"(\d+)-(\d+)", name)):
+        return [name]
+    first, last = map(int, ends.groups())
+    if not first <= last < first + MAX_SEEDS:
+        raise UserError(f"cannot read {word!r}: a range counts up by at most {MAX_SEEDS} seeds, as seeds=0-4 does")
+    return list(map(str, range(first, last + 1)))
+
+
 def _in_hydra_grammar(word: str) -> str:
     """Put brackets around a list and quotes around a path. Raises UserError for a malformed list."""
     key, equals, value = word.partition("=")
@@ -173,6 +184,8 @@ def _in_hydra_grammar(word: str) -> str:
     if key not in LISTS:
         return word
     names = _split(value)
-    if not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+    if key == "seeds":
+        names = [seed for name in names for seed in _expand_range(word, name)]
+    if not all(re.fullmatch(r"[\w.+-]+", name) for name in names):
         raise UserError(f"cannot read {word!r}: write names with commas between, as in {key}={LISTS[key]}")
     return f"{key}=[{','.join(names)}]"

@@ -89,6 +89,7 @@ class Config:
     pair: list[str] = option()
     methods: list[str] = option()
     seeds: list[int] = integer(0)
+    references: bool = boolean()  # add the student alone and KD to the chosen methods
     profile: str = option()
     dataset: DatasetConfig = option()
     recipe: Recipe = option()

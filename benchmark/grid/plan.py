@@ -168,12 +168,19 @@ class Plan:
             f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}",
             f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), "
             f"precision {hardware.resolve_precision(config.precision)}{jobs}",
+            f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]
         if not self.dataset.fingerprint:
             lines.append(f"{self.dataset.name} is not in {config.data} and will be downloaded")
         if hardware.device == "cuda" and config.jobs > 1 and not nvidia_mps_is_running():
             lines.append("without MPS the runs take turns on the GPU, which saves little: nvidia-cuda-mps-control -d")
         return lines
+
+
+def _one_seed(seed: int) -> str:
+    """Return what a plan says of a single seed, which may have been meant as a number of seeds."""
+    meant = f", not {seed} runs: seeds=0-{seed - 1} is {seed} seeds" if seed > 1 else ""
+    return f"seed {seed}: one run of each method on each pair{meant}"
 
 
 def make_plan(config: Config, overrides: Sequence[str], dataset: Dataset | None = None) -> Plan:

@@ -9,13 +9,32 @@ import tomllib
 import pytest
 
 from benchmark.__main__ import ANALYSIS, TRAINING, main
+from benchmark.config.schema import AnalysisOptions, Config, PlanOptions, TuneOptions
 from benchmark.runs.folder import RunBusy
+from methods.options import leaf_fields
 from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_command_is_a_module_with_a_run_function(name):
     assert callable(importlib.import_module(f"benchmark.commands.{name}").run)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["bench", "help"]])
+def test_the_help_is_printed_on_request_and_without_arguments(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("benchmark.commands.bench.run", lambda words: pytest.fail("runs are trained"))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("usage: kd-benchmark <command>")
+
+
+def test_every_key_and_variable_is_in_the_help(capsys):
+    assert main(["--help"]) == 0
+    words = set(re.findall(r"[\w.]+", capsys.readouterr().out))
+    shared = set(leaf_fields(Config)) - {"method"}
+    missing = {*shared, *leaf_fields(AnalysisOptions), *leaf_fields(TuneOptions), *leaf_fields(PlanOptions)} - words
+    assert missing == set()
+    variables = re.search(r"^VARIABLES = (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(variables[1].split()) - {"PYTHON", "BIN", "PAIRS"} <= words  # of installation, and of `make help`
 
 
 def test_every_command_is_in_the_help_and_has_a_make_target(capsys):

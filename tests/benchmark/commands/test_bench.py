@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -116,6 +117,35 @@ def test_plots_are_drawn_where_there_are_none(finished, tmp_path):
     for _ in range(2):  # the record of the first time without new plots does not forget them
         assert main(["bench", *finished, f"reports={tmp_path / 'again'}"]) == 0
         assert [p.stat().st_mtime_ns for p in plots] == drawn_at
+
+
+def test_a_method_alone_is_trained_beside_its_references_in_files_of_its_own_name(finished, tmp_path, capfd):
+    """The student alone and KD are finished runs of the same folder."""
+    words = [*finished, "methods=at", "references=true"]
+    assert main(["bench", *words]) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("added for comparison: ce (the student alone), kd (KD); references=false leaves them out\n")
+    assert "runs: 1 to train, 2 done" in out
+    line = next(line for line in out.splitlines() if line.startswith("| AT "))
+    assert re.search(r"\| [+−]?\d+\.\d\d \|$", line)  # the difference to the student alone
+    names = {path.name for path in (tmp_path / "reports").rglob("*.md")}
+    assert any("resnet14-resnet8-at" in name for name in names) and not any("+ce" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("more", "suggested"),
+    [
+        (["seeds=[0]"], "kd-benchmark bench pair=resnet14-resnet8 methods=ce,kd 'seeds=[0]' profile=paper\n"),
+        (["dataset.test_size=30"], ""),
+    ],
+)
+def test_the_papers_protocol_is_suggested_with_the_same_choices(more, suggested, monkeypatch, capsys, tmp_path):
+    """Not after runs on images that the paper's protocol does not have."""
+    monkeypatch.setattr("benchmark.commands.bench.train", lambda *_: [])
+    words = ["pair=resnet14-resnet8", "methods=ce,kd", "tracker.mode=off"]
+    assert main(["bench", *words, f"runs={tmp_path / 'runs'}", *more]) == 0
+    text = capsys.readouterr().out.partition("The paper's protocol: ")[2]
+    assert text == suggested
 
 
 @pytest.mark.parametrize(

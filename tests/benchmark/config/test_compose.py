@@ -132,6 +132,10 @@ def test_a_composer_gives_each_pair_what_a_composition_of_its_own_gives(pair, wo
     [
         ("recipe.epoch=3", "unknown key 'recipe.epoch'; did you mean recipe.epochs"),
         ("recipee.epochs=3", "did you mean recipe.epochs"),
+        ("lr=0.1", "unknown key 'lr'; did you mean recipe.lr?"),
+        ("checkpoint=x", "unknown key 'checkpoint'; did you mean teacher.checkpoint?"),
+        ("methods=kd,crd+kd", "unknown method 'crd+kd'; did you mean crd_kd?"),
+        ("methods=kd+crd", "unknown method 'kd+crd'; did you mean crd_kd?"),
         ("profile=papr", "unknown profile 'papr'; did you mean paper"),
         ("dataset=cifar", "did you mean cifar10"),
         ("recipe=cifra", "unknown recipe 'cifra'; did you mean cifar"),

@@ -27,6 +27,19 @@ def test_brackets_around_a_list_are_optional(names):
     assert overrides.parse_names(f"methods={','.join(names)}") == names
 
 
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("[0-1,7]", [0, 1, 7]), ("3-3", [3]), ("5", [5])]
+)
+def test_a_range_of_seeds_includes_its_ends(text, seeds):
+    assert overrides.parse(f"seeds={text}").value == seeds
+
+
+@pytest.mark.parametrize("text", ["4-0", "0-99999999999"])
+def test_a_range_that_counts_down_or_very_far_is_refused(text):
+    with pytest.raises(UserError, match=f"cannot read 'seeds={text}': a range counts up by at most 1000 seeds"):
+        overrides.parse(f"seeds={text}")
+
+
 @given(st.one_of(st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()))
 def test_plain_values_survive_a_round_trip(value):
     assert overrides.parse(f"recipe.lr={overrides.override_text(value)}").value == value

@@ -44,6 +44,18 @@ def test_options_are_part_of_the_identity_and_hardware_seeds_and_tracking_are_no
     assert identity("threads=2", "tracker.project=other", "seeds=7") == identities[-1]
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("seeds=5", "seed 5: one run of each method on each pair, not 5 runs: seeds=0-4 is 5 seeds"),
+        ("seeds=0", "seed 0: one run of each method on each pair"),
+        ("seeds=0-2", "seeds 0, 1, 2"),
+    ],
+)
+def test_the_plan_names_the_seeds(tiny, word, line):
+    assert line in plan_of([*tiny, "methods=kd", word]).text().splitlines()
+
+
 def test_a_student_needs_a_finished_teacher(tiny):
     plan = plan_of([*tiny, "methods=ce,kd"])
     assert plan.run_count("resnet14") == 1  # ce reads no teacher

@@ -1,0 +1,66 @@
+"""The help text: commands, the keys of `conf/` with their comments, and the Makefile's variables. No torch here."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from benchmark.config import files
+
+SHARED = (
+    "config",
+    "recipe/cifar",
+    "tracker/wandb",
+    "dataset/cifar100",
+)  # files with the keys of every training command
+GROUPS = ("profile", "dataset", "recipe", "tracker")
+PREFIXES = {"recipe/cifar": "recipe.", "tracker/wandb": "tracker.", "dataset/cifar100": "dataset."}
+VARIABLES = {  # of the Makefile, and the key that each of them sets
+    "PAIR": "pair", "METHODS": "methods, of the analysis commands method", "SEEDS": "seeds", "PROFILE": "profile",
+    "DATASET": "dataset", "DATA": "data", "RUNS": "runs", "JOBS": "jobs", "NAME": "selection",
+    "METHOD": "method of ablate, methods of tune", "GRID": "grid", "TRIALS": "trials", "WHERE": "where",
+    "LIST": "list", "PROBE": "probe", "PAIRWISE": "pairwise", "ARGS": "any further words",
+}  # fmt: skip
+KEY = re.compile(r"( *)(\w+):(?: ([^#]+?))?(?: +# (.*))?")  # a line of the subset of YAML that conf/ uses
+
+
+def yaml_keys(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield dotted key, value and comment of each key of a YAML file with one key per line, nested by indentation."""
+    parents = [(-1, "")]
+    for line in path.read_text(encoding="utf-8").splitlines():
+        match = KEY.fullmatch(line)
+        if match is None or match[2] == "defaults":
+            continue
+        indent = len(match[1])
+        while parents[-1][0] >= indent:
+            parents.pop()
+        key = f"{parents[-1][1]}{match[2]}"
+        if match[3] is None:
+            parents.append((indent, f"{key}."))
+        else:
+            yield key, match[3], match[4] or ""
+
+
+def usage(training: Mapping[str, str], analysis: Mapping[str, str]) -> str:
+    """Return the help text. training, analysis: the commands with what each of them does."""
+    commands = {**training, **analysis}
+    parts = [
+        "usage: kd-benchmark <command> [key=value …]\n       kd-benchmark [key=value …], which is bench",
+        "\n".join(f"  {name:<10} {text}" for name, text in commands.items()),
+        "Named settings, files of conf/:\n" + "\n".join(f"  {g}={'|'.join(files.group_names(g))}" for g in GROUPS),
+        "Keys of the training commands, with their defaults before a profile:\n" + "\n".join(map(_lines, SHARED)),
+    ]
+    named = {name: name for name in commands if (files.CONF / f"{name}.yaml").is_file()}
+    named |= {"analysis": ", ".join(name for name in analysis if name not in named)}
+    parts += [f"Keys of {title}:\n{_lines(name)}" for name, title in named.items()]
+    parts.append(
+        "Options of methods: <method>.<option>=value, as in kd.temperature=2; `kd-benchmark methods` lists them."
+    )
+    variables = "\n".join(f"  {name:<10} {keys}" for name, keys in VARIABLES.items())
+    parts.append(f"Variables of make, as in make bench PAIR=resnet20-resnet8 SEEDS=0-4, and their keys:\n{variables}")
+    return "\n\n".join(parts)
+
+
+def _lines(name: str) -> str:
+    prefix = PREFIXES.get(name, "")
+    keys = yaml_keys(files.CONF / f"{name}.yaml")
+    return "\n".join(f"  {f'{prefix}{key}={value}':<28}  {comment}" for key, value, comment in keys)
