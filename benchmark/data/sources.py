@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from benchmark.data import image_folder
 from benchmark.errors import UserError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # names in an .npz file
@@ -173,8 +173,8 @@ def _read_array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray
 def read_imagefolder(root: Path, size: int) -> Arrays:
     """Read a folder of images: `<root>/train/<class>/*` and `<root>/test/<class>/*` (`val` where there is no `test`).
 
-    Images are read as RGB, resized so that the shorter side has `size` pixels, and center-cropped. Raises UserError
-    where a folder is missing or empty, where the classes of both differ, or where an image cannot be read.
+    Images are read as `image_folder.read_classes` does. Raises UserError where a folder is missing or empty, where the
+    classes of both differ, or where files cannot be read as images.
     """
     test = root / "test" if (root / "test").is_dir() or not (root / "val").is_dir() else root / "val"
     for folder in (root, root / "train", test):
@@ -182,8 +182,10 @@ def read_imagefolder(root: Path, size: int) -> Arrays:
             raise UserError(
                 f"{folder} is not a folder: images belong in {root}/train/<class>/ and {root}/test/<class>/"
             )
-    x_train, y_train, names = _read_images(root / "train", size)
-    x_test, y_test, test_names = _read_images(test, size)
+    unreadable = image_folder.Unreadable()
+    x_train, y_train, names = image_folder.read_classes(root / "train", size, unreadable)
+    x_test, y_test, test_names = image_folder.read_classes(test, size, unreadable)
+    unreadable.check()
     if names != test_names:
         name = min(set(names) ^ set(test_names))
         folder = root / "train" if name in names else test
@@ -192,25 +194,6 @@ def read_imagefolder(root: Path, size: int) -> Arrays:
         str(root),
         {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "class_names": np.array(names)},
     )
-
-
-def _read_images(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms.functional import center_crop, resize
-
-    try:
-        listing = ImageFolder(str(folder), loader=lambda path: path)
-    except OSError as error:
-        raise UserError(f"{folder}: {_one_line(error)}") from error
-    images = np.empty((len(listing.samples), size, size, 3), np.uint8)
-    for i, (path, _) in enumerate(listing.samples):
-        try:
-            with Image.open(path) as image:
-                pixels: Any = image.convert("RGB")
-                images[i] = center_crop(resize(pixels, [size]), [size, size])
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} cannot be read as an image ({_one_line(error)}): remove or replace it") from error
-    return images, np.array(listing.targets), tuple(listing.classes)
 
 
 def _check_arrays(source: str, arrays: dict[str, np.ndarray]) -> Arrays:
