@@ -9,14 +9,14 @@ class UserError(Exception):
     """Invalid input. The message is one line: what is wrong, and what would be right."""
 
 
-def nearest(name: str, names: Iterable[str], n: int = 3) -> str:
+def nearest(name: object, names: Iterable[str], n: int = 3) -> str:
     """Return '; did you mean a, b?' with the nearest names (ignoring case), or '; known: …' where none is near.
 
     A name of the same words in other order or with other signs between them is the only suggestion (crd+kd: crd_kd),
     else the names that end in this one (lr: recipe.lr), else those of similar spelling.
     """
     by_lowercase = {k.lower(): k for k in names}
-    lowercase = name.lower()
+    lowercase = str(name).lower()
     close = [k for k in by_lowercase if _words(k) == _words(lowercase)] if _words(lowercase) else []
     close = close or [k for k in by_lowercase if k.endswith(f".{lowercase}")]
     close = close or difflib.get_close_matches(lowercase, by_lowercase, n=n, cutoff=0.5)

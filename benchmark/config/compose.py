@@ -103,7 +103,10 @@ class MethodComposer:
         """
         composed = self._compose(name)
         changes = self._overrides(name, composed)
-        special = composed.values_for(pair)
+        try:
+            special = composed.values_for(pair)
+        except OmegaConfBaseException as e:
+            raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
         key = (name, repr(special))
         if key not in self._resolved:
             tree, defaults = _resolve(name, composed, special)
@@ -115,8 +118,11 @@ class MethodComposer:
 
     def _compose(self, name: str) -> ComposedMethod:
         if name not in self._composed:
-            root = self._root_with(name)
-            plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
+            try:
+                root = self._root_with(name)
+                plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
+            except OmegaConfBaseException as e:
+                raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
             schema = method_files.load_implementation(name, plain, files.group_names("dataset")).Options
             self._composed[name] = ComposedMethod(root, schema, root.dataset.source)
         return self._composed[name]
@@ -152,7 +158,7 @@ def _plain_part(name: str) -> DictConfig | None:
     try:
         part = OmegaConf.load(path)
         composed = "defaults" in part or "@package" in path.read_text(encoding="utf-8")
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError):
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError):
         return None  # Hydra says what is wrong with it
     return part if isinstance(part, DictConfig) and not composed else None
 
@@ -174,7 +180,7 @@ def _special_values(tree: Any, schema: type, dataset: str, pair: str, prefix: st
     for f in dataclasses.fields(schema):
         if is_schema(f.type):
             values |= _special_values(tree[f.name], cast(type, f.type), dataset, pair, f"{prefix}{f.name}.")
-    direct = {**tree.get("datasets", {}).get(dataset, {}), **tree.get("pairs", {}).get(pair, {})}
+    direct = {**(tree.get("datasets") or {}).get(dataset, {}), **(tree.get("pairs") or {}).get(pair, {})}
     return values | {prefix + key: value for key, value in direct.items()}
 
 
@@ -184,7 +190,7 @@ def _search_space(tree: Mapping[str, Any], schema: type, prefix: str = "") -> di
     for f in dataclasses.fields(schema):
         if is_schema(f.type):
             space |= _search_space(tree[f.name], cast(type, f.type), f"{prefix}{f.name}.")
-    return space | {prefix + key: value for key, value in tree.get("tune", {}).items()}
+    return space | {prefix + key: value for key, value in (tree.get("tune") or {}).items()}
 
 
 def _expand_pairs(names: Sequence[str]) -> list[str]:
@@ -235,6 +241,10 @@ def _compose(words: Sequence[Override], command_keys: Sequence[str] = (), config
         raise UserError(checks.one_line(e)) from e
     except yaml.YAMLError as e:
         raise UserError(f"a file of conf/ is no YAML: {checks.one_line(e)}") from e
+    except RecursionError as e:
+        raise UserError(f"conf/{config}.yaml, or a file in its defaults, refers to itself") from e
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as e:  # of Hydra, on unexpected content
+        raise UserError(f"conf/{config}.yaml cannot be composed: {type(e).__name__}: {checks.one_line(e)}") from e
 
 
 def _explain(e: HydraException, words: Sequence[Override], command_keys: Sequence[str]) -> str:

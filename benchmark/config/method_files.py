@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 import traceback
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import methods
@@ -33,12 +35,28 @@ def load_implementation(name: str, tree: Mapping[str, Any], datasets: Collection
     return method
 
 
-def describe_exception(e: Exception) -> str:
+def describe_exception(e: BaseException) -> str:
     """Return an exception raised by a user's own code, with file and line, as one line."""
-    if isinstance(e, SyntaxError):
+    if isinstance(e, SyntaxError) and e.filename:
         return f"{type(e).__name__}: {e.msg} ({e.filename}:{e.lineno})"
-    raised = traceback.extract_tb(e.__traceback__)[-1]
-    return f"{type(e).__name__}: {' '.join(str(e).split())} ({raised.filename}:{raised.lineno})"
+    place = place_in_methods(e)
+    if not place and (frames := traceback.extract_tb(e.__traceback__)):
+        place = f"{frames[-1].filename}:{frames[-1].lineno}"
+    return f"{type(e).__name__}: {' '.join(str(e).split())} ({place})"
+
+
+def place_in_methods(e: BaseException) -> str:
+    """Return `<file>:<line>` of the last call of a traceback in a method's file; empty where there is none.
+
+    Calls in modules that methods share count only where no method's file is in the traceback.
+    """
+    folders = [os.path.abspath(path) for path in methods.__path__]
+    frames = [
+        f for f in traceback.extract_tb(e.__traceback__) if os.path.dirname(os.path.abspath(f.filename)) in folders
+    ]
+    of_a_method = [f for f in frames if Path(f.filename).stem not in methods.SHARED_MODULES]
+    last = [*frames, *of_a_method][-1:]
+    return f"{last[0].filename}:{last[0].lineno}" if last else ""
 
 
 def _load_class(file: str, name: Any) -> type[Method]:
@@ -52,7 +70,7 @@ def _load_class(file: str, name: Any) -> type[Method]:
         raise UserError(f"{file}: implementation: {name} names a method twice")
     try:
         method = methods.load(name)
-    except Exception as e:  # a user's own file may raise anything while it is imported
+    except (Exception, SystemExit) as e:  # a user's own file may raise anything while it is imported
         raise UserError(f"{file}: its implementation {name} is no method: {describe_exception(e)}") from e
     if not is_schema(getattr(method, "Options", None)):
         raise UserError(f"methods/{name}.py: {method.__name__}.Options must be a dataclass of its options")
@@ -87,7 +105,7 @@ def _check_options(file: str, tree: Mapping[str, Any], schema: type, datasets: C
             _check_options(file, tree[f.name], cast(type, f.type), datasets, f"{part}{f.name}.")
         elif f.name not in tree:
             raise UserError(f"{file}: the option {part}{f.name} is missing; add {f.name}: <its default>")
-    if not isinstance(tree.get("tune", {}), Mapping):
+    if not isinstance(tree.get("tune") or {}, Mapping):
         raise UserError(f"{file}: {part}tune needs {{<option>: <range>}}, not {tree['tune']!r}")
     _check_pair_and_dataset_values(file, tree, schema, datasets, part)
 
@@ -112,7 +130,9 @@ def _check_pair_and_dataset_values(
                     raise UserError(f"{file}: {part}{group}: {name} has no option {key!r}{nearest(key, names)}")
 
 
-def _check_pair(name: str) -> None:
+def _check_pair(name: Any) -> None:
+    if not isinstance(name, str):
+        raise UserError(f"{name!r} is not the name of a pair; write <teacher>-<student>, as resnet56-resnet20")
     if (canonical := "-".join(networks.split_pair(name))) != name:
         raise UserError(f"{name} is not the name of a pair; write {canonical}")
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from benchmark import networks
+from benchmark.config import method_files
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.data.loader import Loader
@@ -33,6 +34,7 @@ from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
 
 CHECKPOINT_SHARE = 0.02  # largest share of the training time that goes into writing checkpoints
+ERROR_FILE = "error.txt"  # the traceback of a failed run
 CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older checkpoints lack
 
 
@@ -63,7 +65,7 @@ def _execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcom
             except Diverged as e:
                 folder.set_status(RunStatus.DIVERGED, str(e))
                 return Outcome(run.name, RunStatus.DIVERGED, str(e))
-            except Exception as e:
+            except (Exception, SystemExit) as e:  # a method may call sys.exit
                 return Outcome(run.name, RunStatus.FAILED, _record_failure(folder, e))
             return Outcome(run.name, RunStatus.DONE)
     except RunBusy as e:
@@ -72,10 +74,12 @@ def _execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcom
         return Outcome(run.name, RunStatus.FAILED, f"{type(e).__name__}: {e}")
 
 
-def _record_failure(folder: RunFolder, error: Exception) -> str:
+def _record_failure(folder: RunFolder, error: BaseException) -> str:
     """Write the status and the traceback of a failed run; return the reason in a line."""
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    path = folder.path / "error.txt"
+    reason = " ".join((f"{type(error).__name__}: {error}".splitlines() or [""])[0].split())
+    if place := method_files.place_in_methods(error):
+        reason = f"{reason} ({place})"
+    path = folder.path / ERROR_FILE
     with contextlib.suppress(OSError):  # of a full disk, which may be why the run failed
         store.write_text(path, traceback.format_exc())
         folder.set_status(RunStatus.FAILED, reason)
@@ -230,6 +234,7 @@ def _finish(
     summary = {k: getattr(record, k) for k in (*test_summary, "val_top1_last", "step_ms")}
     tracked.summary({k: v for k, v in summary.items() if v is not None})
     folder.set_status(RunStatus.DONE)
+    (folder.path / ERROR_FILE).unlink(missing_ok=True)  # of an earlier attempt
     folder.checkpoint.unlink(missing_ok=True)
 
 

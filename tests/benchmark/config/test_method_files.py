@@ -96,6 +96,11 @@ def test_a_mistake_in_the_yaml(write, change, expected):
         ("pairs: { resnet2-resnet8: { temperature: 3 } }", "pairs: network 'resnet2': the depth must be 6n+2"),
         ("pairs: { ResNet20-resnet8: { temperature: 3 } }", "is not the name of a pair; write resnet20-resnet8"),
         ("pairs: { resnet20-resnet8: }", "resnet20-resnet8 needs {<option>: <value>}, not None"),
+        ("pairs: { 5: { temperature: 3 } }", "pairs: 5 is not the name of a pair; write <teacher>-<student>"),
+        ("datasets: { 5: { temperature: 3 } }", "datasets: unknown data set 5; known: cifar10"),
+        ("datasets: { digits: { 5: 3 } }", "datasets: digits has no option 5; known: "),
+        ("5: 3", "Key 5 (int) is incompatible with (str)"),
+        ("pairs: { resnet20-resnet8: { temperature: '${no:1}' } }", "Unsupported interpolation type no"),
         ("pairs: [a]", "pairs needs {<name>: {<option>: <value>}}, not ['a']"),
         ("datasets: { cifar: { temperature: 3 } }", "unknown data set 'cifar'; did you mean cifar10"),
         ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
@@ -124,6 +129,10 @@ def test_a_mistake_in_a_combination(write):
         ("- a\n", "config 'method/mine' must be a DictConfig, got ListConfig"),
         ("defaults: [kdd, _self_]\n", "In 'method/mine': Could not load 'method/kdd'."),
         ("", "its name is None"),
+        ("defaults: 3\n", "conf/method/mine.yaml cannot be composed: "),
+        ("defaults: [mine, _self_]\n", "conf/method/mine.yaml, or a file in its defaults, refers to itself"),
+        ("name: &a [*a]\n", "conf/method/mine.yaml, or a file in its defaults, refers to itself"),
+        ("about: &a { title: *a }\n", "refers to itself"),
         ("hello\n", "its name is None"),
         ("name: mine\nimplementation: kd\nabout: Mine\n", "about is missing; it needs title, year, family"),
     ],
@@ -133,9 +142,22 @@ def test_files_that_are_no_yaml_of_a_method(write, text, expected):
     assert expected in error_message() and "mine" in error_message()
 
 
+def test_a_file_that_is_not_utf_8_is_named(write, tmp_path):
+    write("")
+    (tmp_path / "conf" / "method" / "mine.yaml").write_bytes(b"name: mine\nabout: \xff\n")
+    assert error_message().startswith("conf/method/mine.yaml cannot be composed: UnicodeDecodeError")
+
+
+@pytest.mark.parametrize("key", ["pairs", "datasets", "tune"])
+def test_empty_values_of_pairs_data_sets_and_search_spaces_are_none(write, key):
+    write(f"{YAML}{key}:\n")
+    assert load_method("mine", PAIR, []).options == load_method("kd", "", []).options
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
+        ("import sys\nsys.exit('bye')\n", r"SystemExit: bye \(.*mine.py:2\)"),
         (None, "there is no methods/mine.py"),
         ("", "must define exactly one Method, not 0"),
         (CODE + "class Other(Method): pass\n", "must define exactly one Method, not 2"),

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 import torch
 import yaml
 
+import methods
+from benchmark.config import files
 from benchmark.config.files import group_names
 from benchmark.grid.build import load_teacher
 from benchmark.grid.progress import Progress
@@ -38,6 +41,21 @@ from tests.helpers import (
     untracked,
 )
 
+METHOD = """
+from dataclasses import dataclass
+from torch.nn import functional as F
+from methods.contract import Method
+
+@dataclass
+class Options:
+    pass
+
+class Mine(Method):
+    Options = Options
+
+    def losses(self, student, teacher, batch):
+        STATEMENT
+"""
 METHODS = group_names("method")
 CHECKPOINT_SHARE = "benchmark.grid.run.CHECKPOINT_SHARE"  # infinite: a checkpoint after every epoch
 
@@ -286,6 +304,33 @@ def test_a_failed_run_is_recorded_and_tried_again(finished, monkeypatch):
     assert run.folder.status == "failed" and "second line" in path.read_text()
     _, outcomes = bench(finished)
     assert [o.status for o in outcomes] == ["done"] and run.folder.done
+    assert not path.exists()  # the failure is over
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("student.logits @ teacher.logits", "RuntimeError: "),
+        ("F.relu('text')", "TypeError: "),
+        ("raise ValueError", "ValueError: "),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_the_reason_of_a_failure_in_a_method_names_its_file_and_line(tiny, tmp_path, monkeypatch, statement, reason):
+    """However deep in torch the error is raised."""
+    (tmp_path / "methods").mkdir()
+    file = tmp_path / "methods" / "mine.py"
+    file.write_text(METHOD.replace("STATEMENT", statement))
+    shutil.copytree(files.CONF, tmp_path / "conf")
+    text = "name: mine\nimplementation: mine\nabout: { title: Mine, year: 2026, family: logits }\n"
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text(text)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path / "methods")])
+    monkeypatch.setattr(files, "CONF", tmp_path / "conf")
+    monkeypatch.delitem(sys.modules, "methods.mine", raising=False)
+    _, (outcome,) = bench([*tiny, "methods=mine", "recipe.epochs=1"])
+    line = METHOD.splitlines().index("        STATEMENT") + 1
+    assert outcome.status == "failed" and outcome.reason.startswith(reason) and "\n" not in outcome.reason
+    assert f" ({file}:{line}) (traceback in " in outcome.reason
 
 
 def test_a_teacher_that_changed_after_planning_is_noticed(finished, tracking):
