@@ -37,7 +37,7 @@ OF_NAME = bench $(OF_TABLES)
 $(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test chaos sync clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -93,6 +93,9 @@ test: types ## lint, types and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+chaos: $(BIN)/installed ## kill commands at random file events, repeat them, and compare with uninterrupted ones: ARGS="--kills 100 --seed 0"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 sync: $(BIN)/installed ## upload the W&B runs that were recorded offline
 	@test -d '$(RUNS)/wandb' || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
