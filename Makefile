@@ -102,7 +102,7 @@ sync: $(BIN)/installed ## upload the W&B runs that were recorded offline
 	@cd '$(RUNS)' && $(abspath $(BIN))/wandb sync --yes
 
 clean: ## remove the virtual environment, caches and reports; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache reports site *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache reports site build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list; PAIRS=1 lists the teacher-student pairs instead
