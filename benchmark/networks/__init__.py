@@ -10,15 +10,12 @@ Case and underscores are ignored (wrn_40_2, mobilenetv2). `resnet50` is ResNet50
 import functools
 import re
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.errors import UserError, nearest
 from benchmark.networks.base import LOGITS, Network, batch_norm_parameters, check_image_size, meta_shapes, shapes
+from benchmark.networks.meta import ShapesOnly
 from benchmark.networks.mobilenet import MobileNetV2
 from benchmark.networks.resnet import BasicBlock, Bottleneck, CifarResNet, ImageNetResNet
 from benchmark.networks.shufflenet import ShuffleV1, ShuffleV2
@@ -97,25 +94,11 @@ def build(name: str, classes: int) -> Network:
     return VGG(CONVOLUTIONS[int(name.removeprefix("vgg"))], classes)
 
 
-class _ShapesOnly(TorchFunctionMode):
-    """Skips what changes no shape and takes most of the time on the meta device, where there are no values: the
-    initialization of weights, batch norm and ReLU."""
-
-    _KEEP_SHAPE = (
-        nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_, Tensor.normal_,
-        Tensor.uniform_, nn.functional.batch_norm, nn.functional.relu, torch.relu,
-    )  # fmt: skip
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._KEEP_SHAPE:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 @functools.cache
 def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOGITS) -> int:
     """Count the multiplications of one image's forward pass as deep as `needs` requires, on the meta device."""
+    from torch.utils.flop_counter import FlopCounterMode  # slow to import, and a plan counts nothing
+
     with torch.device("meta"):
         network = build(name, classes).eval()
         with FlopCounterMode(display=False) as counter:
@@ -127,15 +110,21 @@ def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOG
 def output_shapes(name: str, classes: int, image_size: int) -> Shapes:
     """Return the shapes of a network's outputs, from a build on the meta device."""
     check_image_size(image_size)
-    with torch.device("meta"), _ShapesOnly():
-        return meta_shapes(build(name, classes), image_size)
+    with torch.device("meta"), ShapesOnly():
+        return meta_shapes(_on_meta_device(name, classes), image_size)
 
 
 @functools.cache
 def state_size(name: str, classes: int) -> int:
     """Return the number of entries of a network's state, parameters and buffers, from a build on the meta device."""
-    with torch.device("meta"), _ShapesOnly():
-        return sum(value.numel() for value in build(name, classes).state_dict().values())
+    return sum(value.numel() for value in _on_meta_device(name, classes).state_dict().values())
+
+
+@functools.cache
+def _on_meta_device(name: str, classes: int) -> Network:
+    """Build a network without values."""
+    with torch.device("meta"), ShapesOnly():
+        return build(name, classes)
 
 
 def is_light(name: str) -> bool:
