@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ def load(name: str) -> "type[Method]":
 
     if "+" in name:
         return combine({part: load(part) for part in name.split("+")})
-    if name not in available():
+    modules_before = () if f"methods.{name}" in sys.modules else set(sys.modules)
+    if name in SHARED_MODULES or (modules_before and name not in available()):
         raise KeyError(name)
     module = importlib.import_module(f"methods.{name}")
     defined = [
@@ -43,8 +45,8 @@ def load(name: str) -> "type[Method]":
     ]
     if len(defined) != 1:
         raise TypeError(f"methods/{name}.py must define exactly one Method, not {len(defined)}")
-    for imported in _imported_modules(module):
-        _statements(imported)  # remember the code that was imported: its file may be edited while runs go on
+    if modules_before:
+        _remember_sources({module.__name__, *(set(sys.modules) - modules_before)})
     return defined[0]
 
 
@@ -94,8 +96,21 @@ def _imported_names(module: ModuleType) -> list[str]:
 
 @functools.cache
 def _statements(module: ModuleType) -> str:
-    """Return a module's code without prose, as it was at the first call: later edits of the file do not count."""
-    return code_without_prose(inspect.getsource(module))
+    """Return a module's code without prose."""
+    return code_without_prose(_source(module))
+
+
+def _remember_sources(modules: set[str]) -> None:
+    """Read the source of imported modules of this package: their files may be edited while runs go on."""
+    for module in modules | {f"methods.{name}" for name in SHARED_MODULES}:
+        if module.startswith("methods.") and module in sys.modules:
+            _source(sys.modules[module])
+
+
+@functools.cache
+def _source(module: ModuleType) -> str:
+    """Return a module's source as it was at the first call: later edits of the file do not count."""
+    return inspect.getsource(module)
 
 
 def code_without_prose(source: str) -> str:
