@@ -5,6 +5,7 @@ Every mistake of a user ends in a `UserError` of one line with the nearest valid
 
 import copy
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import checks, files, method_files, overrides, pairs
+from benchmark.config import checks, files, method_files, method_parts, overrides, pairs
 from benchmark.config.overrides import LISTS, Override
 from benchmark.config.references import missing_references
 from benchmark.config.schema import Config, MethodConfig
@@ -70,29 +71,28 @@ def change_options(method: MethodConfig, options: Mapping[str, Any]) -> MethodCo
 
 @dataclass(frozen=True)
 class ComposedMethod:
-    """A method's YAML file, composed with the shared overrides of a command; `root` is the whole config."""
+    """A method's YAML file, composed. tree: its plain content, interpolations unresolved."""
 
-    root: DictConfig
+    tree: dict[str, Any]
     schema: type  # the implementation's Options
-    dataset: str
 
-    def values_for(self, pair: str) -> dict[str, Any]:
-        """Return the values that the file has for the data set and the pair, by dotted name; first those of parts."""
-        return _special_values(self.root.method, self.schema, self.dataset, pair)
+    @functools.cached_property
+    def common(self) -> dict[str, Any]:
+        """The tree without the values of single pairs and data sets, which are most of it."""
+        return _without_special_values(self.tree)
 
 
 class MethodComposer:
     """Methods' options under the overrides of one command.
 
-    Hydra composes the shared config once and each method's own files once; the values of a pair and the overrides of
-    the method's options go on top of a copy.
+    Hydra composes the shared config once, and each method's own files are composed once. A method whose values refer to
+    the shared config is put into it, one at a time.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
         parsed = overrides.parse_all(words)
         self._shared = [o for o in parsed if overrides.is_shared(o.key)]
         self._method_overrides = [o for o in parsed if not overrides.is_shared(o.key)]
-        self._root: DictConfig | None = None  # the shared config, once it is composed
         self._composed: dict[str, ComposedMethod] = {}
         self._resolved: dict[tuple[str, str], MethodConfig] = {}
 
@@ -102,41 +102,59 @@ class MethodComposer:
         pair: as `networks.split_pair` writes it; an empty one has no values. Raises UserError.
         """
         composed = self._compose(name)
-        changes = self._overrides(name, composed)
-        try:
-            special = composed.values_for(pair)
-        except OmegaConfBaseException as e:
-            raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
+        special = _special_values(composed.tree, composed.schema, self._root.dataset.source, pair)
         key = (name, repr(special))
         if key not in self._resolved:
-            tree, defaults = _resolve(name, composed, special)
-            options = _resolve(name, composed, {**special, **changes})[1] if changes else defaults
+            changes = self._overrides(name, composed)
+            tree, defaults = self._resolve(name, special)
+            options = self._resolve(name, {**special, **changes})[1] if changes else defaults
             about = dict.fromkeys(method_files.ABOUT_FIELDS) | tree["about"]
             tune = _search_space(tree, composed.schema)
             self._resolved[key] = MethodConfig(name, tree["implementation"], about, options, tune, defaults)
         return self._resolved[key]
 
+    def without_options(self) -> "MethodComposer":
+        """Return the composer of the same shared config without the overrides of methods' options."""
+        composer = copy.copy(self)
+        composer._method_overrides, composer._resolved = [], {}
+        return composer
+
+    @functools.cached_property
+    def _root(self) -> DictConfig:
+        """The shared config, with the part of the method that was resolved last."""
+        return _compose(self._shared)
+
     def _compose(self, name: str) -> ComposedMethod:
         if name not in self._composed:
+            if name not in (names := files.group_names("method")):
+                raise UserError(f"unknown method {name!r}{nearest(name, names)}")
+            part = method_parts.compose_part(name) or _compose([], config=f"method/{name}").method
             try:
-                root = self._root_with(name)
-                plain = cast(dict[str, Any], OmegaConf.to_container(root.method))
+                tree = cast(dict[str, Any], OmegaConf.to_container(part))
             except OmegaConfBaseException as e:
                 raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
-            schema = method_files.load_implementation(name, plain, files.group_names("dataset")).Options
-            self._composed[name] = ComposedMethod(root, schema, root.dataset.source)
+            schema = method_files.load_implementation(name, tree, files.group_names("dataset")).Options
+            self._composed[name] = ComposedMethod(tree, schema)
         return self._composed[name]
 
-    def _root_with(self, name: str) -> DictConfig:
+    def _resolve(self, name: str, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        """Return a method's plain tree and its typed options, with some values set by dotted name."""
+        schema, tree = self._composed[name].schema, copy.deepcopy(self._composed[name].common)
+        for option, value in values.items():
+            *parts, key = option.split(".")
+            functools.reduce(dict.__getitem__, parts, tree)[key] = value
+        try:
+            if "${" in repr(tree):  # putting the method into the shared config takes longer than the rest
+                tree = cast(dict[str, Any], OmegaConf.to_container(self._root_with(tree).method, resolve=True))
+        except OmegaConfBaseException as e:
+            raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
+        return tree, checks.build(schema, OmegaConf.create(restrict(schema, tree)), f"{name}.")
+
+    def _root_with(self, tree: Mapping[str, Any]) -> DictConfig:
         """Return the shared config with a method's part, which composing all of it again would give too."""
-        overrides.parse(f"method={name}")  # raises UserError for an unknown name
-        if self._root is None:
-            self._root = _compose(self._shared)
-        root = copy.deepcopy(self._root)
-        part = _plain_part(name) or _compose([], config=f"method/{name}").method
-        with flag_override(root, ["struct", "readonly"], False):
-            root.method = part
-        return root
+        with flag_override(self._root, ["struct", "readonly"], False):
+            self._root.method = tree
+        return self._root
 
     def _overrides(self, name: str, composed: ComposedMethod) -> dict[str, Any]:
         """Return the overrides of a method's options by dotted name. Raises UserError for an unknown option."""
@@ -152,29 +170,6 @@ class MethodComposer:
         return changes
 
 
-def _plain_part(name: str) -> DictConfig | None:
-    """Return a method's file as Hydra would compose it, in a quarter of the time; None where it builds on others."""
-    path = files.CONF / "method" / f"{name}.yaml"
-    try:
-        part = OmegaConf.load(path)
-        composed = "defaults" in part or "@package" in path.read_text(encoding="utf-8")
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError):
-        return None  # Hydra says what is wrong with it
-    return part if isinstance(part, DictConfig) and not composed else None
-
-
-def _resolve(name: str, composed: ComposedMethod, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return a method's plain tree and its typed options, with some values set by dotted name."""
-    root = copy.deepcopy(composed.root) if values else composed.root
-    try:
-        for option, value in values.items():
-            OmegaConf.update(root, f"method.{option}", value, merge=True)
-        tree = cast(dict[str, Any], OmegaConf.to_container(root.method, resolve=True))
-    except OmegaConfBaseException as e:
-        raise UserError(f"conf/method/{name}.yaml: {checks.one_line(e)}") from e
-    return tree, checks.build(composed.schema, OmegaConf.create(restrict(composed.schema, tree)), f"{name}.")
-
-
 def _special_values(tree: Any, schema: type, dataset: str, pair: str, prefix: str = "") -> dict[str, Any]:
     values: dict[str, Any] = {}
     for f in dataclasses.fields(schema):
@@ -182,6 +177,11 @@ def _special_values(tree: Any, schema: type, dataset: str, pair: str, prefix: st
             values |= _special_values(tree[f.name], cast(type, f.type), dataset, pair, f"{prefix}{f.name}.")
     direct = {**(tree.get("datasets") or {}).get(dataset, {}), **(tree.get("pairs") or {}).get(pair, {})}
     return values | {prefix + key: value for key, value in direct.items()}
+
+
+def _without_special_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: value for key, value in tree.items() if key not in ("datasets", "pairs")}
+    return {key: _without_special_values(v) if isinstance(v, Mapping) else v for key, v in values.items()}
 
 
 def _search_space(tree: Mapping[str, Any], schema: type, prefix: str = "") -> dict[str, Any]:
@@ -237,7 +237,7 @@ def _compose(words: Sequence[Override], command_keys: Sequence[str] = (), config
             return compose(config, [o.text for o in words])
     except HydraException as e:
         raise UserError(_explain(e, words, command_keys)) from e
-    except (OmegaConfBaseException, OverflowError) as e:
+    except (OmegaConfBaseException, OverflowError, ValueError) as e:
         raise UserError(checks.one_line(e)) from e
     except yaml.YAMLError as e:
         raise UserError(f"a file of conf/ is no YAML: {checks.one_line(e)}") from e

@@ -221,5 +221,6 @@ def test_a_methods_part_is_that_of_a_composition_of_everything(name):
     """Against Hydra's composition of the whole config with this method."""
     with initialize_config_dir(str(files.CONF), version_base="1.3"):
         expected = compose("config", [f"method={name}", "profile=short"])
-    composed = MethodComposer(["profile=short"])._compose(name)
-    assert OmegaConf.to_container(composed.root, resolve=True) == OmegaConf.to_container(expected, resolve=True)
+    composer = MethodComposer(["profile=short"])
+    root = composer._root_with(composer._compose(name).tree)
+    assert OmegaConf.to_container(root, resolve=True) == OmegaConf.to_container(expected, resolve=True)
