@@ -119,9 +119,9 @@ def test_the_targets_run(tiny, tmp_path):
     more = " ".join(w for w in tiny if not w.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
     chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]
     printed = make("bench", *chosen, f"ARGS={more}")
-    assert "4 to train, 0 done" in printed and "| KD " in printed
+    assert "5 to train, 0 done" in printed and "| KD " in printed
     again = make("bench", *chosen, f"ARGS={more}")
-    assert "0 to train, 4 done" in again
+    assert "0 to train, 5 done" in again
     assert printed[printed.index("## npz") :] == again[again.index("## npz") :]
     reports = f"ARGS=reports={tmp_path / 'more'}"
     assert "| KD " in make("table", runs, reports)

@@ -46,8 +46,13 @@ def needs_teacher(config: Mapping[str, Any], student: str, teacher: str, dataset
     config: the method part of a run's config. Raises as `method_requirements` does.
     """
     requires = method_requirements(config, student, teacher, dataset)
+    return reads_teacher(methods.load(config["implementation"]), requires)
+
+
+def reads_teacher(method: type[Method], requires: Requirements) -> bool:
+    """Return whether a method that has these requirements reads anything of a teacher; see `needs_teacher`."""
     reads = not requires.teacher.empty or not requires.needs(0)[1].empty or bool(requires.batch_norms)
-    return reads or method_class_and_options(config)[0].inference_model is not Method.inference_model
+    return reads or method.inference_model is not Method.inference_model
 
 
 def build_method(

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark import networks
 from benchmark.data.augmentation import count_outcomes
-from benchmark.grid.build import method_requirements, output_shapes
+from benchmark.grid.build import output_shapes
 from benchmark.grid.plan import MethodKey, Plan
 from benchmark.runs.folder import RunFolder, read_json
 from benchmark.runs.record import TEACHERS, number
@@ -132,8 +132,7 @@ def student_hours(plan: Plan, times: StepTimes, key: MethodKey, trained_epochs: 
     seconds = times.seconds.get((None if plan.needs_no_teacher(key) else teacher, student, method))
     if seconds is None:
         return None
-    requires = method_requirements(plan.methods[key].resolved(), student, teacher, plan.dataset)
-    first = 1 - requires.init_epochs if trained_epochs is None else trained_epochs + 1
+    first = 1 - plan.requirements(key).init_epochs if trained_epochs is None else trained_epochs + 1
     return (plan.config.recipe.epochs + 1 - first) * steps_per_epoch(plan) * seconds / 3600
 
 
@@ -155,10 +154,10 @@ class CacheSizes:
 
     def add(self, key: MethodKey) -> float:
         """Return the gigabytes that a method on a pair adds to the caches of its teacher, over all seeds."""
-        plan, (teacher, student, _) = self._plan, key
+        plan, (teacher, _, _) = self._plan, key
         if key in plan.unsupported:
             return 0.0
-        requires = method_requirements(plan.methods[key].resolved(), student, teacher, plan.dataset)
+        requires = plan.requirements(key)
         added = 0.0
         for strong in (False, True)[: requires.views]:
             header, counted_kinds = self._header(teacher, strong=strong), self._kinds[teacher, strong]

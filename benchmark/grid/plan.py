@@ -10,21 +10,20 @@ from typing import Any
 import methods
 from benchmark import networks
 from benchmark.config import method_files
-from benchmark.config.compose import MethodComposer, load_method
+from benchmark.config.compose import MethodComposer
 from benchmark.config.files import group_names
-from benchmark.config.overrides import is_shared
 from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
-from benchmark.grid.build import method_requirements, needs_teacher
+from benchmark.grid.build import method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import changed_settings, dataset_identity, network_recipe
 from benchmark.grid.training_run import RunSettings, TrainingRun
 from benchmark.runs import students
 from benchmark.runs.record import RunStatus
 from benchmark.teacher import importing
 from benchmark.training.hardware import Hardware, nvidia_mps_is_running
-from methods.contract import UnsupportedPair
+from methods.contract import Requirements, UnsupportedPair
 
 MethodKey = tuple[str, str, str]  # teacher, student, method
 
@@ -44,6 +43,7 @@ class Plan:
     methods: dict[MethodKey, MethodConfig]
     unsupported: dict[MethodKey, str]  # why a method does not support a pair
     teachers: dict[str, TrainingRun]  # by network
+    _requirements: dict[MethodKey, Requirements] = field(init=False, repr=False, compare=False, default_factory=dict)
     _without_teacher: dict[MethodKey, bool] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def rejection_reason(self, teacher: str) -> str | None:
@@ -70,13 +70,20 @@ class Plan:
         runs = [self._student_alone(k, s) for k in keys if self.needs_no_teacher(k) for s in self.config.seeds]
         return list({run.relative_path: run for run in runs}.values())
 
+    def requirements(self, key: MethodKey) -> Requirements:
+        """Return what a method requires on a pair that it supports."""
+        if key not in self._requirements:
+            teacher, student, _ = key
+            options = self.methods[key].resolved()
+            self._requirements[key] = method_requirements(options, student, teacher, self.dataset)
+        return self._requirements[key]
+
     def needs_no_teacher(self, key: MethodKey) -> bool:
         """Return whether a method supports a pair and reads nothing of its teacher."""
-        teacher, student, _ = key
         if key not in self._without_teacher:
-            options = self.methods[key].resolved()
+            method = methods.load(self.methods[key].implementation)
             supported = key not in self.unsupported
-            self._without_teacher[key] = supported and not needs_teacher(options, student, teacher, self.dataset)
+            self._without_teacher[key] = supported and not reads_teacher(method, self.requirements(key))
         return self._without_teacher[key]
 
     def _student(self, key: MethodKey, sha256: str, seed: int) -> TrainingRun:
@@ -129,8 +136,9 @@ class Plan:
         for network, teacher in self.teachers.items():
             if not teacher.folder.done:
                 lines.append(f"teacher {network}: {self._progress(teacher)}")
-                to_train += self.run_count(network)
+                to_train += 1 + self.run_count(network)
                 continue
+            finished_runs += 1
             record = teacher.folder.record
             origin = "imported" if "imported" in teacher.config else "trained"
             lines.append(f"teacher {network}: {origin}, {record.top1_last:.2f} % ({(record.sha256 or '')[:12]})")
@@ -194,17 +202,17 @@ def make_plan(config: Config, overrides: Sequence[str], dataset: Dataset | None 
     seeds = len(config.seeds)
     settings = RunSettings(Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds)
     plan = Plan(config, dataset, settings, pairs, {}, {}, {})
-    _add_methods(plan, overrides)
-    _add_teachers(plan, overrides)
+    composer = MethodComposer(overrides)  # composes each method once, for all pairs
+    _add_methods(plan, composer)
+    _add_teachers(plan, composer.without_options())
     for network, teacher in plan.teachers.items():
         if teacher.folder.done and (reason := plan.rejection_reason(network)):
             raise UserError(reason)
     return plan
 
 
-def _add_methods(plan: Plan, overrides: Sequence[str]) -> None:
+def _add_methods(plan: Plan, composer: MethodComposer) -> None:
     """Resolve every method on every pair. Raises UserError where one cannot be trained, or none is supported."""
-    composer = MethodComposer(overrides)  # composes each method once, for all pairs
     for teacher, student in plan.pairs:
         for name in plan.config.methods:
             key = (teacher, student, name)
@@ -219,12 +227,12 @@ def _add_methods(plan: Plan, overrides: Sequence[str]) -> None:
         raise UserError(f"{name} on {teacher}-{student}: {reason}")
 
 
-def _add_teachers(plan: Plan, overrides: Sequence[str]) -> None:
+def _add_teachers(plan: Plan, composer: MethodComposer) -> None:
     """Plan the training of every teacher, or import the one that a checkpoint is given for. Raises UserError."""
     config, dataset, settings = plan.config, plan.dataset, plan.settings
     if config.teacher.method not in (names := group_names("method")):
         raise UserError(f"unknown teacher.method {config.teacher.method!r}{nearest(config.teacher.method, names)}")
-    method = load_method(config.teacher.method, "", [o for o in overrides if is_shared(o)])
+    method = composer.method(config.teacher.method, "")
     for network in dict.fromkeys(teacher for teacher, _ in plan.pairs):
         if needs_teacher(method.resolved(), network, network, dataset):
             raise UserError(

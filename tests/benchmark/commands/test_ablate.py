@@ -144,7 +144,7 @@ def test_tables_and_figures_are_written_and_a_second_call_trains_nothing(finishe
     assert len(before) == 1 + 3 * 2
     assert main(["ablate", *finished_ablation.arguments]) == 0
     printed = capfd.readouterr().out
-    assert "runs: 0 to train, 6 done" in printed and "| temperature |" in printed
+    assert "runs: 0 to train, 7 done" in printed and "| temperature |" in printed
     assert {p: p.stat().st_mtime_ns for p in (finished_ablation.folder / "runs").rglob("weights.pt")} == before
 
 

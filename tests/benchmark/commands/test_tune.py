@@ -104,7 +104,7 @@ def test_the_default_is_first_and_the_best_on_validation_is_chosen(words, tmp_pa
     # the default's runs are those of bench, and a second call trains nothing
     capsys.readouterr()
     assert main([o for o in words if o != "tune"] + ["seeds=0,1", "plan"]) == 0
-    assert "runs: 0 to train, 2 done" in capsys.readouterr().out
+    assert "runs: 0 to train, 3 done" in capsys.readouterr().out
     before = {p: p.read_bytes() for p in reports(tmp_path).values()}
     stamps = {k: r.weights.stat().st_mtime_ns for k, r in store.items()}
     assert main([*words, "trials=4", "seeds=0,1"]) == 0
@@ -275,7 +275,7 @@ def test_the_overlay_is_a_method_of_its_own(words, tmp_path, planted, conf, caps
     common = [w for w in words if w not in ("tune", "methods=kd")]
     capsys.readouterr()
     assert main(["plan", *common, "methods=kd,kd_tuned", "kd.temperature=2"]) == 0
-    assert "runs: 1 to train, 1 done" in capsys.readouterr().out
+    assert "runs: 1 to train, 2 done" in capsys.readouterr().out
     # the same as overrides, as the summary names them
     line = next(x for x in reports(tmp_path)[".yaml"].read_text().splitlines() if x.startswith("# Or without"))
     overrides = line.split(": ", 1)[1].split()

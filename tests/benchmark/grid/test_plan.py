@@ -66,7 +66,7 @@ def test_a_student_needs_a_finished_teacher(tiny):
 def test_a_diverged_run_is_reported_and_not_repeated(finished):
     folder = student_runs(plan_of(finished))["kd"].folder
     folder.set_status(RunStatus.DIVERGED, "term kd is nan at step 3")
-    assert "runs: 0 to train, 1 done, 1 diverged earlier" in plan_of(finished).text()
+    assert "runs: 0 to train, 2 done, 1 diverged earlier" in plan_of(finished).text()
     _, (outcome,) = bench(finished)
     assert str(outcome) == "resnet14-resnet8 kd seed 0: diverged: in an earlier run"
 
@@ -102,7 +102,7 @@ def test_a_student_alone_is_trained_once_for_all_its_pairs(tiny, tmp_path):
         assert (tmp_path / "runs" / "npz" / pair).is_dir()
     of_resnet20 = [run.relative_path for run in plan.students("resnet20") if run.method == "ce"]
     assert of_resnet20 == [run.relative_path for run in plan.students("resnet14") if run.pair == "resnet8"]
-    assert plan.text().endswith("runs: 0 to train, 10 done")
+    assert plan.text().endswith("runs: 0 to train, 12 done")
 
 
 def under_a_pair(plan: Plan) -> TrainingRun:
@@ -181,7 +181,7 @@ def test_a_teacher_without_a_usable_result_is_trained_again(finished, content):
     before = trained(folder)
     path = folder.path / "result.json"
     path.unlink() if content is None else path.write_text(content)
-    assert "teacher resnet14: to be trained\nruns: 1 to train, 1 done" in plan_of(finished).text()
+    assert "teacher resnet14: to be trained\nruns: 2 to train, 1 done" in plan_of(finished).text()
     _, outcomes = bench(finished)
     assert outcomes == [] or {o.status for o in outcomes} == {"done"}
     assert same(trained(folder), before)
@@ -217,7 +217,7 @@ def test_a_checkpoint_is_imported_once_and_its_content_is_the_identity(finished,
 
 def test_runs_of_another_version_of_a_method_are_counted(finished, monkeypatch):
     text = plan_of(finished).text()
-    assert text.endswith("runs: 0 to train, 2 done")
+    assert text.endswith("runs: 0 to train, 3 done")
     current = methods.code_version
     monkeypatch.setattr(methods, "code_version", lambda name: "0" * 12 if name == "kd" else current(name))
     message = "done with another version of their method's code: 1 kd (remove their folders to repeat them)"
