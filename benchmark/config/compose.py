@@ -237,7 +237,7 @@ def _compose(words: Sequence[Override], command_keys: Sequence[str] = (), config
             return compose(config, [o.text for o in words])
     except HydraException as e:
         raise UserError(_explain(e, words, command_keys)) from e
-    except (OmegaConfBaseException, OverflowError, ValueError) as e:
+    except (OmegaConfBaseException, OverflowError) as e:
         raise UserError(checks.one_line(e)) from e
     except yaml.YAMLError as e:
         raise UserError(f"a file of conf/ is no YAML: {checks.one_line(e)}") from e

@@ -29,7 +29,7 @@ def compose_part(name: str, above: tuple[str, ...] = ()) -> DictConfig | None:
     try:
         content = OmegaConf.load(path)
         packaged = "@package" in path.read_text(encoding="utf-8")
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError):
+    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError, TypeError, RecursionError):
         return None
     if packaged or not isinstance(content, DictConfig):
         return None
