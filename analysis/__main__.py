@@ -21,12 +21,12 @@ FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
 TABLE_OPTIONS = ("pairwise",)
 MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
-FIGURES = ("highlight", "titles")  # keys of the commands that draw figures
+FIGURES = ("highlight", "titles", "width")  # keys of the commands that draw figures
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
 
   table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
   plots       gains with their intervals, learning curves, class correlations and ranks: .png and .pdf in
-              <reports>/plots, as wide as the text of a two-column paper
+              <reports>/plots, to be shown in a two-column paper as they are
   structure   fidelity: how well class structure is passed on, from the test outputs of all runs; tables and plots
   report      all of it in one page that needs no network, <reports>/report.html, with the files of its tables and plots
 
@@ -52,7 +52,9 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   pairwise=true     of table: also compare every two rows of a pair, in files of their own
   highlight=a,b     methods that stand out in figures of many, or all, the others in gray; by default the student alone,
                     KD, CLKD and the best four
-  titles=false      figures without titles, for papers"""
+  titles=false      figures without titles, for papers
+  width=column      figures for one column of a two-column paper, 3.3 in, as <name>-column; what cannot be read there
+                    stays as wide as both columns, 6.9 in, and is named. By default all are so wide: width=page"""
 
 
 def run(arguments: Sequence[str]) -> list[Path]:
@@ -81,7 +83,7 @@ def run(arguments: Sequence[str]) -> list[Path]:
 def _run_alone(command: str, words: Sequence[str]) -> list[Path]:
     """Run a command that takes no selection of tables; return the files that it wrote."""
     if command == "ablation":
-        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS, "titles")))
+        return commands.ablation(load_analysis(words, (*FOLDERS, *commands.ABLATION_FILTERS, "titles", "width")))
     if command == "drop":
         options = load_analysis(words, ("runs", *exclusions.FILTERS))
         moved, place = exclusions.drop(options), f"dropped to {options.runs}/{exclusions.TRASH}"

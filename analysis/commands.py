@@ -41,14 +41,15 @@ def plots(selection: Selection) -> list[Path]:
     from analysis.figures import correlation, curves, differences, ranks, style
     from analysis.figures.files import FigureWriter
 
-    look, writer = style.appearance(selection), FigureWriter(selection.reports / style.FOLDER)
+    look = style.appearance(selection)
+    writer = FigureWriter(selection.reports / style.FOLDER, look.width)
     for group in selection.groups:
         comparisons = statistics.compare(group)
         differences.write(group, comparisons, writer, look)
         curves.write(group, writer, look)
         correlation.write(group, selection.root, writer, look)
         ranks.write(group, writer, look)
-    _warn(writer.problems)
+    _warn([*writer.problems, *writer.notes])
     return writer.paths
 
 
@@ -60,12 +61,8 @@ def fidelity(selection: Selection) -> list[Path]:
     from analysis.figures.files import FigureWriter
     from analysis.tables import fidelity as fidelity_tables
 
-    look, writer, written, problems = (
-        style.appearance(selection),
-        FigureWriter(selection.reports / style.FOLDER),
-        [],
-        [],
-    )
+    look = style.appearance(selection)
+    writer, written, problems = FigureWriter(selection.reports / style.FOLDER, look.width), [], []
     for group in selection.groups:
         measured = measures.measure(group, selection.root)
         if not measured.pairs:
@@ -77,7 +74,7 @@ def fidelity(selection: Selection) -> list[Path]:
         figures.write(measured, writer, look)
     if not written:
         raise UserError(problems[0])
-    _warn([*problems, *writer.problems])
+    _warn([*problems, *writer.problems, *writer.notes])
     return [*written, *writer.paths]
 
 
@@ -98,8 +95,8 @@ def ablation(options: AnalysisOptions) -> list[Path]:
     Raises UserError where there are none, and for a name that none has.
     """
     from analysis.figures import ablation as figures
+    from analysis.figures import style
     from analysis.figures.files import FigureWriter
-    from analysis.figures.style import Appearance
 
     folder = Path(options.runs) / ablations.FOLDER
     chosen, problems = ablations.load(Path(options.runs))
@@ -113,12 +110,13 @@ def ablation(options: AnalysisOptions) -> list[Path]:
                 raise UserError(f"no ablation in {folder} has {key} {name!r}{nearest(name, available)}")
         chosen = [ablation for ablation in chosen if _passes(ablation, key, options)]
     written, reports = [], Path(options.reports)
-    look, writer = Appearance(titles=options.titles), FigureWriter(reports / ablations.FOLDER)
+    look = style.Appearance(titles=options.titles, width=style.WIDTHS[options.width])
+    writer = FigureWriter(reports / ablations.FOLDER, look.width)
     for i, ablation in enumerate(chosen):
         print(("\n" if i else "") + ablation_tables.document(ablation), end="")
         written += ablation_tables.write(ablation, reports)
         figures.write(ablation, writer, look)
-    _warn(writer.problems)
+    _warn([*writer.problems, *writer.notes])
     return [*written, *writer.paths]
 
 

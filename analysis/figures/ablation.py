@@ -25,6 +25,7 @@ FRAME_COLOR = "#D55E00"
 ABREAST = 2  # panels side by side
 PANEL_HEIGHT = 1.7  # inches
 LEFT, GAP, BELOW, LEGEND = 0.55, 0.25, 0.45, 0.2  # inches: of a panel, between panels, below one, a line of the legend
+FIELD = 0.36  # inches of a field with its number
 NAMES = 2.6  # inches at most for the names of settings
 ACCURACY = "validation top-1 [%]"
 
@@ -54,15 +55,16 @@ def draw_lines(ablation: Ablation, appearance: Appearance) -> list[Figure]:
     """Draw a panel per option: mean and interval against its value, the default marked, the references as lines; where
     the option belongs to the recipe the references have a point per value too."""
     axes = {o: a for o, a in ablation.axes.items() if a.numeric}
-    per_page = ABREAST * int((style.PAGE_HEIGHT - 1) / (PANEL_HEIGHT + BELOW))
+    abreast, legend = (1, 4 * LEGEND) if appearance.narrow else (ABREAST, 2 * LEGEND)
+    per_page = abreast * int((style.PAGE_HEIGHT - 1) / (PANEL_HEIGHT + BELOW))
     parts = style.chunks(list(axes), per_page)
     limits = _limits(ablation, list(axes))
     figures = []
     for number, part in enumerate(parts, 1):
-        rows, columns = style.panel_grid(len(part), ABREAST)
+        rows, columns = style.panel_grid(len(part), abreast)
         height = rows * (PANEL_HEIGHT + BELOW)
-        page = style.new_page(appearance, height + 2 * LEGEND, style.numbered(_title(ablation), number, len(parts)))
-        width = (style.TEXT_WIDTH - LEFT - 0.1 - GAP * (ABREAST - 1)) / ABREAST
+        page = style.new_page(appearance, height + legend, style.numbered(_title(ablation), number, len(parts)))
+        width = (appearance.width - LEFT - 0.1 - GAP * (abreast - 1)) / abreast
         for i, option in enumerate(part):
             row, column = divmod(i, columns)
             ax = page.axes(
@@ -88,10 +90,11 @@ def _limits(ablation: Ablation, options: Sequence[str]) -> tuple[float, float]:
 
 
 def _add_legend(page: Page, ax: Axes, top: float) -> None:
-    """Explain the marks of a panel below all panels, in up to two lines."""
+    """Explain the marks of a panel below all panels, in up to two lines, or four in a narrow figure."""
     handles, names = ax.get_legend_handles_labels()
-    columns = 3
-    fitted = labels.fit(names[::-1], style.TEXT_WIDTH / columns - 0.5)
+    width = page.figure.get_figwidth()
+    columns = 3 if width > style.COLUMN_WIDTH else 1
+    fitted = labels.fit(names[::-1], width / columns - 0.5)
     page.figure.legend(handles[::-1], fitted, loc="upper left", ncols=columns, frameon=False, borderpad=0,
                        borderaxespad=0, labelspacing=0.3,
                        bbox_to_anchor=(0.01, 1 - (page.top + top) / page.figure.get_figheight()))  # fmt: skip
@@ -117,15 +120,20 @@ def _add_option(ax: Axes, ablation: Ablation, option: str, axis: Axis) -> None:
     if axis.log and min(values) > 0:
         ax.set_xscale("log")
     _label_values(ax, values)
-    ax.set_xlabel(labels.shorten(short(option), ax.get_position().width * style.TEXT_WIDTH, labels.NORMAL))
+    ax.set_xlabel(labels.shorten(short(option), _inches(ax), labels.NORMAL))
     style.add_grid(ax)
+
+
+def _inches(ax: Axes) -> float:
+    """The width of axes."""
+    return ax.get_position().width * ax.figure.get_size_inches()[0]  # type: ignore[union-attr]
 
 
 def _label_values(ax: Axes, values: Sequence[float]) -> None:
     """Mark every value on the horizontal axis, and name as many as do not touch each other."""
     ax.xaxis.set_major_locator(FixedLocator(values))
     ax.xaxis.set_minor_locator(NullLocator())
-    across = ax.get_position().width * style.TEXT_WIDTH
+    across = _inches(ax)
     (low, high), logarithmic = ax.get_xlim(), ax.get_xscale() == "log"
     scale = np.log if logarithmic else np.asarray
     names, end = [], -np.inf
@@ -147,17 +155,23 @@ def _add_line(ax: Axes, option: str, rows: Sequence[SettingRow], color: str, lab
 
 def draw_map(ablation: Ablation, appearance: Appearance) -> Figure:
     """Draw mean validation accuracy over two options, first down, second across; the default is framed, the best is
-    bold. The fields have no numbers where there are too many."""
+    bold. The fields have no numbers where there are too many. A map whose numbers do not fit into a column of a paper
+    is as wide as the text."""
     (down, rows), (across, columns) = ablation.axes.items()
     table = _mean_table(ablation)
     names = labels.fit([text(v) for v in rows.values], 1.0)
     left = style.EDGE + labels.widest(names) + 0.3
-    width = min(0.6 * table.shape[1], style.TEXT_WIDTH - left - 0.75)
+    room = appearance.width - left - 0.75
+    if appearance.narrow and room / table.shape[1] < FIELD:
+        return draw_map(ablation, appearance.widened())
+    width = min(0.6 * table.shape[1], room)
     height = min(max(0.2 * table.shape[0], 1.0), style.PAGE_HEIGHT - 1.2)
-    page = style.new_page(appearance, height + 0.85, _title(ablation))
+    frame = _default_frame(ablation)
+    note = labels.wrap(_map_note(ablation, frame), appearance.width - 0.2, lines=4 if appearance.narrow else 2)
+    page = style.new_page(appearance, height + 0.55 + max(0.3, labels.height_of(note) + 0.04), _title(ablation))
     ax = page.axes(left, 0.05, width, height)
     image = ax.imshow(table, cmap="viridis", aspect="auto", origin="lower")
-    if width / table.shape[1] >= 0.36 and height / table.shape[0] >= style.ROW_HEIGHT:
+    if width / table.shape[1] >= FIELD and height / table.shape[0] >= style.ROW_HEIGHT:
         _add_values(ax, table, sum(image.get_clim()) / 2)
     ax.set_xticks(range(table.shape[1]), [text(v) for v in columns.values], rotation=90 if table.shape[1] > 8 else 0)
     ax.set_yticks(range(table.shape[0]), names)
@@ -168,18 +182,31 @@ def draw_map(ablation: Ablation, appearance: Appearance) -> Figure:
     bar = page.axes(left + width + 0.12, 0.05, 0.1, height)
     page.figure.colorbar(ScalarMappable(image.norm, image.cmap), cax=bar).set_label(ACCURACY, fontsize=labels.SMALL)
     bar.yaxis.set_major_locator(MaxNLocator(nbins=max(2, min(6, int(height / 0.3)))))
-    notes = [f"{r.label} {r.mean:.2f}" for r, _ in _references(ablation)]
-    default = ablation.default
-    if default.values[down] in rows.values and default.values[across] in columns.values:
-        i, j = list(rows.values).index(default.values[down]), list(columns.values).index(default.values[across])
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=FRAME_COLOR, linewidth=2.2,
+    if frame:
+        ax.add_patch(Rectangle((frame[1] - 0.5, frame[0] - 0.5), 1, 1, fill=False, edgecolor=FRAME_COLOR, linewidth=2.2,
                                clip_on=False, zorder=5))  # fmt: skip
+    page.text(style.EDGE, height + 0.55, note)
+    return page.figure
+
+
+def _default_frame(ablation: Ablation) -> tuple[int, int] | None:
+    """Row and column of the default; None where it is outside the map."""
+    (down, rows), (across, columns) = ablation.axes.items()
+    values = ablation.default.values
+    if values[down] in rows.values and values[across] in columns.values:
+        return list(rows.values).index(values[down]), list(columns.values).index(values[across])
+    return None
+
+
+def _map_note(ablation: Ablation, frame: tuple[int, int] | None) -> str:
+    """The references, and what the frame is; without a frame, the default."""
+    notes, default = [f"{r.label} {r.mean:.2f}" for r, _ in _references(ablation)], ablation.default
+    if frame:
         notes.append("frame: default")
     else:
-        settings = ", ".join(f"{short(o)}={text(default.values[o])}" for o in (down, across))
+        settings = ", ".join(f"{short(o)}={text(default.values[o])}" for o in ablation.axes)
         notes.append(f"default ({settings}) {default.mean:.2f}")
-    page.text(style.EDGE, height + 0.55, labels.wrap(", ".join(notes), style.TEXT_WIDTH - 0.2))
-    return page.figure
+    return ", ".join(notes)
 
 
 def _add_values(ax: Axes, table: np.ndarray, middle: float) -> None:
@@ -207,7 +234,7 @@ def draw_settings(ablation: Ablation, appearance: Appearance) -> list[Figure]:
     """Draw one row per setting: mean and interval above it, seeds as faint dots; the references as lines."""
     rows, color = [r for r in ablation.settings if r.n], _color(ablation)
     marks = {id(r): " (default)" if r is ablation.default and r.label != "default" else "" for r in rows}
-    fitted = labels.fit([f"{r.label}{marks[id(r)]}" for r in rows], NAMES)
+    fitted = labels.fit([f"{r.label}{marks[id(r)]}" for r in rows], appearance.names(NAMES))
     names = dict(zip(map(id, rows), fitted, strict=True))
     left = style.EDGE + labels.widest(fitted) + 0.06
     parts = style.chunks(rows, int((style.PAGE_HEIGHT - 1.2) / 0.2))
@@ -217,7 +244,7 @@ def draw_settings(ablation: Ablation, appearance: Appearance) -> list[Figure]:
         page = style.new_page(
             appearance, height + BELOW + 2 * LEGEND, style.numbered(_title(ablation), number, len(parts))
         )
-        ax = page.axes(left, 0.05, style.TEXT_WIDTH - left - 0.15, height - 0.05)
+        ax = page.axes(left, 0.05, appearance.width - left - 0.15, height - 0.05)
         for row, reference_color in _references(ablation):
             ax.axvline(row.mean, color=reference_color, label=f"{row.label} {row.mean:.2f}", **style.REFERENCE_LINE)
         for i, row in enumerate(part):

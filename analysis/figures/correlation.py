@@ -17,9 +17,10 @@ from analysis.figures.style import Appearance, Page
 from analysis.groups import MethodRow, ResultGroup
 from analysis.predictions import PredictionReader
 
-ABREAST = 4  # panels side by side
+ABREAST, NARROW_ABREAST = 4, 2  # panels side by side
 NAMED_CLASSES = 10  # a panel of more classes does not name them
-GAP, BAR_HEIGHT = 0.12, 0.62  # inches between panels; below all panels, with the color bars
+GAP, BAR_HEIGHT = 0.12, 0.62  # inches between panels; below all panels, with a row of color bars
+BAR = 0.42  # inches of a color bar with its label
 NAMES = 0.75  # inches at most for the names of classes
 NUMBERS = 0.42  # inches for the numbers of classes, with "class"
 TEACHER_COLORS, DIFFERENCE_COLORS = "PuOr_r", "RdBu_r"
@@ -103,14 +104,14 @@ def draw_correlations(
     names = differences[0].class_names or [str(i) for i in range(classes)]
     named = classes <= NAMED_CLASSES
     limit = max(float(np.quantile(entries, 1 if named else 0.995)), 1e-6)
-    layout = _layout(names if named else None, [d.row.label for d in differences])
+    layout = _layout(names if named else None, [d.row.label for d in differences], appearance)
     panels = [_Panel("Teacher\nits own r", differences[0].teacher, 1.0, TEACHER_COLORS)]
     panels += [
         _Panel(f"{name}\nmean |Δr| {d.distance:.3f}", d.matrix, limit, DIFFERENCE_COLORS)
         for name, d in zip(layout.titles, differences, strict=True)
     ]
-    rows = max(1, int((style.PAGE_HEIGHT - layout.below - BAR_HEIGHT) / layout.row_height))
-    parts = style.chunks(panels, rows * ABREAST)
+    rows = max(1, int((style.PAGE_HEIGHT - layout.below - layout.bars) / layout.row_height))
+    parts = style.chunks(panels, rows * layout.abreast)
     title = f"Class correlation of the logits, {style.pair_title(group, pair)}"
     cut = bool(entries.max() > limit)
     return [
@@ -123,15 +124,18 @@ def draw_correlations(
 class _Layout:
     """Where panels stand, in inches. names: of the classes, None where they are numbered. titles: of the rows.
 
-    left: of the first panel; side: of a panel; heading: above each; below: under the last row of panels.
+    abreast: panels side by side. left: of the first panel; side: of a panel; heading: above each; below: under the last
+    row of panels; bars: of the color bars below that.
     """
 
     names: list[str] | None
     titles: list[str]
+    abreast: int
     left: float
     side: float
     heading: float
     below: float
+    bars: float
 
     @property
     def row_height(self) -> float:
@@ -139,21 +143,23 @@ class _Layout:
         return self.heading + self.side + GAP
 
 
-def _layout(names: Sequence[str] | None, titles: Sequence[str]) -> _Layout:
+def _layout(names: Sequence[str] | None, titles: Sequence[str], appearance: Appearance) -> _Layout:
+    abreast, bars = (NARROW_ABREAST, BAR_HEIGHT + BAR) if appearance.narrow else (ABREAST, BAR_HEIGHT)
     fitted = labels.fit(names, NAMES) if names else None
     around = labels.widest(fitted) + 0.1 if fitted else NUMBERS
-    side = (style.TEXT_WIDTH - around - style.EDGE - ABREAST * GAP) / ABREAST
+    side = (appearance.width - around - style.EDGE - abreast * GAP) / abreast
     wrapped = labels.fit(titles, side, lines=2)
     lines = 1 + max(title.count("\n") + 1 for title in wrapped)
-    return _Layout(fitted, wrapped, around + style.EDGE, side, lines * labels.LINE * labels.SMALL + 0.03, around)
+    heading = lines * labels.LINE * labels.SMALL + 0.03
+    return _Layout(fitted, wrapped, abreast, around + style.EDGE, side, heading, around, bars)
 
 
 def _draw_page(
     panels: Sequence[_Panel], layout: _Layout, limit: float, cut: bool, appearance: Appearance, title: str
 ) -> Figure:
     """One page. limit: scale of the differences; cut: whether entries lie outside it."""
-    rows, columns = style.panel_grid(len(panels), ABREAST)
-    page = style.new_page(appearance, rows * layout.row_height + layout.below + BAR_HEIGHT, title)
+    rows, columns = style.panel_grid(len(panels), layout.abreast)
+    page = style.new_page(appearance, rows * layout.row_height + layout.below + layout.bars, title)
     for i, panel in enumerate(panels):
         row, column = divmod(i, columns)
         left, top = layout.left + column * (layout.side + GAP), row * layout.row_height + layout.heading
@@ -180,13 +186,16 @@ def _label_classes(ax: Axes, names: Sequence[str] | None, *, bottom: bool, left:
 
 
 def _add_bars(page: Page, with_teacher: bool, limit: float, cut: bool) -> None:
-    """Add the color bars of the teacher's correlations and of the differences at the lower edge."""
-    top = page.figure.get_figheight() - page.top - style.EDGE - 0.42
-    width = (style.TEXT_WIDTH - 1.5) / 2
+    """Add the color bars of the teacher's correlations and of the differences at the lower edge, side by side or one
+    above the other."""
+    top = page.figure.get_figheight() - page.top - style.EDGE - BAR
+    narrow = page.figure.get_figwidth() < style.TEXT_WIDTH
+    width = style.COLUMN_WIDTH - 0.6 if narrow else (style.TEXT_WIDTH - 1.5) / 2
     bars = [("teacher's correlation r of two classes' logits", TEACHER_COLORS, 1.0, "neither")] if with_teacher else []
     bars.append(("Δr = teacher − student", DIFFERENCE_COLORS, limit, "both" if cut else "neither"))
     for i, (text, color_map, scale, extend) in enumerate(bars):
-        ax = page.axes(0.5 + i * (width + 0.5), top, width, 0.09)
+        place = (0.3, top - BAR * (len(bars) - 1 - i)) if narrow else (0.5 + i * (width + 0.5), top)
+        ax = page.axes(*place, width, 0.09)
         mappable = ScalarMappable(Normalize(-scale, scale), color_map)
         bar = page.figure.colorbar(mappable, cax=ax, orientation="horizontal", extend=extend)
         bar.set_label(text, fontsize=labels.SMALL)

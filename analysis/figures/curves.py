@@ -14,11 +14,13 @@ from analysis.figures import files, labels, line_ends, palette, style
 from analysis.figures.files import FigureWriter
 from analysis.figures.line_ends import LineEnd
 from analysis.figures.palette import RowStyle
-from analysis.figures.style import Appearance
+from analysis.figures.style import Appearance, Page
 from analysis.groups import MethodRow, ResultGroup, RowKey
 from analysis.load import load_metrics
 
 PANEL_HEIGHT = 2.5  # inches; more where more names stand at the line ends
+NARROW_HEIGHT = 1.6  # inches of a panel in a narrow figure
+HEADING = labels.height_of("", labels.NORMAL) + 0.05  # inches above a panel with a title
 LEFT, GAP, BOTTOM = 0.5, 0.45, 0.42  # inches: left of the axes, between them, below them
 TIME = "time per run"  # as in the cost table: training with evaluation, without the teacher's training
 
@@ -103,24 +105,24 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearan
     zoom_from = last - max(1, last // 4) if last >= 8 else None
     styles = appearance.on_pair(group, pair)
     teachers = _teachers(group, pair)
-    ends = [LineEnd(n, v, last, v, palette.TEACHER_COLOR) for n, v in teachers.items()] + _ends(curves, styles)
-    page, panels = _panels(
-        ends, appearance, f"{group.top1.capitalize()}: {style.pair_title(group, pair)}", 2 if zoom_from else 1
-    )
+    ends = _teacher_ends(teachers, last) + _ends(curves, styles)
+    others = len(curves) + len(teachers) - len(ends)
+    title = f"{group.top1.capitalize()}: {style.pair_title(group, pair)}"
+    page, panels = _panels(ends, others, appearance, title, 2 if zoom_from else 1)
     for ax in panels:
         for top1 in teachers.values():
             ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
         for curve in _drawn_last(curves, styles):
             _add_curve(ax, curve, styles[curve.row.key])
         ax.set_xlabel("epoch")
+        ax.set_ylabel(f"{group.top1} [%]" if ax is panels[0] or appearance.narrow else "")
         ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
         style.add_grid(ax)
-    panels[0].set_ylabel(f"{group.top1} [%]")
     first = min(int(c.epochs[0]) for c in curves)
     panels[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
         _zoom(panels[-1], _in_sight(curves, styles), list(teachers.values()), zoom_from, last)
-    line_ends.add(page, panels[-1], ends, others=len(curves) + len(teachers) - len(ends))
+    _add_names(page, panels[-1], ends, others, appearance)
     return page.figure
 
 
@@ -131,15 +133,16 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
     longest = max(float(t.iloc[-1]) for t in times.values())
     unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1)
     styles, teachers = appearance.on_pair(group, pair), _teachers(group, pair)
-    ends = [LineEnd(n, v, longest / size, v, palette.TEACHER_COLOR) for n, v in teachers.items()]
+    ends = _teacher_ends(teachers, longest / size)
     for curve in curves:
         if styles[curve.row.key].highlighted:
             time, top1 = float(times[curve.row.key].iloc[-1]) / size, float(curve.mean.iloc[-1])
             value = f"{top1:.2f}, {time:.3g} {unit}"
-            ends.append(LineEnd(curve.row.label, value, time, top1, styles[curve.row.key].color))
-    page, (ax,) = _panels(
-        ends, appearance, f"{group.top1.capitalize()} against {TIME}: {style.pair_title(group, pair)}", 1
-    )
+            row = styles[curve.row.key]
+            ends.append(LineEnd(curve.row.label, value, time, top1, row.color, row.dashes, row.mark))
+    others = len(curves) + len(teachers) - len(ends)
+    title = f"{group.top1.capitalize()} against {TIME}: {style.pair_title(group, pair)}"
+    page, (ax,) = _panels(ends, others, appearance, title, 1)
     for top1 in teachers.values():
         ax.axhline(top1, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
     for curve in _drawn_last(curves, styles):
@@ -155,7 +158,7 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
     ax.set_xlim(0, 1.02 * longest / size)
     ax.set_ylim(_late_limits(curves, list(teachers.values())))
     style.add_grid(ax)
-    line_ends.add(page, ax, ends, others=len(curves) + len(teachers) - len(ends))
+    _add_names(page, ax, ends, others, appearance)
     return page.figure
 
 
@@ -173,12 +176,18 @@ def _teachers(group: ResultGroup, pair: str) -> dict[str, float]:
     return {t.label: t.top1[pair] for t in group.teachers if pair in t.top1}
 
 
+def _teacher_ends(teachers: Mapping[str, float], x: float) -> list[LineEnd]:
+    """The ends of the lines of a pair's teachers."""
+    dashes = style.REFERENCE_LINE["linestyle"]
+    return [LineEnd(name, top1, x, top1, palette.TEACHER_COLOR, dashes) for name, top1 in teachers.items()]
+
+
 def _ends(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> list[LineEnd]:
     """The ends of the lines of the rows that stand out."""
     return [
-        LineEnd(c.row.label, c.accuracy, float(c.epochs[-1]), float(c.mean.iloc[-1]), styles[c.row.key].color)
+        LineEnd(c.row.label, c.accuracy, float(c.epochs[-1]), float(c.mean.iloc[-1]), row.color, row.dashes)
         for c in curves
-        if styles[c.row.key].highlighted
+        if (row := styles[c.row.key]).highlighted
     ]
 
 
@@ -194,15 +203,32 @@ def _drawn_last(curves: Sequence[Curve], styles: Mapping[RowKey, RowStyle]) -> l
     return sorted(curves, key=lambda curve: styles[curve.row.key].highlighted)
 
 
-def _panels(ends: Sequence[LineEnd], appearance: Appearance, title: str, count: int) -> tuple[style.Page, list[Axes]]:
-    """A page with one or two panels, the names of line ends on their right."""
+def _panels(
+    ends: Sequence[LineEnd], others: int, appearance: Appearance, title: str, count: int
+) -> tuple[Page, list[Axes]]:
+    """A page with one or two panels: side by side with the names of line ends on their right, in a narrow figure one
+    above the other with the names below."""
+    if appearance.narrow:
+        height = NARROW_HEIGHT + BOTTOM + HEADING
+        below = line_ends.height_below(ends, others, appearance)
+        page = style.new_page(appearance, count * height + 0.05 - HEADING + below, title)
+        width = appearance.width - LEFT - 2 * style.EDGE
+        return page, [page.axes(LEFT, i * height + 0.05, width, NARROW_HEIGHT) for i in range(count)]
     names = line_ends.width(ends)
     height = max(PANEL_HEIGHT, line_ends.height(ends))
-    heading = labels.height_of("", labels.NORMAL) + 0.05 if count > 1 else 0.05
+    heading = HEADING if count > 1 else 0.05
     page = style.new_page(appearance, heading + height + BOTTOM, title)
-    width = style.TEXT_WIDTH - LEFT - names - style.EDGE - (GAP if count > 1 else 0)
+    width = appearance.width - LEFT - names - style.EDGE - (GAP if count > 1 else 0)
     lefts = [LEFT, LEFT + width / 2 + GAP][:count]
     return page, [page.axes(left, heading, width / count, height) for left in lefts]
+
+
+def _add_names(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int, appearance: Appearance) -> None:
+    """Name the lines, on the right of the last panel or below all."""
+    if appearance.narrow:
+        line_ends.add_below(page, ends, others)
+    else:
+        line_ends.add(page, ax, ends, others)
 
 
 def _add_curve(ax: Axes, curve: Curve, row: RowStyle) -> None:

@@ -21,6 +21,7 @@ from analysis.statistics import BASELINE, Comparison
 from benchmark.tables import cells
 
 REFERENCES = {m: statistics.REFERENCES[m] for m in (published.STUDENT, BASELINE)}  # in the order of the panels
+SHORT = {published.STUDENT: "student", BASELINE: "KD"}  # above a narrow panel
 NAMES = 1.7  # inches at most for the names of rows
 GAP, HEADING, BELOW = 0.25, 0.2, 0.42  # inches: between panels, above and below them
 Differences = Mapping[tuple[RowKey, str], Comparison]
@@ -81,9 +82,12 @@ def draw_forest(
     """
     rows, styles = sorted_rows(group, pair), appearance.on_pair(group, pair)
     limits = {method: _limits(list(differences.values())) for method, differences in compared.items()}
-    names = dict(zip([r.key for r in rows], labels.fit([_name(r, pair) for r in rows], NAMES), strict=True))
+    names = dict(
+        zip([r.key for r in rows], labels.fit([_name(r, pair) for r in rows], appearance.names(NAMES)), strict=True)
+    )
     left = style.EDGE + labels.widest(list(names.values())) + 0.06
-    width = (style.TEXT_WIDTH - left - 0.12 - GAP * (len(compared) - 1)) / len(compared)
+    gap = GAP if not appearance.narrow else GAP / 2
+    width = (appearance.width - left - 0.12 - gap * (len(compared) - 1)) / len(compared)
     parts = style.chunks(rows, int((style.PAGE_HEIGHT - 0.5 - HEADING - BELOW) / style.ROW_HEIGHT))
     figures = []
     for number, part in enumerate(parts, 1):
@@ -91,15 +95,15 @@ def draw_forest(
         height = style.ROW_HEIGHT * len(part)
         page = style.new_page(appearance, HEADING + height + BELOW, title)
         for i, (method, differences) in enumerate(compared.items()):
-            ax = page.axes(left + i * (width + GAP), HEADING, width, height)
+            ax = page.axes(left + i * (width + gap), HEADING, width, height)
             _add_differences(ax, pair, part, differences, styles)
             ax.set_xlim(*limits[method])
             ax.set_ylim(len(part) - 0.4, -0.6)
-            ax.set_title(f"against {REFERENCES[method]}", fontsize=labels.SMALL)
-            ax.set_xlabel("difference [points]")
-            ax.xaxis.set_major_locator(MaxNLocator(nbins=5, prune="both"))
+            ax.set_title(f"against {SHORT[method] if appearance.narrow else REFERENCES[method]}", fontsize=labels.SMALL)
+            ax.set_xlabel("points" if appearance.narrow else "difference [points]")
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=3 if appearance.narrow else 5, prune="both"))
             row_names = [names[row.key] for row in part] if i == 0 else [""] * len(part)
-            style.label_rows(ax, row_names, [styles[row.key] for row in part], NAMES)
+            style.label_rows(ax, row_names, [styles[row.key] for row in part])
             style.add_grid(ax, "x")
         figures.append(page.figure)
     return figures

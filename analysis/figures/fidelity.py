@@ -21,7 +21,7 @@ from analysis.figures.style import Appearance, Page
 from analysis.figures.value_grid import ValueGrid
 from analysis.frames import rows_where
 
-PANELS = 4  # measures side by side
+PANELS, NARROW_PANELS = 4, 2  # measures side by side
 NAMES = 1.35  # inches at most for the names of rows
 GAP, HEADING, TICKS, LEGEND = 0.14, 0.3, 0.3, 0.2  # inches: between panels, above and below them, of the legend
 SEED_DOT: dict[str, Any] = {"marker": "o", "alpha": 0.5, "markersize": 2.8, "markeredgewidth": 0, "linestyle": "none"}
@@ -53,51 +53,61 @@ def _row_styles(fidelity: Fidelity, pair: str, appearance: Appearance) -> dict[s
 
 def draw_measures(fidelity: Fidelity, pair: str, appearance: Appearance) -> list[Figure]:
     """Draw one panel per measure, one line per row of the table: seeds as light dots, their mean as the row's mark with
-    ± one standard deviation, the teacher's own value as a dashed line. Four measures stand side by side; what does not
-    fit on a page continues on the next."""
+    ± one standard deviation, the teacher's own value as a dashed line. Four measures stand side by side, two in a
+    narrow figure; what does not fit on a page continues on the next."""
     summary, seeds = rows_where(fidelity.summary, pair=pair), rows_where(fidelity.runs, pair=pair)
     teachers = rows_where(summary, method=published.TEACHER)
     rows = summary.drop(teachers.index)
     measures = [m for m in MEASURES if rows[m.key].notna().to_numpy().any()]
+    abreast, legend = (NARROW_PANELS, 2 * LEGEND) if appearance.narrow else (PANELS, LEGEND)
     around = HEADING + TICKS
-    most_rows = int((style.PAGE_HEIGHT - 0.5 - LEGEND - around) / style.ROW_HEIGHT)
+    most_rows = int((style.PAGE_HEIGHT - 0.5 - legend - around) / style.ROW_HEIGHT)
     blocks = [
-        (part, measures[i : i + PANELS])
+        (part, measures[i : i + abreast])
         for part in style.chunks(list(rows.index), most_rows)
-        for i in range(0, len(measures), PANELS)
+        for i in range(0, len(measures), abreast)
     ]
     height = around + style.ROW_HEIGHT * max(len(part) for part, _ in blocks)
-    pages = style.chunks(blocks, max(1, int((style.PAGE_HEIGHT - 0.5 - LEGEND) / height)))
+    pages = style.chunks(blocks, max(1, int((style.PAGE_HEIGHT - 0.5 - legend) / height)))
     figures, styles = [], _row_styles(fidelity, pair, appearance)
     title = f"Class structure passed on: {style.pair_title(fidelity.group, pair)}"
     for i, on_page in enumerate(pages, 1):
         total = sum(around + style.ROW_HEIGHT * len(part) for part, _ in on_page)
-        page, top = style.new_page(appearance, total + LEGEND, style.numbered(title, i, len(pages))), 0.0
+        page, top = style.new_page(appearance, total + legend, style.numbered(title, i, len(pages))), 0.0
         for part, block_measures in on_page:
-            _add_block(page, top, block_measures, rows.loc[part], seeds, teachers, styles)
+            names = labels.fit(list(rows.label[part]), appearance.names(NAMES))
+            panels = _block_axes(page, top, names, abreast)
+            _add_block(panels, names, block_measures, rows.loc[part], seeds, teachers, styles)
             top += around + style.ROW_HEIGHT * len(part)
         _add_legend(page, total, several=bool((rows.n > 1).any()), teacher=not teachers.empty)
         figures.append(page.figure)
     return figures
 
 
-def _add_block(
-    page: Page, top: float, measures: Sequence[Measure], rows: pd.DataFrame, seeds: pd.DataFrame,
-    teachers: pd.DataFrame, styles: Mapping[str, RowStyle],
-) -> None:  # fmt: skip
-    """Draw up to four measures side by side, the rows' names on the left."""
-    names = labels.fit(list(rows.label), NAMES)
+def _block_axes(page: Page, top: float, names: Sequence[str], abreast: int) -> list[Axes]:
+    """Axes side by side with room for the rows' names on their left."""
     left = style.EDGE + labels.widest(names) + 0.06
-    width = (style.TEXT_WIDTH - left - style.EDGE - 0.1 - (PANELS - 1) * GAP) / PANELS
-    for i, measure in enumerate(measures):
-        ax = page.axes(left + i * (width + GAP), top + HEADING, width, style.ROW_HEIGHT * len(rows))
+    width = (page.figure.get_figwidth() - left - style.EDGE - 0.1 - (abreast - 1) * GAP) / abreast
+    return [
+        page.axes(left + i * (width + GAP), top + HEADING, width, style.ROW_HEIGHT * len(names)) for i in range(abreast)
+    ]
+
+
+def _add_block(
+    panels: Sequence[Axes], names: Sequence[str], measures: Sequence[Measure], rows: pd.DataFrame,
+    seeds: pd.DataFrame, teachers: pd.DataFrame, styles: Mapping[str, RowStyle],
+) -> None:  # fmt: skip
+    """Draw a measure in each panel, the rows' names on the left. Panels without a measure are removed."""
+    for ax in panels[len(measures) :]:
+        ax.remove()
+    for i, (ax, measure) in enumerate(zip(panels, measures, strict=False)):
         for value in teachers[measure.key].dropna():
             ax.axvline(value, color=palette.TEACHER_COLOR, **style.REFERENCE_LINE)
         _add_rows(ax, measure, rows, seeds, styles)
         better = "more" if measure.better > 0 else "less"
         unit = f" [{measure.unit}]" if measure.unit else ""
         ax.set_title(f"{measure.title}{unit}\n{better} is better", fontsize=labels.SMALL, linespacing=1.1)
-        style.label_rows(ax, names if i == 0 else [""] * len(names), [styles[r] for r in rows.label], NAMES)
+        style.label_rows(ax, names if i == 0 else [""] * len(names), [styles[r] for r in rows.label])
         _few_ticks(ax)
         style.add_grid(ax)
 
@@ -142,8 +152,9 @@ def _add_legend(page: Page, top: float, *, several: bool, teacher: bool) -> None
         handles.append(Line2D([], [], color=palette.TEACHER_COLOR, label="teacher", **line))
     if handles:
         height = page.figure.get_figheight()
+        columns = len(handles) if page.figure.get_figwidth() > style.COLUMN_WIDTH else 2
         page.figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.005, style.EDGE / height / 2),
-                           ncols=len(handles), frameon=False, borderpad=0, borderaxespad=0)  # fmt: skip
+                           ncols=columns, labelspacing=0.3, frameon=False, borderpad=0, borderaxespad=0)  # fmt: skip
 
 
 def draw_changes(fidelity: Fidelity, pair: str, changes: ClassChanges, appearance: Appearance) -> list[Figure]:

@@ -19,6 +19,7 @@ METADATA: dict[str, dict[str, Any]] = {  # without what would make the bytes dif
     "pdf": {"CreationDate": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
 }
+COLUMN = "column"  # behind the names of figures that are as wide as one column
 Drawn = Figure | Sequence[Figure] | None
 
 
@@ -39,17 +40,21 @@ class FigurePage:
 class FigureWriter:
     """Writes the figures of one command to `folder` as PNG and PDF.
 
-    `paths` collects the files, `problems` why figures are missing. extra: further suffixes to render, not to write.
+    `paths` collects the files, `problems` why figures are missing, `notes` which ones are wider than was asked for.
+    width: of figures in inches, as the look has it that they are drawn in. extra: further suffixes to render, not to
+    write.
     """
 
     folder: Path
+    width: float = style.TEXT_WIDTH
     extra: tuple[str, ...] = ()
     paths: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def write(self, stem: str, draw: Callable[[], Drawn]) -> list[FigurePage]:
         """Draw a figure and write its pages; none where there is nothing to draw, or where it cannot be drawn, with the
-        reason among `problems`.
+        reason among `problems`. The files of a figure for one column have names of their own.
 
         Whatever goes wrong in one figure must not lose the others, so every exception in drawing is reported instead of
         raised. Errors of the file system are raised: they would hit every figure.
@@ -60,6 +65,12 @@ class FigureWriter:
         except Exception as e:
             self.problems.append(f"{stem} cannot be drawn: {describe(e)}")
             return []
+        width = max((figure.get_figwidth() for figure, _ in pages), default=self.width)
+        if width > self.width:
+            self.notes.append(
+                f"{stem} is {width} in wide, for both columns of a paper: its columns do not fit into {self.width} in"
+            )
+        stem = stem if width > style.COLUMN_WIDTH else f"{stem}-{COLUMN}"
         written = [self._write_page(page_name(stem, i), *page) for i, page in enumerate(pages, 1)]
         self._remove_pages(stem, len(pages) + 1)
         return written

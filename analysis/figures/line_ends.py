@@ -1,23 +1,27 @@
-"""Names beside the ends of lines, in place of a legend: spread so that none covers another, joined to their lines."""
+"""Names of lines: beside their ends, spread so that none covers another and joined to their lines, or in a list; below
+the axes in a narrow figure."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.axes import Axes
 
-from analysis.figures import labels
+from analysis.figures import labels, style
 from analysis.figures.palette import OTHER_COLOR
-from analysis.figures.style import Page
+from analysis.figures.style import Appearance, Page
 
 MAX_WIDTH = 1.9  # inches of a name with its value
 PITCH = 0.14  # inches from name to name
 LEADER = 0.2  # inches between the axes and the names
+SAMPLE = 0.28  # inches of a piece of a line with the gap to its name, below the axes
+FEW = 12  # so many names stand one below the other, rather than to be shortened
 
 
 @dataclass(frozen=True)
 class LineEnd:
-    """Where a line ends, in data coordinates; its name, with a value behind it, its color and dashes."""
+    """Where a line ends, in data coordinates; its name, with a value behind it, its color, dashes and mark."""
 
     name: str
     value: float | str
@@ -25,6 +29,7 @@ class LineEnd:
     y: float
     color: str
     dashes: Any = "-"
+    mark: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def value_text(self) -> str:
@@ -32,10 +37,10 @@ class LineEnd:
         return self.value if isinstance(self.value, str) else f"{self.value:.2f}"
 
 
-def texts(ends: Sequence[LineEnd]) -> list[str]:
-    """Return names and values, the names shortened."""
-    rest = [MAX_WIDTH - labels.text_width(f"  {end.value_text}") for end in ends]
-    names = labels.fit([end.name for end in ends], min(rest, default=MAX_WIDTH))
+def texts(ends: Sequence[LineEnd], inches: float = MAX_WIDTH) -> list[str]:
+    """Return names and values, the names shortened where both need more than `inches`."""
+    rest = [inches - labels.text_width(f"  {end.value_text}") for end in ends]
+    names = labels.fit([end.name for end in ends], min(rest, default=inches))
     return [f"{name}  {end.value_text}" for name, end in zip(names, ends, strict=True)]
 
 
@@ -88,6 +93,40 @@ def add_list(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None
                 linewidth=1.4, transform=ax.transAxes, clip_on=False)  # fmt: skip
         ax.text(1 + LEADER / across, y, text, transform=ax.transAxes, color=ink, ha="left", va="center",
                 fontsize=labels.SMALL)  # fmt: skip
+
+
+def _abreast(ends: Sequence[LineEnd], appearance: Appearance) -> int:
+    """How many names stand side by side below the axes: two, or one where two of a few would be shortened."""
+    room = (appearance.width - 2 * style.EDGE) / 2 - SAMPLE
+    whole = all(labels.text_width(f"{end.name}  {end.value_text}") <= room for end in ends)
+    return 2 if whole or len(ends) > FEW else 1
+
+
+def height_below(ends: Sequence[LineEnd], others: int, appearance: Appearance) -> float:
+    """Return the inches that the names need below the axes."""
+    return PITCH * math.ceil((len(ends) + bool(others)) / _abreast(ends, appearance)) + 0.04
+
+
+def add_below(page: Page, ends: Sequence[LineEnd], others: int, heading: str = "") -> None:
+    """Write the names at the lower edge of a narrow page, each after a piece of its line, below a heading: a legend
+    where there is no room beside the axes."""
+    appearance = Appearance(width=page.figure.get_figwidth())
+    height, abreast = height_below(ends, others, appearance), _abreast(ends, appearance)
+    width, top = appearance.width - 2 * style.EDGE, page.figure.get_figheight() - page.top - style.EDGE - height
+    ax = page.axes(style.EDGE, top, width, height, xlim=(0, width), ylim=(height, 0))
+    ax.axis("off")
+    if heading:
+        page.text(style.EDGE, top - 0.14, heading, color="#404040")
+    names = texts(ends, width / abreast - SAMPLE)
+    entries = [(text, end.color, end.dashes, end.mark, end.color) for text, end in zip(names, ends, strict=True)]
+    entries += [(_others(others), OTHER_COLOR, "-", {}, "#6e6e6e")] if others else []
+    rows = math.ceil(len(entries) / abreast)
+    for i, (text, color, dashes, mark, ink) in enumerate(entries):
+        left, y = width / abreast * (i // rows), (i % rows + 0.5) * PITCH
+        ax.plot([left + 0.02, left + SAMPLE - 0.06], [y, y], color=color, linestyle=dashes, linewidth=1.4)
+        if mark:
+            ax.plot(left + SAMPLE / 2 - 0.02, y, **mark, markersize=4.5)
+        ax.text(left + SAMPLE, y, text, color=ink, ha="left", va="center", fontsize=labels.SMALL)
 
 
 def _others(count: int) -> str:

@@ -12,13 +12,14 @@ from analysis import statistics
 from analysis.figures import files, labels, line_ends, style, value_grid
 from analysis.figures.files import FigureWriter
 from analysis.figures.line_ends import LineEnd
-from analysis.figures.style import Appearance
+from analysis.figures.style import Appearance, Page
 from analysis.figures.value_grid import ValueGrid
 from analysis.groups import ResultGroup
 from analysis.statistics import Ranking
 
 MAX_LABELED = 16  # rows on one axis of ranks with their names around it; more stand in a list
 MAX_COUNTED = 12  # rows whose wins, ties and losses are written into the matrix; of more only colors are shown
+MAX_COUNTED_NARROW = 5  # in one column of a paper
 NAMES = 1.5  # inches at most for the names of rows
 LEVEL = 0.085  # inches of a unit of depth below the axis of ranks
 
@@ -69,9 +70,14 @@ def rank_bars(average: Sequence[float], critical_difference: float) -> list[tupl
     return [(ranks[i], ranks[j]) for i, j in bars]
 
 
+def is_diagram(ranking: Ranking, appearance: Appearance) -> bool:
+    """Return whether ranks are a diagram of critical differences: of a few rows, whose names stand on its sides."""
+    return len(ranking.rows) <= MAX_LABELED and not appearance.narrow
+
+
 def draw_ranks(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> list[Figure]:
-    """Draw average ranks: the diagram of critical differences of a few rows, a list of many."""
-    if len(ranking.rows) <= MAX_LABELED:
+    """Draw average ranks: the diagram of critical differences of a few rows, a list of many, or in a narrow figure."""
+    if is_diagram(ranking, appearance):
         return [draw_critical_difference(group, ranking, appearance)]
     return draw_rank_list(group, ranking, appearance)
 
@@ -86,7 +92,7 @@ def draw_critical_difference(group: ResultGroup, ranking: Ranking, appearance: A
     names = labels.fit([row.label for row in ranking.rows], NAMES)
     side = labels.widest(names) + 0.55
     page = style.new_page(appearance, LEVEL * (bottom + 7.5), f"Average rank, 1 the best: {_title(group, ranking)}")
-    ax = page.axes(side, 0, style.TEXT_WIDTH - 2 * side, LEVEL * (bottom + 7.5))
+    ax = page.axes(side, 0, appearance.width - 2 * side, LEVEL * (bottom + 7.5))
     ax.set_xlim(1, k)
     ax.set_ylim(bottom, -7.5)
     ax.axis("off")
@@ -135,16 +141,20 @@ def draw_rank_list(group: ResultGroup, ranking: Ranking, appearance: Appearance)
     """Draw the average rank of many rows, one below the other, the best first. A band spans the critical difference
     from the best: Nemenyi's test does not distinguish rows inside it from the best."""
     styles, best = appearance.over_pairs(group), float(ranking.average.min())
-    names = labels.fit([ranking.rows[i].label for i in ranking.order], NAMES)
+    names = labels.fit([ranking.rows[i].label for i in ranking.order], appearance.names(NAMES))
     named = dict(zip(ranking.order, names, strict=True))
     left = style.EDGE + labels.widest(names) + 0.06
-    parts = style.chunks(ranking.order, int((style.PAGE_HEIGHT - 1.0) / style.ROW_HEIGHT))
+    text = f"band: within the critical difference, {ranking.critical_difference:.2f}, of the best"
+    text_left = style.EDGE if appearance.narrow else left
+    text = labels.wrap(text, appearance.width - text_left - style.EDGE)
+    above = labels.height_of(text) + 0.07
+    parts = style.chunks(ranking.order, int((style.PAGE_HEIGHT - 1.2) / style.ROW_HEIGHT))
     figures = []
     for number, part in enumerate(parts, 1):
         title = style.numbered(f"Average rank, 1 the best: {_title(group, ranking)}", number, len(parts))
         height = style.ROW_HEIGHT * len(part)
-        page = style.new_page(appearance, height + 0.6, title)
-        ax = page.axes(left, 0.2, style.TEXT_WIDTH - left - 0.15, height)
+        page = style.new_page(appearance, above + height + 0.4, title)
+        ax = page.axes(left, above, appearance.width - left - 0.15, height)
         ax.axvspan(best, best + ranking.critical_difference, color="#eef2f7", zorder=0)
         ax.set_xlim(0.5, len(ranking.rows) + 0.5)
         ax.set_ylim(len(part) - 0.4, -0.6)
@@ -152,10 +162,9 @@ def draw_rank_list(group: ResultGroup, ranking: Ranking, appearance: Appearance)
             row = styles[ranking.rows[i].key]
             ax.plot(ranking.average[i], y, **row.mark, markersize=4.5, linestyle="none", zorder=3)
             ax.plot([0.5, float(ranking.average[i])], [y, y], color="#d4d4d4", linewidth=0.6, zorder=1)
-        style.label_rows(ax, [named[i] for i in part], [styles[ranking.rows[i].key] for i in part], NAMES)
+        style.label_rows(ax, [named[i] for i in part], [styles[ranking.rows[i].key] for i in part])
         ax.set_xlabel(f"average rank over {len(ranking.pairs)} pairs")
-        text = f"band: within the critical difference, {ranking.critical_difference:.2f}, of the best"
-        page.text(left, 0.03, text, color="#404040")
+        page.text(text_left, 0.03, text, color="#404040")
         figures.append(page.figure)
     return figures
 
@@ -166,7 +175,7 @@ def draw_outcomes(group: ResultGroup, ranking: Ranking, appearance: Appearance) 
     order, styles = ranking.order, appearance.over_pairs(group)
     wins, ties = ranking.wins[np.ix_(order, order)], ranking.ties[np.ix_(order, order)]
     k, names = len(order), [ranking.rows[i].label for i in order]
-    few = k <= MAX_COUNTED
+    few = k <= (MAX_COUNTED_NARROW if appearance.narrow else MAX_COUNTED)
     texts = [["–" if i == j else f"{wins[i, j]}/{ties[i, j]}/{wins[j, i]}" for j in range(k)] for i in range(k)]
     tested = wins + wins.T + ties > 0
     balance = np.where(tested, wins - wins.T, np.nan)
@@ -199,10 +208,8 @@ def draw_profile(group: ResultGroup, ranking: Ranking, appearance: Appearance) -
         for i in sorted(shown, key=lambda i: -within[i])
         for row in [styles[ranking.rows[i].key]]
     ]
-    height = max(2.4, line_ends.height(ends) + 0.15)
-    page = style.new_page(appearance, height + 0.65, f"Performance profile: {_title(group, ranking)}")
-    names = line_ends.width(ends)
-    ax = page.axes(0.55, 0.2, style.TEXT_WIDTH - 0.55 - names - style.EDGE, height)
+    others = len(ranking.rows) - len(ends)
+    page, ax = _profile_page(ends, others, f"Performance profile: {_title(group, ranking)}", appearance)
     for place, i in enumerate(sorted(ranking.order, key=lambda i: styles[ranking.rows[i].key].highlighted)):
         row = styles[ranking.rows[i].key]
         steps = np.unique(np.concatenate([[0], shortfall[i]]))
@@ -213,14 +220,28 @@ def draw_profile(group: ResultGroup, ranking: Ranking, appearance: Appearance) -
                 transform=ax.transData + shift)  # fmt: skip
     ax.set_xlim(-0.02 * last, last)
     ax.set_ylim(-0.05, 1.05)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=7))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5 if appearance.narrow else 7))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel(f"τ: points of {group.top1} below the best")
     ax.set_ylabel("share of pairs within τ")
     style.add_grid(ax)
-    page.text(style.TEXT_WIDTH - names + 0.02, 0.03, "within 0.5 points:", color="#404040")
-    line_ends.add_list(page, ax, ends, others=len(ranking.rows) - len(ends))
+    if appearance.narrow:
+        line_ends.add_below(page, ends, others, "behind the names: within 0.5 points")
+    else:
+        left = appearance.width - line_ends.width(ends) + 0.02
+        page.text(left, 0.03, "within 0.5 points:", color="#404040")
+        line_ends.add_list(page, ax, ends, others)
     return page.figure
+
+
+def _profile_page(ends: Sequence[LineEnd], others: int, title: str, appearance: Appearance) -> tuple[Page, Axes]:
+    """The page of the performance profile and its axes, with room for the names of lines beside or below them."""
+    if appearance.narrow:
+        page = style.new_page(appearance, 2.5 + line_ends.height_below(ends, others, appearance) + 0.16, title)
+        return page, page.axes(0.55, 0.05, appearance.width - 0.55 - 2 * style.EDGE, 2.0)
+    height = max(2.4, line_ends.height(ends) + 0.15)
+    page = style.new_page(appearance, height + 0.65, title)
+    return page, page.axes(0.55, 0.2, appearance.width - 0.55 - line_ends.width(ends) - style.EDGE, height)
 
 
 def _shift(figure: Figure, place: float, lines: int) -> ScaledTranslation:

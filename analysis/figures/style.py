@@ -8,7 +8,7 @@ size: no text is smaller than 7 pt. What does not fit into the height of a page 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ from analysis.statistics import BASELINE
 
 FOLDER = "plots"  # of all figures, below the reports
 COLUMN_WIDTH, TEXT_WIDTH = 3.3, 6.9  # inches, of a two-column paper
+WIDTHS = {"column": COLUMN_WIDTH, "page": TEXT_WIDTH}  # by the names that an option has for them
 PAGE_HEIGHT = 9.0  # inches
+NAMES_SHARE = 0.38  # of a figure's width, at most, for the names of its rows
 EDGE = 0.06  # inches that stay empty around a figure
 ROW_HEIGHT = 0.155  # inches of a line of 7 pt in a list of rows
 PROPOSED = "clkd"  # the method that the suite is about
@@ -64,12 +66,26 @@ class Appearance:
 
     families: by method, as the runs recorded them. highlight: methods that stand out, `all` of them, or none for the
     default, which figures without any of the chosen ones have too. titles: whether figures have titles; papers have
-    captions instead.
+    captions instead. width: of figures, in inches: `COLUMN_WIDTH` or `TEXT_WIDTH`.
     """
 
     families: Mapping[str, str] = field(default_factory=dict)
     highlight: tuple[str, ...] = ()
     titles: bool = True
+    width: float = TEXT_WIDTH
+
+    @property
+    def narrow(self) -> bool:
+        """Whether figures are as wide as a column."""
+        return self.width < TEXT_WIDTH
+
+    def names(self, inches: float) -> float:
+        """Return the inches that the names of rows may take, `inches` at most."""
+        return min(inches, NAMES_SHARE * self.width)
+
+    def widened(self) -> "Appearance":
+        """Return the look of a figure that cannot be read in a column: as wide as the text."""
+        return replace(self, width=TEXT_WIDTH)
 
     def on_pair(self, group: ResultGroup, pair: str) -> dict[RowKey, RowStyle]:
         """Return the style of each row of a pair; see `styles`."""
@@ -110,7 +126,8 @@ class Appearance:
 
 def appearance(selection: Selection) -> Appearance:
     """Return the look of the figures that a command line asks for."""
-    return Appearance(selection.families, tuple(selection.options.highlight), selection.options.titles)
+    options = selection.options
+    return Appearance(selection.families, tuple(options.highlight), options.titles, WIDTHS[options.width])
 
 
 @dataclass(frozen=True)
@@ -134,9 +151,9 @@ class Page:
         self.figure.text(left / width, 1 - (self.top + top) / height, text, **options)
 
 
-def new_page(appearance: Appearance, height: float, title: str, width: float = TEXT_WIDTH) -> Page:
+def new_page(appearance: Appearance, height: float, title: str) -> Page:
     """Return an empty page for a content of such a height in inches, below its title where there are titles."""
-    top = EDGE
+    width, top = appearance.width, EDGE
     lines = title.split("\n") if appearance.titles else []
     text = "\n".join(labels.wrap(line, width - 2 * EDGE, labels.TITLE, 3) for line in lines)
     if text:
@@ -172,9 +189,9 @@ def add_grid(ax: Axes, axis: Any = "both") -> None:
     ax.set_axisbelow(True)
 
 
-def label_rows(ax: Axes, names: Sequence[str], row_styles: Sequence[RowStyle], inches: float) -> None:
-    """Name the rows of an axis on its left, the first at the top, in at most `inches`; dark where they stand out."""
-    ax.set_yticks(range(len(names)), labels.fit(names, inches))
+def label_rows(ax: Axes, names: Sequence[str], row_styles: Sequence[RowStyle]) -> None:
+    """Name the rows of an axis on its left, the first at the top; dark where they stand out."""
+    ax.set_yticks(range(len(names)), names)
     for tick, row in zip(ax.get_yticklabels(), row_styles, strict=True):
         tick.set_color(row.ink)
     ax.tick_params(axis="y", length=0, pad=3)

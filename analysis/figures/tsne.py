@@ -27,8 +27,8 @@ PERPLEXITY = 30.0
 ITERATIONS = 500  # half of them with early exaggeration; so few points have settled by then
 MIN_DISTINCT = 10  # different outputs that there must be: the library crashes where all points are equal
 MAX_ROWS = 15  # of a table that are drawn; of more, those that stand out and the first variant of each method
-ABREAST = 4  # panels side by side
-GAP, HEADING, LEGEND = 0.1, 0.3, 0.34  # inches: between panels, above each, and of the legend
+ABREAST, NARROW_ABREAST = 4, 2  # panels side by side
+GAP, HEADING, LEGEND = 0.1, 0.3, 0.17  # inches: between panels, above each, and of a line of the legend
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,11 @@ def _standardize(logits: np.ndarray) -> np.ndarray:
 
 def draw_embedding(group: ResultGroup, pair: str, embedding: Embedding, appearance: Appearance) -> list[Figure]:
     """Draw one panel per network, all on the same axes; crosses mark the class medians of the first teacher."""
-    side = (style.TEXT_WIDTH - 2 * style.EDGE - (ABREAST - 1) * GAP) / ABREAST
-    rows = int((style.PAGE_HEIGHT - 0.5 - LEGEND) / (side + HEADING + GAP))
-    parts = style.chunks(embedding.panels, rows * ABREAST)
+    abreast = NARROW_ABREAST if appearance.narrow else ABREAST
+    side = (appearance.width - 2 * style.EDGE - (abreast - 1) * GAP) / abreast
+    legend = LEGEND * (MAX_CLASSES // _legend_columns(appearance.width))
+    rows = int((style.PAGE_HEIGHT - 0.5 - legend) / (side + HEADING + GAP))
+    parts = style.chunks(embedding.panels, rows * abreast)
     teacher, student = group.networks[pair]
     title = f"t-SNE of the logits, {teacher} → {student} on {group.dataset}"
     points = np.concatenate([panel.points for panel in embedding.panels])
@@ -159,10 +161,10 @@ def draw_embedding(group: ResultGroup, pair: str, embedding: Embedding, appearan
     titles = {panel.label: name for panel, name in zip(embedding.panels, names, strict=True)}
     figures = []
     for number, part in enumerate(parts, 1):
-        height = style.panel_grid(len(part), ABREAST)[0] * (side + HEADING + GAP)
-        page = style.new_page(appearance, height + LEGEND, style.numbered(title, number, len(parts)))
+        height = style.panel_grid(len(part), abreast)[0] * (side + HEADING + GAP)
+        page = style.new_page(appearance, height + legend, style.numbered(title, number, len(parts)))
         for i, panel in enumerate(part):
-            row, column = divmod(i, ABREAST)
+            row, column = divmod(i, abreast)
             top = row * (side + HEADING + GAP) + HEADING
             ax = page.axes(style.EDGE + column * (side + GAP), top, side, side)
             _add_panel(ax, panel, embedding)
@@ -191,10 +193,16 @@ def _colors() -> list[str]:
     return [to_hex(matplotlib.colormaps["tab10"](i)) for i in range(MAX_CLASSES)]
 
 
+def _legend_columns(width: float) -> int:
+    """How many classes are named side by side."""
+    return MAX_CLASSES // (5 if width < style.TEXT_WIDTH else 2)
+
+
 def _add_legend(page: Page, top: float, embedding: Embedding) -> None:
-    """Name the classes below the panels, in as many columns as fit, at most two rows."""
-    columns = min(len(embedding.class_names), MAX_CLASSES // 2)
-    names = labels.fit(embedding.class_names, (style.TEXT_WIDTH - 2 * style.EDGE) / columns - 0.22)
+    """Name the classes below the panels, at most two rows of five, or five of two in a narrow figure."""
+    width = page.figure.get_figwidth()
+    columns = min(len(embedding.class_names), _legend_columns(width))
+    names = labels.fit(embedding.class_names, (width - 2 * style.EDGE) / columns - 0.22)
     handles = [
         Line2D([], [], linestyle="none", marker="o", markersize=4, color=color, label=name)
         for color, name in zip(_colors(), names, strict=False)

@@ -40,29 +40,34 @@ class ValueGrid:
 
 
 def draw(grid: ValueGrid, appearance: Appearance) -> list[Figure]:
-    """Draw a grid. All pages have the same scale, and fields of the same size."""
-    names = labels.fit(grid.rows, NAMES)
+    """Draw a grid. All pages have the same scale, and fields of the same size. Columns that do not stand side by side
+    in a column of a paper are drawn as wide as the text."""
+    names = labels.fit(grid.rows, appearance.names(NAMES))
     left = style.EDGE + labels.widest(names) + 0.06
     heads = labels.fit(grid.columns, HEADS)
     head_height = labels.widest(heads) + 0.08 if _rotated(heads) else 0.2
-    room = style.TEXT_WIDTH - left - style.EDGE
+    room = appearance.width - left - style.EDGE
     needed = MIN_FIELD if grid.texts is None else 0.03 + labels.widest([text for row in grid.texts for text in row])
     column_parts = style.chunks(range(len(heads)), max(1, int(room / needed)))
+    if appearance.narrow and len(column_parts) > 1:
+        return draw(grid, appearance.widened())
     width = min(MAX_FIELD, room / max(map(len, column_parts)))
     height = style.ROW_HEIGHT if grid.texts is not None or len(names) > 12 else 0.2
-    row_room = style.PAGE_HEIGHT - 0.5 - head_height - BAR
+    bar_left, bar_width = (0.2, appearance.width - 0.4) if appearance.narrow else (left, min(3.0, room))
+    bar_label = labels.wrap(grid.bar, bar_width) if appearance.narrow else grid.bar
+    below = BAR + labels.height_of(bar_label) - labels.height_of("")
+    row_room = style.PAGE_HEIGHT - 0.5 - head_height - below
     row_parts = style.chunks(range(len(names)), int(row_room / height))
     parts = [(rows, columns) for rows in row_parts for columns in column_parts]
     figures = []
     for i, (rows, columns) in enumerate(parts, 1):
         title = style.numbered(grid.title, i, len(parts))
-        page = style.new_page(appearance, head_height + height * len(rows) + BAR, title)
+        page = style.new_page(appearance, head_height + height * len(rows) + below, title)
         ax = page.axes(left, head_height, width * len(columns), height * len(rows))
         _fill(ax, grid, rows, columns, names, heads)
-        bar_width = min(3.0, room)
-        bar = page.axes(left, head_height + height * len(rows) + 0.08, bar_width, 0.09)
+        bar = page.axes(bar_left, head_height + height * len(rows) + 0.08, bar_width, 0.09)
         mappable = ScalarMappable(Normalize(-grid.limit, grid.limit), "RdBu")
-        page.figure.colorbar(mappable, cax=bar, orientation="horizontal").set_label(grid.bar, fontsize=labels.SMALL)
+        page.figure.colorbar(mappable, cax=bar, orientation="horizontal").set_label(bar_label, fontsize=labels.SMALL)
         bar.xaxis.set_major_locator(MaxNLocator(nbins=5))
         figures.append(page.figure)
     return figures

@@ -35,13 +35,14 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
         source, part = _group(selection, number)
         parts.append(part)
         written += _table_files(source) + source.writer.paths
-        problems += [*source.problems, *source.fidelity.notes]
+        problems += [*source.problems, *source.fidelity.notes, *source.writer.notes]
     ablation_sections = []
     for number, ablation in enumerate(chosen):
-        writer = FigureWriter(selection.reports / ablations.FOLDER)
-        ablation_figures.write(ablation, writer, style.appearance(selection))
+        look = style.appearance(selection)
+        writer = FigureWriter(selection.reports / ablations.FOLDER, look.width)
+        ablation_figures.write(ablation, writer, look)
         written += ablation_tables.write(ablation, selection.reports) + writer.paths
-        problems += writer.problems
+        problems += [*writer.problems, *writer.notes]
         ablation_sections.append(sections.ablation(ablation, number, writer.paths))
     parts += [Part("Ablations", ablation_sections)] if ablation_sections else []
     rest = [*(run.text for run in selection.unfinished_elsewhere), *broken]
@@ -59,8 +60,8 @@ def _group(selection: Selection, number: int) -> tuple[Source, Part]:
     group = selection.groups[number]
     collected = results.collect(group, selection.unfinished_of(group))
     fidelity = measures.measure(group, selection.root)
-    writer = FigureWriter(selection.reports / style.FOLDER, extra=("svg",))
     look = style.appearance(selection)
+    writer = FigureWriter(selection.reports / style.FOLDER, look.width, extra=("svg",))
     source = Source(number, collected, fidelity, selection.root, selection.reports, look, writer)
     group_sections = [build(source) for build in sections.BUILDERS]
     return source, Part(group.heading, [section for section in group_sections if not section.empty])

@@ -59,7 +59,7 @@ def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
         "; ".join(f"{row.label} {value:{form}}" for row, value in zip(ranking.rows, values, strict=True))
         for values, form in ((ranking.average, ".2f"), (ranking.share_within(1.0), ".0%"))
     )
-    shown = "a bar joins" if len(ranking.rows) <= ranks.MAX_LABELED else "the band holds"
+    shown = "a bar joins" if ranks.is_diagram(ranking, source.appearance) else "the band holds"
     others = "that Nemenyi's test does not tell apart" + ("" if shown == "a bar joins" else " from the best")
     texts = {
         "ranks": (

@@ -189,6 +189,7 @@ class AnalysisOptions:
     pairwise: bool = boolean()
     highlight: list[str] = option()  # methods that stand out in figures of many
     titles: bool = boolean()  # of figures
+    width: str = one_of("page", "column")  # of figures
 
 
 @dataclass

@@ -44,6 +44,8 @@ def test_a_method_without_finished_runs_can_be_selected(full, analyse):
         (["plots", "method=clk"], "have method 'clk'; did you mean clkd"),
         (["plots", "highlight=clk"], "have the method to highlight 'clk'; did you mean clkd"),
         (["plots", "titles=maybe"], "titles"),
+        (["plots", "width=colum"], "width cannot be 'colum'; did you mean column?"),
+        (["table", "width=column"], "unknown key 'width'"),
         (["table", "highlight=kd"], "unknown key 'highlight'"),
         (["table", "dataset=digits", "profile=short"], "have all of dataset=digits profile=short"),
     ],
@@ -93,17 +95,17 @@ def test_all_is_the_same_as_no_filter(tree, analyse):
 
 
 @pytest.mark.parametrize(
-    ("words", "highlight", "titles"),
+    ("words", "highlight", "titles", "width"),
     [
-        ([], (), True),
-        (["highlight=kd,clkd", "titles=false"], ("kd", "clkd"), False),
-        (["highlight=all"], ("all",), True),
+        ([], (), True, 6.9),
+        (["highlight=kd,clkd", "titles=false"], ("kd", "clkd"), False, 6.9),
+        (["highlight=all", "width=column"], ("all",), True, 3.3),
     ],
 )
-def test_figures_are_drawn_as_the_command_line_says(full, words, highlight, titles):
+def test_figures_are_drawn_as_the_command_line_says(full, words, highlight, titles, width):
     options = load_analysis([f"runs={full.root}", *words])
     look = appearance(select(options))
-    assert (look.highlight, look.titles) == (highlight, titles)
+    assert (look.highlight, look.titles, look.width) == (highlight, titles, width)
 
 
 def test_families_are_those_that_the_runs_recorded(tree):

@@ -29,6 +29,20 @@ def test_pages_of_an_earlier_figure_that_had_more_are_removed(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{n}.{s}" for n in names for s in ("pdf", "png"))
 
 
+def test_figures_for_one_column_have_files_of_their_own_and_wider_ones_are_named(tmp_path):
+    def narrow() -> Figure:
+        return style.new_page(style.Appearance(width=3.3), 1.0, "title").figure
+
+    FigureWriter(tmp_path).write("name", page)
+    writer = FigureWriter(tmp_path, 3.3)
+    assert [p.width for p in writer.write("name", lambda: [narrow(), narrow()])] == [3.3, 3.3]
+    assert [p.pdf.name for p in writer.write("grid", page)] == ["grid.pdf"]
+    stems = {"name", "name-column", "name-column-2", "grid"}
+    assert {p.name for p in tmp_path.iterdir()} == {f"{stem}.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+    assert writer.problems == []
+    assert writer.notes == ["grid is 6.9 in wide, for both columns of a paper: its columns do not fit into 3.3 in"]
+
+
 def test_nothing_to_draw_is_no_problem(tmp_path):
     writer = FigureWriter(tmp_path)
     assert writer.write("a", lambda: None) == writer.write("b", lambda: []) == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.__main__ import main
 from analysis.figures import curves, palette, style
 from tests.analysis.figures import many
 from tests.analysis.figures.conftest import LOOK, PAIR, result_group
@@ -33,6 +34,20 @@ def test_files_are_sound(plots):
         assert content.startswith(b"%PDF-")
         assert content.rstrip().endswith(b"%%EOF")
         assert b"CreationDate" not in content
+
+
+def test_figures_of_one_column(filled, tmp_path, capsys):
+    """Gains of two pairs stand in a column; on paper a file is as wide as its PDF says, 72 units an inch."""
+    chosen = ["dataset=cifar100", "width=column", f"runs={filled.root}", f"reports={tmp_path}"]
+    assert main(["plots", *chosen]) == 0
+    pairs = ("cifar100-short-resnet20-resnet8", "cifar100-short-resnet56-resnet20")
+    stems = {f"{p}-{f}" for p in pairs for f in ("curves", "correlation", "differences")}
+    stems |= {f"cifar100-short-{f}" for f in ("ranks", "profile", "gains-student", "gains-kd")}
+    names = {f"{stem}-column.{suffix}" for stem in stems for suffix in ("png", "pdf")}
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == names
+    assert " in wide" not in capsys.readouterr().err
+    for path in (tmp_path / "plots").glob("*.pdf"):
+        assert b"/MediaBox [ 0 0 237.6 " in path.read_bytes(), path.name
 
 
 def test_bytes_do_not_depend_on_process_hash_seed_and_other_methods(plots, filled, tmp_path):
