@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.commands.ablation_grid import RECIPE, Grid, Setting, expand_grid, options_label
+from benchmark.commands.bf16_speedup import bf16_speedup
 from benchmark.commands.validation import hold_out_validation
 from benchmark.config.compose import MethodComposer, change_options, load_config
 from benchmark.config.overrides import keys_of, override_text
@@ -138,7 +139,7 @@ def plan_ablations(grids: Sequence[Grid], words: Sequence[str]) -> tuple[Ablatio
         _check_fixed_options(g, words)
     config = load_config(words, dotted_names(AblateOptions))
     words = hold_out_validation(config, words)
-    base = grid.make_plan(config, words)
+    base = grid.make_plan(config, words, measure=bf16_speedup)
     options = {name: list(method.values) for (_, _, name), method in base.methods.items()}
     for g in grids:
         _check_option_names(g, options)

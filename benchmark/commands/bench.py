@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmark.commands.bf16_speedup import bf16_speedup
 from benchmark.config.compose import load_config
 from benchmark.config.overrides import key_of
 from benchmark.config.references import describe_additions, with_references
@@ -29,7 +30,7 @@ NOT_IN_IDENTITIES = (
 def run(words: Sequence[str]) -> int:
     """Plan, train, make tables and plots; return the exit status: 1 where runs did not finish."""
     config = load_config(words, references=True)
-    plan = grid.make_plan(with_references(config), words)
+    plan = grid.make_plan(with_references(config), words, measure=bf16_speedup)
     tracking = Tracking(config.tracker, plan.settings.runs)
     print(describe_additions(config) + plan.text(), flush=True)
     outcomes = train(plan, tracking)

@@ -12,6 +12,7 @@ from benchmark.data.datasets import Dataset
 from benchmark.grid import estimate, summary
 from benchmark.grid import plan as grid
 from benchmark.grid.identity import dataset_of_earlier_run
+from benchmark.grid.precision import Measure
 from methods.options import dotted_names
 
 
@@ -19,7 +20,8 @@ def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
     options, overrides = load_options("plan", PlanOptions, words)
     config = load_config(overrides, dotted_names(PlanOptions), references=True)
-    plan = grid.make_plan(with_references(config), overrides, _outline(config))
+    measure = _measure_if_asked(options)
+    plan = grid.make_plan(with_references(config), overrides, _outline(config), measure=measure)
     print(describe_additions(config) + plan.text(), flush=True)
     times = estimate.of_finished_runs(plan).or_else(estimate.of_speed(plan))
     if options.probe:
@@ -28,6 +30,15 @@ def run(words: Sequence[str]) -> int:
         times = times.or_else(probe(plan, overrides, times))
     print("\n" + summary.text(plan, summary.summarize(plan, times), times, listed=options.list))
     return 0
+
+
+def _measure_if_asked(options: PlanOptions) -> Measure | None:
+    """Return the measurement that decides `precision=auto`; None for a plan that times nothing."""
+    if not options.probe:
+        return None
+    from benchmark.commands.bf16_speedup import bf16_speedup  # builds trainers, as the probe does
+
+    return bf16_speedup
 
 
 def _outline(config: Config) -> Dataset | None:

@@ -28,7 +28,8 @@ def probe(plan: Plan, words: Sequence[str], known_times: StepTimes) -> StepTimes
     plan.settings.hardware.prepare()
     with tempfile.TemporaryDirectory(dir=config.runs) as caches:  # on the disk that holds the runs
         for pair in plan.pairs:
-            measurement = Measurement(config, words, *pair, rounds=1, samples=SAMPLES)
+            precisions = plan.precision("teacher", pair[0]), plan.precision("student", pair[1])
+            measurement = Measurement(config, words, *pair, rounds=1, samples=SAMPLES, precisions=precisions)
             loops = _loops(plan, measurement, *pair)
             missing = {key: loop for key, loop in loops.items() if key not in {*known_times.seconds, *seconds}}
             print(f"probe: {measurement.pair}, {counted(len(missing), 'loop')}", file=sys.stderr, flush=True)

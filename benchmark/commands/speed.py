@@ -19,6 +19,7 @@ from torch.backends import cudnn
 from torch.backends.cuda import matmul
 
 from benchmark import networks
+from benchmark.commands.bf16_speedup import bf16_speedup
 from benchmark.commands.speed_harness import (
     CLASSES,
     STUDENT_ALONE,
@@ -30,17 +31,19 @@ from benchmark.commands.speed_harness import (
 from benchmark.commands.timed_loop import TimedLoop, take_turns
 from benchmark.config.command_options import load_options
 from benchmark.config.compose import FULL_EPOCHS, load_config
-from benchmark.config.schema import SpeedOptions
+from benchmark.config.schema import Config, SpeedOptions
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid.executors import Processes
+from benchmark.grid.precision import PrecisionChooser, describe
 from benchmark.runs import folder
 from benchmark.tables import speed as speed_table
 from benchmark.training.evaluation import count_parameters
-from benchmark.training.hardware import versions
+from benchmark.training.hardware import Hardware, versions
 from benchmark.training.trainer import Trainer
 from methods.options import dotted_names
 
+CLOSE = 1.3  # both precisions are timed up to this ratio of their times
 LOOPS = {"cached": "step_ms", "live": "live_step_ms", "plain": "plain_step_ms"}  # persisted names, keys of their times
 
 
@@ -59,7 +62,7 @@ def run(words: Sequence[str]) -> int:
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)
         path, text = Path(config.reports) / "speed" / f"{teacher}-{student}.json", ""
-        for result in measure(Measurement(config, overrides, teacher, student, options.rounds, options.steps)):
+        for result in measure(plan_measurement(config, overrides, teacher, student, options)):
             text = speed_table.document(result, rounds=options.rounds, steps=options.steps, epochs=FULL_EPOCHS)
             folder.write_json(path, result)
             folder.write_text(path.with_suffix(".md"), text)
@@ -68,6 +71,23 @@ def run(words: Sequence[str]) -> int:
     for path in written:
         print(f"written: {path}", file=sys.stderr)
     return 0
+
+
+def plan_measurement(
+    config: Config, words: Sequence[str], teacher: str, student: str, options: SpeedOptions
+) -> Measurement:
+    """Return what is measured for a pair. `precision=auto` is decided as in training, by measurement; where the two
+    precisions are close for the student, both are timed."""
+    hardware = Hardware.resolve(config.device, config.threads, 1, config.compile, config.cuda_graph)
+    chooser = PrecisionChooser(config, hardware, bf16_speedup)
+    precisions = chooser.faster(teacher), chooser.faster(student)
+    speedup, other = precisions[1].speedup, None
+    if speedup is not None and 1 / CLOSE <= speedup <= CLOSE:
+        other = "fp32" if precisions[1].value == "bf16" else "bf16"
+    for line in describe({("teacher", teacher): precisions[0], ("student", student): precisions[1]}, Path(config.runs)):
+        print(line, file=sys.stderr)
+    values = precisions[0].value, precisions[1].value
+    return Measurement(config, words, teacher, student, options.rounds, options.steps, values, other)
 
 
 def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
@@ -93,6 +113,8 @@ def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
                 "batch_size": harness.batch_size,
                 "image_size": config.dataset.size,
                 "precision": harness.precision,
+                "teacher_precision": measurement.precisions[0],
+                "other_precision": measurement.other_precision,
                 "burst": harness.steps_per_sample,
                 "rows": rows,
                 "impossible": unsupported,
@@ -120,6 +142,8 @@ def time_method(
             "plain": reference,
             "teacher": harness.teacher_loop(trainer),
         }
+        if measurement.other_precision is not None:
+            loops["other"] = harness.training_loop(name, caches, measurement.other_precision)[0]
         for loop in loops.values():
             harness.warm_up(loop)
         loops["cached"] = cached
@@ -162,6 +186,7 @@ def method_row(
         "ratio_to_student_and_teacher_part": cached.ms / (alone.ms + teacher.ms),
         "live_step_ms": live.ms,
         "plain_step_ms": reference.ms,
+        "other_step_ms": loops["other"].ms if "other" in loops else None,
         "speedup_over_plain": reference.ms / cached.ms,
         "share_of_matmul_rate": 2 * work * harness.batch_size / (cached.ms / 1000) / matmul_rate,
         "peak_mb": peak_mb,

@@ -38,7 +38,10 @@ STUDENT_ALONE = "ce"  # the method that all others are compared with
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured: one pair under one command line, in `rounds` rounds of `samples` samples of each loop."""
+    """What is measured: one pair under one command line, in `rounds` rounds of `samples` samples of each loop.
+
+    precisions: of the teacher's training and of the student's, fp32 or bf16. other_precision: one that is timed, too.
+    """
 
     config: Config
     words: Sequence[str]
@@ -46,6 +49,8 @@ class Measurement:
     student: str
     rounds: int
     samples: int
+    precisions: tuple[str, str]
+    other_precision: str | None = None
 
     @property
     def pair(self) -> str:
@@ -55,7 +60,8 @@ class Measurement:
     @property
     def teacher_training(self) -> "Measurement":
         """The same for the training of the teacher itself."""
-        return replace(self, student=self.teacher)
+        precisions = self.precisions[0], self.precisions[0]
+        return replace(self, student=self.teacher, precisions=precisions, other_precision=None)
 
 
 def random_dataset(config: DatasetConfig) -> Dataset:
@@ -79,7 +85,7 @@ class SpeedHarness:
         self.measurement, self.config = measurement, config
         self.teacher, self.student = measurement.teacher, measurement.student
         self.hardware = Hardware.resolve(config.device, config.threads, 1, config.compile, config.cuda_graph)
-        self.precision = self.hardware.resolve_precision(config.precision)
+        self.precision = measurement.precisions[1]
         self.dataset = random_dataset(config.dataset)
         recipe = network_recipe(config, self.student)
         self.batch_size = recipe["batch_size"]
@@ -123,12 +129,12 @@ class SpeedHarness:
             return str(e)
         return None
 
-    def trainer(self, name: str) -> Trainer:
-        """Return this suite's trainer for a method, with a live teacher."""
+    def trainer(self, name: str, precision: str | None = None) -> Trainer:
+        """Return this suite's trainer for a method, with a live teacher; None: in the measurement's precision."""
         teacher = self.network(self.teacher, reference=False).eval().requires_grad_(False)
         method = self.method(name)
         teacher_outputs = TeacherOutputs(
-            teacher, method.requires, self.loader, device=self.hardware.device, precision=self.precision
+            teacher, method.requires, self.loader, device=self.hardware.device, precision=precision or self.precision
         )
         trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
@@ -137,9 +143,14 @@ class SpeedHarness:
         trainer.prepare_method(FEATURE_IMAGES)
         return trainer
 
-    def training_loop(self, name: str, cache_root: Path | None) -> tuple[TimedLoop, Trainer]:
-        """Return this suite's loop; with a cache below `cache_root`, filled for the batches to come, or without one."""
-        trainer = self.trainer(name)
+    def training_loop(
+        self, name: str, cache_root: Path | None, precision: str | None = None
+    ) -> tuple[TimedLoop, Trainer]:
+        """Return this suite's loop; with a cache below `cache_root`, filled for the batches to come, or without one.
+
+        precision: None: that of the measurement.
+        """
+        trainer = self.trainer(name, precision)
         trainer.network.train()
         outputs, views = trainer.teacher_outputs, trainer.method.requires.views
         if cache_root is not None and cacheable_kinds(outputs.requires.teacher) is not None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from benchmark.commands import tuning_report
+from benchmark.commands.bf16_speedup import bf16_speedup
 from benchmark.commands.tuning_space import extreme_values, search_space
 from benchmark.commands.tuning_study import (
     Pruned,
@@ -78,7 +79,7 @@ def plan_tuning(words: Sequence[str]) -> Tuning:
     if config.jobs > 1:
         raise UserError("tune trains one run at a time, since pruning watches it: leave jobs at 1")
     overrides = hold_out_validation(config, overrides)
-    plan = grid.make_plan(config, overrides)
+    plan = grid.make_plan(config, overrides, measure=bf16_speedup)
     method = next(iter(plan.methods.values()))
     fixed = tuning_report.fixed_options(overrides)
     space = search_space(method, fixed)

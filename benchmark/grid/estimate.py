@@ -57,9 +57,10 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
     recorded = folder.config
     data = recorded.dataset
     conditions = (record.hardware, record.precision, recorded.recipe.get("batch_size"), data.get("size"))
-    if conditions != _conditions(plan):
-        return None
     pair, method = folder.path.parts[-4], folder.path.parts[-3]
+    role = "teacher" if pair == TEACHERS else "student"
+    if conditions != _conditions(plan, role, record.network):
+        return None
     if pair == TEACHERS:
         key = (None, record.network, str(recorded.method.get("name")))
     else:
@@ -78,23 +79,27 @@ def of_speed(plan: Plan) -> StepTimes:
     for teacher, student in plan.pairs:
         for root in (Path(plan.config.reports), plan.settings.runs):
             content = read_json(root / "speed" / f"{teacher}-{student}.json") or {}
-            if _is_like(plan, content):
-                seconds |= dict(_of_pair(content, teacher, student))
+            if _is_like(plan, content, student):
+                times = dict(_of_pair(content, teacher, student))
+                # older files have one precision for both networks
+                if content.get("teacher_precision", content["precision"]) != plan.precision("teacher", teacher):
+                    times.pop((None, teacher, "ce"), None)
+                seconds |= times
                 measured += 1
                 break
     return StepTimes(seconds, f"speed/ of {counted(measured, 'pair')}")
 
 
-def _is_like(plan: Plan, content: Mapping[str, Any]) -> bool:
+def _is_like(plan: Plan, content: Mapping[str, Any], student: str) -> bool:
     keys = ("hardware", "precision", "batch_size", "image_size")
-    return tuple(content.get(key) for key in keys) == _conditions(plan)
+    return tuple(content.get(key) for key in keys) == _conditions(plan, "student", student)
 
 
-def _conditions(plan: Plan) -> tuple[Any, ...]:
-    """Hardware, precision, batch size and image size of a plan, which a time must have been measured under."""
+def _conditions(plan: Plan, role: str, network: str) -> tuple[Any, ...]:
+    """Hardware, precision, batch size and image size of a plan's runs of a network, which a time must have been
+    measured under."""
     hardware, config = plan.settings.hardware, plan.config
-    precision = hardware.resolve_precision(config.precision)
-    return hardware.describe(), precision, config.recipe.batch_size, config.dataset.size
+    return hardware.describe(), plan.precision(role, network), config.recipe.batch_size, config.dataset.size
 
 
 def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator[tuple[TimeKey, float]]:
@@ -150,17 +155,19 @@ class CacheSizes:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._kinds: dict[tuple[str, bool], set[str]] = defaultdict(set)  # by teacher and whether views are strong
+        # by teacher, precision, and whether views are strong
+        self._kinds: dict[tuple[str, str, bool], set[str]] = defaultdict(set)
 
     def add(self, key: MethodKey) -> float:
         """Return the gigabytes that a method on a pair adds to the caches of its teacher, over all seeds."""
-        plan, (teacher, _, _) = self._plan, key
+        plan, (teacher, student, _) = self._plan, key
         if key in plan.unsupported:
             return 0.0
         requires = plan.requirements(key)
-        added = 0.0
+        added, precision = 0.0, plan.precision("student", student)
         for strong in (False, True)[: requires.views]:
-            header, counted_kinds = self._header(teacher, strong=strong), self._kinds[teacher, strong]
+            header = self._header(teacher, precision, strong=strong)
+            counted_kinds = self._kinds[teacher, precision, strong]
             kinds = cacheable_kinds(requires.teacher) or []
             if header.gigabytes(kinds) <= plan.settings.cache_gb:
                 before = header.gigabytes(sorted(counted_kinds))
@@ -169,12 +176,11 @@ class CacheSizes:
                 added += times * (header.gigabytes(sorted(counted_kinds)) - before)
         return added
 
-    def _header(self, teacher: str, *, strong: bool) -> CacheHeader:
+    def _header(self, teacher: str, precision: str, *, strong: bool) -> CacheHeader:
         plan, data = self._plan, self._plan.dataset
-        hardware = plan.settings.hardware
         weak_columns = count_outcomes(data.config.padding, data.config.flip)
         return CacheHeader(
-            teacher, data.fingerprint, hardware.device, hardware.resolve_precision(plan.config.precision),
+            teacher, data.fingerprint, plan.settings.hardware.device, precision,
             views="strong" if strong else "weak", drawn_by="", samples=len(data.train.labels),
             columns=plan.config.recipe.epochs if strong else weak_columns, classes=data.classes,
             pooled=output_shapes(teacher, data).pooled,

@@ -22,8 +22,10 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     """Train the missing runs, teachers before their students. Return the outcomes of all runs that were not done.
 
     With an executor, the most expensive runs start first, so that none is left to run alone at the end, and students
-    alone start while teachers are trained.
+    alone start while teachers are trained. Raises ValueError for a plan whose precision is still to be measured.
     """
+    if undecided := [network for (_, network), precision in plan.precisions.items() if not precision.decided]:
+        raise ValueError(f"the precision of {undecided[0]} is not decided: the plan was made without a measurement")
     _make_pair_folders(plan)
     untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
     alone = plan.students_alone()

@@ -16,8 +16,10 @@ from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
+from benchmark.grid import precision
 from benchmark.grid.build import method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import changed_settings, dataset_identity, network_recipe
+from benchmark.grid.precision import Measure, Precision, PrecisionChooser
 from benchmark.grid.training_run import RunSettings, TrainingRun
 from benchmark.runs import students
 from benchmark.runs.record import RunStatus
@@ -26,6 +28,7 @@ from benchmark.training.hardware import Hardware, nvidia_mps_is_running
 from methods.contract import Requirements, UnsupportedPair
 
 MethodKey = tuple[str, str, str]  # teacher, student, method
+NetworkKey = tuple[str, str]  # role, network; a network may be a teacher of one pair and the student of another
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Plan:
     methods: dict[MethodKey, MethodConfig]
     unsupported: dict[MethodKey, str]  # why a method does not support a pair
     teachers: dict[str, TrainingRun]  # by network
+    precisions: dict[NetworkKey, Precision]
     _requirements: dict[MethodKey, Requirements] = field(init=False, repr=False, compare=False, default_factory=dict)
     _without_teacher: dict[MethodKey, bool] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -50,6 +54,13 @@ class Plan:
         """Return why a finished teacher must not be used; None where it may."""
         folder, min_top1 = self.teachers[teacher].folder, self.config.teacher.min_top1
         return importing.rejection_reason(folder, teacher, self.dataset.classes, min_top1)
+
+    def precision(self, role: str, network: str) -> str:
+        """Return the precision of a network's runs in this plan; "" where there are none.
+
+        Where a measurement is still to decide, it is fp32."""
+        precision = self.precisions.get((role, network))
+        return "" if precision is None else precision.value
 
     def students(self, teacher: str) -> list[TrainingRun]:
         """Return the runs of a finished teacher's students."""
@@ -114,7 +125,7 @@ class Plan:
             "student": student,
             "method": method.resolved(),
             "recipe": network_recipe(self.config, student),
-            "precision": self.settings.hardware.resolve_precision(self.config.precision),
+            "precision": self.precision("student", student),
             "profile": self.config.profile,
             "seed": seed,
         }
@@ -174,10 +185,11 @@ class Plan:
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
             f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}",
-            f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), "
-            f"precision {hardware.resolve_precision(config.precision)}{jobs}",
+            f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), precision {config.precision}{jobs}",
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]
+        if config.precision == "auto":
+            lines += precision.describe(self.precisions, self.settings.runs)
         if not self.dataset.fingerprint:
             lines.append(f"{self.dataset.name} is not in {config.data} and will be downloaded")
         if hardware.device == "cuda" and config.jobs > 1 and not nvidia_mps_is_running():
@@ -191,20 +203,28 @@ def _one_seed(seed: int) -> str:
     return f"seed {seed}: one run of each method on each pair{meant}"
 
 
-def make_plan(config: Config, overrides: Sequence[str], dataset: Dataset | None = None) -> Plan:
+def make_plan(
+    config: Config, overrides: Sequence[str], dataset: Dataset | None = None, *, measure: Measure | None = None
+) -> Plan:
     """Check everything and plan the runs, without training. Raises UserError for anything that cannot work.
 
     dataset: the configured data set or its outline; None: it is loaded. Without a fingerprint, no run of it is found.
+    measure: decides `precision=auto` of networks that nothing else decides; None leaves it open, and such a plan can be
+    shown but not trained.
     """
     hardware = Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = dataset or datasets.load(config.dataset, Path(config.data))
     seeds = len(config.seeds)
     settings = RunSettings(Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds)
-    plan = Plan(config, dataset, settings, pairs, {}, {}, {})
+    plan = Plan(config, dataset, settings, pairs, {}, {}, {}, {})
     composer = MethodComposer(overrides)  # composes each method once, for all pairs
     _add_methods(plan, composer)
-    _add_teachers(plan, composer.without_options())
+    chooser = PrecisionChooser(config, hardware, measure)
+    _add_teachers(plan, composer.without_options(), chooser)
+    for student in dict.fromkeys(student for _, student in pairs):
+        shared = {"role": "student", "student": student, **_shared_settings(plan, student)}
+        plan.precisions["student", student] = chooser.choose(student, shared)
     for network, teacher in plan.teachers.items():
         if teacher.folder.done and (reason := plan.rejection_reason(network)):
             raise UserError(reason)
@@ -227,7 +247,13 @@ def _add_methods(plan: Plan, composer: MethodComposer) -> None:
         raise UserError(f"{name} on {teacher}-{student}: {reason}")
 
 
-def _add_teachers(plan: Plan, composer: MethodComposer) -> None:
+def _shared_settings(plan: Plan, network: str) -> dict[str, Any]:
+    """Return the parts of a run's config that all runs of a network in this plan share, but for role and precision."""
+    recipe, profile = network_recipe(plan.config, network), plan.config.profile
+    return {"dataset": dataset_identity(plan.dataset), "recipe": recipe, "profile": profile}
+
+
+def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChooser) -> None:
     """Plan the training of every teacher, or import the one that a checkpoint is given for. Raises UserError."""
     config, dataset, settings = plan.config, plan.dataset, plan.settings
     if config.teacher.method not in (names := group_names("method")):
@@ -238,13 +264,17 @@ def _add_teachers(plan: Plan, composer: MethodComposer) -> None:
             raise UserError(
                 f"teacher.method={method.name} needs a teacher, which a teacher does not have: use teacher.method=ce"
             )
+        shared = {"role": "teacher", "network": network, **_shared_settings(plan, network)}
+        if config.teacher.checkpoint is not None:
+            shared = {key: value for key, value in shared.items() if key != "recipe"} | {"imported": True}
+        plan.precisions["teacher", network] = chooser.choose(network, shared)
         run_config = {
             "role": "teacher",
             "dataset": dataset_identity(dataset),
             "network": network,
             "method": method.resolved(),
             "recipe": network_recipe(config, network),
-            "precision": settings.hardware.resolve_precision(config.precision),
+            "precision": plan.precision("teacher", network),
             "profile": config.profile,
             "seed": config.teacher.seed,
         }

@@ -19,6 +19,8 @@ def document(result: Mapping[str, Any], *, rounds: int, steps: int, epochs: int)
     rounds, steps: how often each loop was timed. epochs: length of the runs whose total hours are estimated.
     """
     tables = [steps_table(result, rounds, steps, epochs), hours_table(result, epochs)]
+    if result.get("other_precision"):
+        tables.insert(1, precisions_table(result))
     return markdown.document(f"Speed of {result['pair']}", tables)
 
 
@@ -69,13 +71,32 @@ def _step_line(row: Mapping[str, Any]) -> Line:
     )  # fmt: skip
 
 
+def precisions_table(result: Mapping[str, Any]) -> Table:
+    """Return the times of a step in the precision that `auto` takes and in the other one, and the ratio of both."""
+    chosen, other = result["precision"], result["other_precision"]
+    intro = (
+        f"The two precisions are close for this student: precision=auto takes {chosen}. ÷ better: its time over the "
+        "shorter of the two, 1.00 where it is the shorter."
+    )
+    lines = [
+        Line([Cell(row["method"]), _ms(row["step_ms"]), _ms(row["other_step_ms"]),
+              cells.number(row["step_ms"] / min(row["step_ms"], row["other_step_ms"]))])
+        for row in result["rows"]
+    ]  # fmt: skip
+    columns = [Column("method", TEXT), *map(Column, (f"{chosen}, ms/step", f"{other}, ms/step", "÷ better"))]
+    return Table("Both precisions", columns, [lines], intro=[intro])
+
+
 def hours_table(result: Mapping[str, Any], epochs: int) -> Table:
     """Return the hours that the teacher and the first n methods take together, for each n."""
     teacher = {loop: _ms(value).text for loop, value in result["teacher_training_step_ms"].items()}
+    other = result.get("teacher_precision", result["precision"]) != result["precision"]
+    precision = f" in {result['teacher_precision']}" if other else ""
     intro = (
-        f"Hours of all steps of {epochs} epochs: of the teacher ({teacher['ours']} ms a step, {teacher['plain']} in "
-        f"the reference loop) and of all methods up to this one with {cells.counted(result['seeds'], 'seed')} each, "
-        "including initialization epochs and the time to fill the cache."
+        f"Hours of all steps of {epochs} epochs: of the teacher ({teacher['ours']} ms a step{precision}, "
+        f"{teacher['plain']} in the reference loop) and of all methods up to this one with "
+        f"{cells.counted(result['seeds'], 'seed')} each, including initialization epochs and the time to fill the "
+        "cache."
     )
     lines = [
         Line([Cell(f"{row['methods']}, up to {row['up_to']}"),

@@ -1,4 +1,4 @@
-"""The hardware of a run: device, threads and precision, their setup, and what results record of them."""
+"""The hardware of a run: device and threads, their setup, and what results record of them."""
 
 import ctypes
 import os
@@ -57,14 +57,6 @@ class Hardware:
     def name(self) -> str:
         """The model name of the GPU or CPU."""
         return torch.cuda.get_device_name() if self.device == "cuda" else _cpu_name()
-
-    def resolve_precision(self, precision: str) -> str:
-        """Resolve `auto` to bf16 where the hardware multiplies matrices faster in it, otherwise to fp32."""
-        if precision != "auto":
-            return precision
-        if self.device == "cuda":
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-        return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
     def describe(self) -> dict[str, Any]:
         """Return the hardware as results record it."""

@@ -170,7 +170,7 @@ def test_the_papers_protocol_is_suggested_with_the_same_choices(more, suggested,
 def test_bad_input_ends_with_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    assert main([*arguments, f"runs={tmp_path / 'runs'}"]) == 2
+    assert main([*arguments, f"runs={tmp_path / 'runs'}", "precision=fp32"]) == 2
     out, err = capsys.readouterr()
     assert message in err and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert out == ""

@@ -20,7 +20,7 @@ WORDS = [
 def harness(monkeypatch) -> SpeedHarness:
     monkeypatch.setattr(speed_harness, "IMAGES", 600)
     config = load_config([*WORDS, "methods=ce,kd,fitnet,crd,mlld,clkd"])
-    return SpeedHarness(Measurement(config, WORDS, "resnet14", "resnet8", 2, 1))
+    return SpeedHarness(Measurement(config, WORDS, "resnet14", "resnet8", 2, 1, ("fp32", "fp32")))
 
 
 def reference_loop(harness: SpeedHarness, name: str, batch_size: int = 16) -> ReferenceLoop:

@@ -12,6 +12,7 @@ from benchmark.commands import speed, speed_harness
 from benchmark.commands.speed_harness import Measurement, SpeedHarness, SubprocessLoop
 from benchmark.commands.timed_loop import TimedLoop
 from benchmark.config.compose import load_config
+from benchmark.config.schema import SpeedOptions
 from benchmark.errors import UserError
 
 
@@ -23,7 +24,7 @@ def small(monkeypatch):
 
 OVERRIDES = [
     "profile=speed", "pair=resnet14-resnet8", "device=cpu", "threads=1", "dataset.size=16", "recipe.batch_size=16",
-    "crd.negatives=32",
+    "crd.negatives=32", "precision=fp32",
 ]  # fmt: skip
 FEW = ["rounds=2", "steps=1"]
 
@@ -44,7 +45,7 @@ class ReferenceLoopHere(TimedLoop):
 def measurement(*words: str, rounds: int = 2) -> Measurement:
     """What `speed` would measure with few samples."""
     overrides = [*OVERRIDES, *words]
-    return Measurement(load_config(overrides), overrides, "resnet14", "resnet8", rounds, 1)
+    return Measurement(load_config(overrides), overrides, "resnet14", "resnet8", rounds, 1, ("fp32", "fp32"))
 
 
 @pytest.fixture
@@ -100,6 +101,27 @@ def test_the_result_has_all_keys_with_numbers_that_agree(small, tmp_path, monkey
     printed = capsys.readouterr().out
     assert printed.strip() == (tmp_path / "reports" / "speed" / "resnet14-resnet8.md").read_text().strip()
     assert not list((tmp_path / "runs").iterdir())  # the caches it made are gone
+
+
+@pytest.mark.parametrize(
+    ("speedup", "precision", "other"),
+    [(1.6, "bf16", None), (1.29, "bf16", "fp32"), (0.8, "fp32", "bf16"), (0.7, "fp32", None)],
+)
+def test_both_precisions_are_timed_where_they_are_close(tmp_path, monkeypatch, capsys, speedup, precision, other):
+    monkeypatch.setattr(speed, "bf16_speedup", lambda _, __, network: {"resnet14": 2.0, "resnet8": speedup}[network])
+    words = [*OVERRIDES, f"runs={tmp_path}", "precision=auto"]
+    plan = speed.plan_measurement(load_config(words), words, "resnet14", "resnet8", SpeedOptions("speed", 2, 1))
+    assert (plan.precisions, plan.other_precision) == (("bf16", precision), other)
+    assert plan.teacher_training.precisions == ("bf16", "bf16") and plan.teacher_training.other_precision is None
+    assert f"{speedup:.2f} × for resnet8" in capsys.readouterr().err
+
+
+def test_the_second_precision_has_a_cache_and_a_time_of_its_own(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "SubprocessLoop", ReferenceLoopHere)
+    harness = SpeedHarness(dataclasses.replace(measurement(), other_precision="bf16"))
+    row = speed.time_method(harness, "kd", tmp_path, 1e9, None)
+    assert row["other_step_ms"] > 0 and len({path.parent for path in tmp_path.rglob("logits.bin")}) == 2
+    assert speed.time_method(SpeedHarness(measurement()), "kd", tmp_path, 1e9, None)["other_step_ms"] is None
 
 
 def test_an_interrupted_measurement_keeps_the_finished_methods(small, tmp_path, monkeypatch):

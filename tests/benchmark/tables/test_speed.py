@@ -35,6 +35,17 @@ def test_each_method_has_a_line_and_the_whole_pair_its_hours():
     assert text.rstrip().splitlines()[-1].replace(" ", "") == "|1,uptokd|22.3|22.3|51.3|"
 
 
+def test_two_close_precisions_have_a_table_of_both():
+    rows = [{**ROW, "other_step_ms": 10.0}, {**ROW, "method": "at", "step_ms": 12.0, "other_step_ms": 10.0}]
+    text = speed.document(RESULT | {"rows": rows, "other_precision": "fp32"}, rounds=8, steps=3, epochs=240)
+    assert "precision=auto takes bf16" in text
+    table = text.partition("precision=auto takes bf16")[2].partition("\nHours of")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    assert lines[0] == ["method", "bf16, ms/step", "fp32, ms/step", "÷ better"]
+    assert lines[2:] == [["kd", "9.88", "10.0", "1.00"], ["at", "12.0", "10.0", "1.20"]]
+    assert "precision=auto" not in speed.document(RESULT, rounds=8, steps=3, epochs=240)
+
+
 def test_measured_results_have_their_tables():
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text())

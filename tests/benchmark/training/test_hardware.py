@@ -68,22 +68,6 @@ def test_compiling_without_a_compiler_is_an_error(monkeypatch):
     assert not Hardware.resolve("cpu", 1, 1, False, False).compiled
 
 
-@pytest.mark.parametrize("avx512_bf16", [True, False])
-@pytest.mark.parametrize("amx", [True, False])
-def test_auto_precision_is_bf16_where_the_cpu_has_instructions_for_it(monkeypatch, avx512_bf16, amx):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: avx512_bf16)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
-    cpu = Hardware("cpu", 1, False, False)
-    assert cpu.resolve_precision("auto") == ("bf16" if avx512_bf16 or amx else "fp32")
-    assert (cpu.resolve_precision("fp32"), cpu.resolve_precision("bf16")) == ("fp32", "bf16")
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_auto_precision_is_bf16_where_the_gpu_does_not_emulate_it(monkeypatch, native):
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: including_emulation or native)
-    assert Hardware("cuda", 1, False, True).resolve_precision("auto") == ("bf16" if native else "fp32")
-
-
 def test_preparing_a_process_sets_its_threads_and_keeps_its_memory(monkeypatch):
     calls = []
     monkeypatch.setattr(hardware, "keep_freed_memory", lambda: calls.append(True))
