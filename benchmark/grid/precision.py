@@ -129,6 +129,7 @@ def measured_conditions(config: Config, hardware: Hardware, network: str) -> dic
     """Return what a measurement holds for. torch.compile is not part of it: steps are timed without."""
     return {
         "hardware": hardware.name,
+        "model": hardware.model,
         "device": hardware.device,
         "threads": hardware.threads,
         "cuda_graph": hardware.graphs,

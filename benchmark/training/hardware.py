@@ -1,6 +1,8 @@
 """The hardware of a run: device and threads, their setup, and what results record of them."""
 
 import ctypes
+import functools
+import math
 import os
 import platform
 import shutil
@@ -44,7 +46,8 @@ class Hardware:
         if graphs and device == "cpu":
             raise UserError("cuda_graph=true: training runs on the CPU here, and only a GPU captures steps")
         graphs = device == "cuda" if graphs is None else graphs
-        return Hardware(device, threads or max(1, torch.get_num_threads() // jobs), compiled, graphs)
+        available = min(torch.get_num_threads(), usable_cores())  # torch counts physical cores or OMP_NUM_THREADS
+        return Hardware(device, threads or max(1, available // jobs), compiled, graphs)
 
     def prepare(self) -> None:
         """Set up this process for training: threads, memory, and on a GPU the fastest convolutions, which cuDNN finds
@@ -58,10 +61,30 @@ class Hardware:
         """The model name of the GPU or CPU."""
         return torch.cuda.get_device_name() if self.device == "cuda" else _cpu_name()
 
+    @property
+    def model(self) -> str:
+        """What tells processors of one name apart, as virtual machines often hide the product: vendor, family, model
+        and stepping of the CPU; empty for a GPU, whose name says all."""
+        return "" if self.device == "cuda" else _cpu_model()
+
     def describe(self) -> dict[str, Any]:
         """Return the hardware as results record it."""
         record = {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
         return record | ({"cuda_graph": self.graphs} if self.device == "cuda" else {})
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the number of cores that this process may use: those it may run on, within its container's CPU quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if (cgroup / "cpu.max").exists():  # cgroups of version 2
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        cores = math.ceil(int(quota) / int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # no cgroups, or the quota is "max": unlimited
+        return bound
+    return min(bound, cores) if cores > 0 else bound  # -1 is unlimited in version 1
 
 
 def nvidia_mps_is_running() -> bool:
@@ -89,8 +112,20 @@ def versions() -> dict[str, str]:
 
 
 def _cpu_name() -> str:
+    return _cpu_fields().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_model() -> str:
+    fields, arm = _cpu_fields(), ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
+    return " ".join(fields[key] for key in ("vendor_id", "cpu family", "model", "stepping", *arm) if key in fields)
+
+
+@functools.cache  # plans ask for each finished run
+def _cpu_fields(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Return what Linux says about the first core; nothing on other systems."""
     try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        first = cpuinfo.read_text().strip().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = [line.partition(":") for line in first.splitlines()]
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -86,14 +86,14 @@ def test_other_threads_or_sizes_are_measured_again(tmp_path, hardware, words):
     assert measure.networks == ["resnet8", "resnet8"]
 
 
-@pytest.mark.parametrize("changed", ["name", "torch"])
+@pytest.mark.parametrize("changed", ["name", "model", "torch"])
 def test_another_processor_or_torch_version_measures_again(tmp_path, monkeypatch, changed):
     measure = FakeMeasure(resnet8=1.9)
     assert chooser(tmp_path, measure).faster("resnet8").value == "bf16"
-    if changed == "name":
-        monkeypatch.setattr(Hardware, "name", property(lambda _: "another processor"))
-    else:
+    if changed == "torch":
         monkeypatch.setattr(precision, "versions", lambda: {"torch": "9.9"})
+    else:
+        monkeypatch.setattr(Hardware, changed, property(lambda _: "another processor"))
     measure.speedups["resnet8"] = 0.6
     assert chooser(tmp_path, measure).faster("resnet8").value == "fp32"
     monkeypatch.undo()

@@ -39,11 +39,66 @@ def test_kept_memory_causes_no_page_faults():
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 4)
     assert Hardware.resolve("cpu", 0, 1, False, False).threads == torch.get_num_threads()
     assert Hardware.resolve("cpu", 0, 1000, False, False).threads == 1
     assert Hardware.resolve("cpu", 3, 1000, False, False).threads == 3
     with pytest.raises(UserError, match="threads is 5: this machine has 4 cores"):
         Hardware.resolve("cpu", 5, 1, False, False)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "5000 100000"}, 1),
+        ({"cpu.max": "1600000 100000"}, 8),
+        ({"cpu.max": "damaged"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_usable_cores_are_those_of_the_process_within_the_quota_of_its_container(monkeypatch, tmp_path, files, cores):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert hardware.usable_cores(tmp_path) == cores
+
+
+def test_no_more_threads_than_usable_cores_are_used_unless_they_are_given(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 32)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 8)
+    assert Hardware.resolve("cpu", 0, 1, False, False).threads == 8
+    assert Hardware.resolve("cpu", 0, 3, False, False).threads == 2
+    assert Hardware.resolve("cpu", 16, 1, False, False).threads == 16
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 26
+model\t\t: 2
+model name\t: AMD EPYC
+stepping\t: 1
+power management:
+
+processor\t: 1
+model\t\t: 3
+"""
+
+
+def test_processors_of_one_name_are_told_apart_by_their_model(monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO)
+    fields, missing = hardware._cpu_fields(path), hardware._cpu_fields(tmp_path / "none")
+    monkeypatch.setattr(hardware, "_cpu_fields", lambda: fields)
+    cpu = Hardware("cpu", 1, False, False)
+    assert (cpu.name, cpu.model) == ("AMD EPYC", "AuthenticAMD 26 2 1") and Hardware("cuda", 1, False, True).model == ""
+    assert missing == {}
 
 
 @pytest.mark.parametrize("gpu", [True, False])
