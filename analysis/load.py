@@ -157,7 +157,8 @@ def load_metrics(folder: Path) -> pd.DataFrame:
     """Return the epochs of a run, indexed by `epoch`: `top1`, and `seconds` of training (data and steps, not
     evaluation) up to the end of the epoch; NaN where they were not measured.
 
-    top1: accuracy on the validation split where there is one, else on the test set, in per cent.
+    top1: accuracy on the validation split where there is one, else on the test set, in per cent; NaN for epochs that
+    were not evaluated.
     """
     epochs = {}
     for line in RunFolder(folder).metrics():

@@ -23,7 +23,7 @@ from benchmark.runs.tracking import Tracking
 # keys that change neither a run's identity, but for its seed, nor therefore what a selection of runs is
 NOT_IN_IDENTITIES = (
     "seeds", "jobs", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data", "tracker",
-    "teacher.cache_gb",
+    "teacher.cache_gb", "evaluate_every",
 )  # fmt: skip
 
 

@@ -239,12 +239,12 @@ def _run_trial(
 
 
 def _pruning_watch(trial: optuna.Trial, epochs: int) -> Callable[[Mapping[str, Any]], None]:
-    """Return a callback that reports each epoch's validation accuracy once, and raises Pruned where the pruner says."""
+    """Return a callback that reports each evaluated epoch's accuracy once, and raises Pruned where the pruner says."""
     reported = 0
 
     def watch(line: Mapping[str, Any]) -> None:
         nonlocal reported
-        if line["epoch"] <= reported:
+        if line["epoch"] <= reported or "val_top1" not in line:
             return
         reported = line["epoch"]
         trial.report(line["val_top1"], reported)

@@ -106,6 +106,7 @@ class Config:
     reports: str = option()
     selection: str | None = option()  # name of the files of tables and plots; null: made of pairs and methods
     data: str = option()
+    evaluate_every: int = integer(1)  # epochs between two evaluations, counted back from the last
 
 
 @dataclass(frozen=True)

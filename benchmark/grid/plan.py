@@ -216,7 +216,9 @@ def make_plan(
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     dataset = dataset or datasets.load(config.dataset, Path(config.data))
     seeds = len(config.seeds)
-    settings = RunSettings(Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds)
+    settings = RunSettings(
+        Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds, config.evaluate_every
+    )
     plan = Plan(config, dataset, settings, pairs, {}, {}, {}, {})
     composer = MethodComposer(overrides)  # composes each method once, for all pairs
     _add_methods(plan, composer)

@@ -70,10 +70,12 @@ class Progress:
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Report a finished epoch by its line of metrics."""
-        split = "test" if "test_top1" in line else "val"
+        evaluated = [
+            f"{split} {top1:.2f}  " for split in ("test", "val") if (top1 := line.get(f"{split}_top1")) is not None
+        ]
         text = (
             f"epoch {line['epoch']}/{self.epochs}  loss {line['loss']:.3f}  train {line['train_top1']:.2f}  "
-            f"{split} {line[f'{split}_top1']:.2f}  left: {self._time_left(line['epoch'])}"
+            f"{''.join(evaluated[:1])}left: {self._time_left(line['epoch'])}"
         )
         if self._bar is not None:
             self._bar.n = max(line["epoch"], 0)  # the bar excludes an initialization stage, whose epochs are below 1

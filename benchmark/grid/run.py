@@ -201,9 +201,11 @@ def _train_epochs(
     for epoch in range(last_epoch + 1, epochs + 1):
         started = time.perf_counter()
         line = {"epoch": epoch, **trainer.epoch(epoch, progress.step)}
-        with trainer.watch("eval"):
-            measures, logits = evaluator(trainer.inference_model, epoch)
-        line |= measures | {f"{k}_s": v for k, v in trainer.watch.read().items()}
+        if (epochs - epoch) % run.settings.evaluate_every == 0:
+            with trainer.watch("eval"):
+                measures, logits = evaluator(trainer.inference_model, epoch)
+            line |= measures
+        line |= {f"{k}_s": v for k, v in trainer.watch.read().items()}
         folder.append_metrics(line)
         tracked.log(line)
         progress.epoch(line)
@@ -256,8 +258,9 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
         identity=run.identity,
         epochs=config["recipe"]["epochs"],
         top1_last=measures["test_top1"],
-        top1_best=None if sealed else max(line["test_top1"] for line in lines),
+        top1_best=None if sealed else max(line["test_top1"] for line in lines if "test_top1" in line),
         top5_last=measures.get("test_top5"),
+        evaluated_epochs=sum("val_top1" in line or "test_top1" in line for line in lines),
         val_top1_last=measures.get("val_top1"),
         agreement=measures.get("agreement"),
         correlation_distance=measures.get("correlation_distance"),

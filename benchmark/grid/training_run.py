@@ -17,7 +17,8 @@ BUSY = "busy"  # outcome of a run that another process holds
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run reads and writes, and on what it computes: settings that its numbers do not depend on.
+    """Where a run reads and writes, on what it computes, and how often it is evaluated: settings that its training does
+    not depend on.
 
     They are not part of its identity.
     """
@@ -27,6 +28,7 @@ class RunSettings:
     hardware: Hardware
     cache_gb: float  # size limit of a teacher's cache; 0: no cache
     seeds: int  # number of seeds of the command, each of which reads the teacher's cache
+    evaluate_every: int = 1  # epochs between two evaluations, counted back from the last
 
 
 @dataclass(frozen=True)

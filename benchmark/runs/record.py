@@ -60,9 +60,9 @@ class RunRecord:
     """Content of result.json: what a finished run measured, and of which network, method and settings.
 
     All accuracies are test accuracies in per cent, unless named otherwise; "last" is the last epoch, "best" the best of
-    all epochs (by test accuracy, so never a headline). With a validation split, `val_top1_last` is what may be shown,
-    and what is measured on the test set is sealed (`is_sealed`). Fields that a run has no value for are None: the ones
-    about the pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
+    all evaluated epochs (by test accuracy, so never a headline). With a validation split, `val_top1_last` is what may
+    be shown, and what is measured on the test set is sealed (`is_sealed`). Fields that a run has no value for are None:
+    the ones about the pair for a teacher, the ones about training for an imported teacher, newer ones for old runs.
     """
 
     status: RunStatus | None = None  # state of the run
@@ -86,10 +86,11 @@ class RunRecord:
     profile: str | None = None  # name in conf/profile
     identity: str | None = None  # hash of the config without the seed
     epochs: int | None = None  # training epochs, without those of the initialization stage
+    evaluated_epochs: int | None = None  # epochs that were evaluated, those of the initialization stage included
     imported_from: str | None = None  # file name of an imported teacher's checkpoint
 
     top1_last: float | None = None  # test accuracy after the last epoch: the headline
-    top1_best: float | None = None  # best test accuracy of all epochs; never a headline
+    top1_best: float | None = None  # best test accuracy of all evaluated epochs; never a headline
     top5_last: float | None = None  # top-5 accuracy after the last epoch, with more than 5 classes
     val_top1_last: float | None = None  # validation accuracy, where a part of the training set is held out
     agreement: float | None = None  # test images on which student and teacher predict the same class, per cent

@@ -183,6 +183,13 @@ def test_a_trial_below_the_median_is_pruned_and_its_run_can_be_resumed(words, tm
     assert runs(tmp_path)[(*(float(pruned[k]) for k in KD), 0)].done
 
 
+def test_epochs_that_are_not_evaluated_are_not_judged(words, tmp_path, planted):
+    command = [*words, "trials=1", "recipe.epochs=3", "evaluate_every=2"]
+    assert main(command) == 0
+    ((_, folder),) = runs(tmp_path).items()
+    assert [line["epoch"] for line in folder.metrics() if "val_top1" in line] == [1, 3]
+
+
 def test_a_diverged_trial_is_recorded_with_its_reason(words, tmp_path, planted, monkeypatch):
     inner, calls = tuning_study.execute, []
 

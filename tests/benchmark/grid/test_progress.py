@@ -41,6 +41,18 @@ def test_the_time_left_counts_the_runs_to_come(capsys, monkeypatch):
     ]
 
 
+def test_an_epoch_that_was_not_evaluated_has_no_accuracy(capsys, monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    progress = Progress(1)
+    progress.start("a", epochs=2, last_epoch=0)
+    progress.epoch({"epoch": 1, "loss": 1.0, "train_top1": 10.0})
+    progress.epoch({"epoch": 2, "loss": 1.0, "train_top1": 10.0, "val_top1": 20.0})
+    assert capsys.readouterr().out.splitlines() == [
+        "[1/1] a  epoch 1/2  loss 1.000  train 10.00  left: 0 s",
+        "[1/1] a  epoch 2/2  loss 1.000  train 10.00  val 20.00  left: 0 s",
+    ]
+
+
 def test_a_run_in_another_process_reports_its_own_time_left(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])

@@ -116,6 +116,36 @@ def test_a_run_folder_holds_config_metrics_result_outputs_and_weights(tiny):
     assert (student_runs(plan)["crd"].folder.record.extra_buffers or 0) > 2 * 48 * 128
 
 
+def test_sparse_evaluation_changes_neither_training_nor_the_last_epoch(tiny, tmp_path):
+    words = [*tiny, "methods=kd", "recipe.epochs=6"]
+    expected = student_runs(bench(words)[0])["kd"].folder
+    other = tmp_path / "sparse"
+    shutil.copytree(tmp_path / "runs/npz/teachers", other / "npz/teachers")
+    folder = student_runs(bench([*words, f"runs={other}", "evaluate_every=4"])[0])["kd"].folder
+    assert folder.path.relative_to(other) == expected.path.relative_to(tmp_path / "runs")  # of the same identity
+    (weights, lines), (expected_weights, every) = trained(folder), trained(expected)
+    assert all(torch.equal(weights[k], expected_weights[k]) for k in expected_weights)
+    assert [line["epoch"] for line in lines if "test_top1" in line] == [2, 6]
+    of_test = {"test_top1", "test_top5", "agreement", "correlation_distance"}
+    for line, full in zip(lines, every, strict=True):
+        assert line == (full if line["epoch"] in (2, 6) else {k: v for k, v in full.items() if k not in of_test})
+    assert (folder.record.evaluated_epochs, expected.record.evaluated_epochs) == (2, 6)
+    assert folder.record.top1_last == expected.record.top1_last
+    assert folder.record.top1_best == max(lines[1]["test_top1"], lines[5]["test_top1"])
+
+
+def test_a_resumed_run_is_evaluated_in_the_same_epochs(tiny, monkeypatch):
+    monkeypatch.setattr(CHECKPOINT_SHARE, math.inf)
+    words = [*tiny, "methods=ce", "recipe.epochs=5", "evaluate_every=2"]
+    plan = plan_of(words)
+    (run,) = plan.students_alone()
+    with pytest.raises(Killed):
+        execute(run, tracking_of(plan), KilledAt(4))
+    assert execute(run, tracking_of(plan), Progress(1)).status == "done"
+    assert [line["epoch"] for line in run.folder.metrics() if "test_top1" in line] == [1, 3, 5]
+    assert run.folder.record.top1_last == run.folder.metrics()[-1]["test_top1"]
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_prefilled_cache_changes_nothing(finished, tmp_path, capsys, monkeypatch, busy):
     expected = trained(student_runs(plan_of(finished))["kd"].folder)
