@@ -16,6 +16,7 @@ from benchmark.errors import UserError, nearest
 Config = Mapping[str, Any]  # flat, by dotted key
 Values = tuple[Any, ...]
 TEACHER_KEY = "teacher.sha256"
+TEACHER_TRAIN_SIZE = "teacher.train_size"  # only of a teacher with training images that its students do not have
 ALWAYS = ("precision",)  # may differ between pairs without any run having overridden it
 HASH = re.compile(r"[0-9a-f]{16,}")
 

@@ -68,9 +68,8 @@ def tiny_overrides(folder: Path) -> list[str]:
     return [
         "dataset=npz", f"data={folder}", "dataset.file=tiny.npz", "dataset.size=16", "dataset.padding=2",
         f"runs={folder / 'runs'}", f"reports={folder / 'reports'}", "pair=resnet14-resnet8", "seeds=0",
-        "references=false", "recipe.epochs=2", "recipe.batch_size=16",
-        "tracker.mode=off", "teacher.min_top1=0", "device=cpu", "threads=1",
-        "precision=fp32",
+        "references=false", "recipe.epochs=2", "recipe.batch_size=16", "tracker.mode=off", "teacher.min_top1=0",
+        "device=cpu", "threads=1", "precision=fp32", "evaluate_every=1", "teacher.train_size=null",
     ]  # fmt: skip
 
 

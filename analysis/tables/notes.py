@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from analysis import published, statistics
-from analysis.conditions import format_setting
+from analysis.conditions import TEACHER_TRAIN_SIZE, format_setting
 from analysis.groups import MethodRow, ResultGroup
 from analysis.tables.results import Results
+from benchmark.runs.record import number
 from benchmark.statistics import MIN_SEEDS
 from benchmark.tables.cells import counted
 
@@ -17,17 +18,29 @@ NAMED = 5  # rows that one version of the engine's code is followed by
 
 
 def setting(group: ResultGroup) -> str:
-    """Return epochs, settings that differ from the profile's, precision, hardware and versions of all runs."""
+    """Return epochs, the teachers' training images where they have their own, settings that differ from the profile's,
+    precision, hardware and versions of all runs."""
     runs = group.runs
     epochs = sorted(set(runs.epochs))
     precisions = sorted(set(runs.precision.dropna()))
     parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    parts += [teachers] if (teachers := teacher_images(group)) else []
     changes = changed_settings(group)
     parts += [f"not as in the profile: {', '.join(changes)}"] if changes else []
     parts += [f"precision {', '.join(precisions)}"] if precisions else []
     parts.append(", ".join(machines(group)))
     parts.append(" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in runs.versions if vs})))
     return "; ".join(filter(None, parts))
+
+
+def teacher_images(group: ResultGroup) -> str:
+    """Return how many images the teachers were trained on where these are not just their students'; empty elsewhere."""
+    of_rows = (s.config.get(TEACHER_TRAIN_SIZE) for row in group.rows for s in row.seed_groups.values())
+    sizes = {size for size in map(number, of_rows) if size is not None}
+    if not sizes:
+        return ""
+    numbers = " or ".join(format_setting(size) for size in sorted(sizes))
+    return f"teachers trained on {numbers} images, those of their students included"
 
 
 def machines(group: ResultGroup) -> list[str]:

@@ -20,8 +20,8 @@ def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
     options, overrides = load_options("plan", PlanOptions, words)
     config = load_config(overrides, dotted_names(PlanOptions), references=True)
-    measure = _measure_if_asked(options)
-    plan = grid.make_plan(with_references(config), overrides, _outline(config), measure=measure)
+    measure, outline_of_data = _measure_if_asked(options), _outline(config, grid.teacher_train_size(config, overrides))
+    plan = grid.make_plan(with_references(config), overrides, outline_of_data, measure=measure)
     print(describe_additions(config) + plan.text(), flush=True)
     times = estimate.of_finished_runs(plan).or_else(estimate.of_speed(plan))
     if options.probe:
@@ -41,12 +41,12 @@ def _measure_if_asked(options: PlanOptions) -> Measure | None:
     return bf16_speedup
 
 
-def _outline(config: Config) -> Dataset | None:
+def _outline(config: Config, teacher_size: str | None) -> Dataset | None:
     """Return the data set without its images; None where they must be read: data of the user's own, a checkpoint that
     is imported and tested, or images that are here while no earlier run says what their hash is."""
     if config.dataset.source not in outline.KNOWN_SOURCES or config.teacher.checkpoint is not None:
         return None
     if earlier := dataset_of_earlier_run(config.dataset, Path(config.runs)):
-        return outline.outline(*earlier)
+        return outline.outline(earlier.config, earlier.fingerprint, teacher_size, earlier.teacher_fingerprints)
     present = outline.is_present(config.dataset, Path(config.data))
-    return None if present else outline.outline(config.dataset, "")
+    return None if present else outline.outline(config.dataset, "", teacher_size)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config.schema import DATASETS, USER_DATASETS, DatasetConfig
+from benchmark.config.schema import ALL_IMAGES, DATASETS, USER_DATASETS, DatasetConfig, TeacherConfig
 from benchmark.errors import UserError, nearest
 from methods.options import violations
 
@@ -56,6 +56,14 @@ def check_dataset_name(config: DatasetConfig) -> None:
     if name.lower() in (*DATASETS, *RESERVED_NAMES):
         taken = "a data set of this suite" if name.lower() in DATASETS else "reserved"
         raise UserError(f"dataset.name cannot be {name!r}, which is {taken}: choose another name")
+
+
+def check_teacher_size(config: TeacherConfig) -> None:
+    """Raise UserError where `teacher.train_size` is neither a number of images nor `all`."""
+    size = config.train_size
+    if size in (None, ALL_IMAGES) or (size.isdecimal() and int(size) > 0):
+        return
+    raise UserError(f"teacher.train_size is {size!r}: give a number of images, {ALL_IMAGES}, or null")
 
 
 def one_line(e: BaseException) -> str:

@@ -21,6 +21,7 @@ from methods.options import (
 
 DATASETS = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
 USER_DATASETS = ("npz", "imagefolder")  # of the user's images, under a name of their own
+ALL_IMAGES = "all"  # value of `teacher.train_size`
 MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networks
 MAX_IMAGE_SIZE = 1024  # a larger size is a typing mistake, for which memory would be allocated
 
@@ -48,6 +49,9 @@ class TeacherConfig:
     checkpoint: str | None = option()  # a file to import; null: train the teacher
     seed: int = integer(0)
     method: str = option()  # the method that trains the teacher
+    # training images of the teacher, those of its students included; null: theirs alone; all: every one that is not
+    # held out for validation
+    train_size: str | None = option()
     cache_gb: float = non_negative()  # largest cache of its outputs; 0: none, the teacher runs live
     # minimum test accuracy in per cent; null: twice chance
     min_top1: float | None = bounded(at_least=0.0, at_most=100.0)
@@ -102,11 +106,11 @@ class Config:
     compile: bool = boolean()  # torch.compile for the student's forward pass, the losses and the live teacher
     cuda_graph: bool | None = boolean()  # capture training steps as CUDA graphs; null: on a GPU
     jobs: int = integer(1)  # runs trained side by side
+    evaluate_every: int = integer(1)  # epochs between two evaluations, counted back from the last
     runs: str = option()
     reports: str = option()
     selection: str | None = option()  # name of the files of tables and plots; null: made of pairs and methods
     data: str = option()
-    evaluate_every: int = integer(1)  # epochs between two evaluations, counted back from the last
 
 
 @dataclass(frozen=True)

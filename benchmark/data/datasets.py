@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmark.config.checks import check_dataset_name
-from benchmark.config.schema import MIN_IMAGE_SIZE, DatasetConfig
+from benchmark.config.schema import ALL_IMAGES, MIN_IMAGE_SIZE, DatasetConfig
 from benchmark.data import augmentation, sources
 from benchmark.data.sources import Arrays
 from benchmark.errors import UserError
@@ -45,15 +45,35 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str  # SHA-256 of the images and labels of all splits
     config: DatasetConfig  # with mean and std resolved
+    teacher: "TeacherSplit | None" = None  # None where the teacher is trained on the images of `train`
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def of_teacher(self) -> "Dataset":
+        """The data set with the training images of the teacher."""
+        if self.teacher is None:
+            return self
+        return dataclasses.replace(self, train=self.teacher.train, fingerprint=self.teacher.fingerprint, teacher=None)
 
-def load(config: DatasetConfig, folder: Path) -> Dataset:
+
+@dataclass(frozen=True)
+class TeacherSplit:
+    """Training images of a teacher that is trained on more than its students."""
+
+    train: Split  # the students' training images among them
+    fingerprint: str  # of the data set with these training images
+
+
+def load(config: DatasetConfig, folder: Path, teacher_size: str | None = None) -> Dataset:
     """Load a data set onto the CPU; its files are read from `folder` or downloaded to it.
+
+    teacher_size: `teacher.train_size`, the number of the teacher's training images. They are those of its students,
+    and others at random with the class shares of what is left; validation images are never among them. Mean and
+    standard deviation are of the students' images, which the teacher sees when it teaches.
 
     Raises UserError where files are missing or malformed, or where the configured splits are not possible.
     """
@@ -71,10 +91,33 @@ def load(config: DatasetConfig, folder: Path) -> Dataset:
             _check_every_class(called, splits[name].labels, arrays.class_names)
     if config.mean is None or config.std is None:
         config = _resolve_statistics(config, splits["train"].images)
-    fingerprint = _fingerprint(splits)
+    teacher = None
+    if further := further_images(teacher_size, len(train), len(arrays.y_train) - len(val)):
+        chosen = _choose_further(arrays.y_train, train, val, further, config.split_seed)
+        teacher_train = _make_split(arrays.x_train, arrays.y_train, chosen, config.size)
+        teacher = TeacherSplit(teacher_train, _fingerprint({**splits, "train": teacher_train}))
     return Dataset(
-        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, fingerprint, config
-    )
+        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, _fingerprint(splits),
+        config, teacher,
+    )  # fmt: skip
+
+
+def further_images(teacher_size: str | None, students: int, available: int) -> int:
+    """Return how many training images the teacher has beside those of its students.
+
+    teacher_size: `teacher.train_size`. students: number of the students' training images. available: number of training
+    images that are not held out for validation. Raises UserError where the teacher would have fewer than its students,
+    or more than there are.
+    """
+    if teacher_size is None:
+        return 0
+    size = available if teacher_size == ALL_IMAGES else int(teacher_size)
+    if size < students:
+        raise UserError(f"teacher.train_size is {size}: give at least {students}, the images of its students included")
+    if size > available:
+        held_out = "outside the test set and the validation split"
+        raise UserError(f"teacher.train_size is {size}, but there are only {available} images {held_out}")
+    return size - students
 
 
 def normalization(config: DatasetConfig, width: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -165,6 +208,16 @@ def _choose_splits(arrays: Arrays, config: DatasetConfig) -> tuple[Tensor, Tenso
     held_out = torch.zeros(len(train), dtype=torch.bool)
     held_out[stratified(arrays.y_train[train], size, random, "validation")] = True
     return train[~held_out], train[held_out], test
+
+
+def _choose_further(labels: Tensor, train: Tensor, val: Tensor, further: int, seed: int) -> Tensor:
+    """Return ascending positions of the teacher's training images: those at `train`, and `further` ones at neither
+    `train` nor `val`."""
+    free = torch.ones(len(labels), dtype=torch.bool)
+    free[train] = free[val] = False
+    positions = free.nonzero()[:, 0]
+    chosen = stratified(labels[positions], further, generator("teacher's training split", seed), "train_size")
+    return torch.cat([train, positions[chosen]]).sort().values
 
 
 def _make_split(images: Tensor, labels: Tensor, positions: Tensor, size: int) -> Split:

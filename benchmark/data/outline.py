@@ -3,13 +3,14 @@
 The sizes of the digits and of CIFAR are known, so that nothing need be read or downloaded.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from benchmark.config.schema import DatasetConfig
 from benchmark.data import sources
-from benchmark.data.datasets import Dataset, Split
+from benchmark.data.datasets import Dataset, Split, TeacherSplit, further_images
 from benchmark.errors import UserError
 
 KNOWN_SOURCES = ("digits", *sources.CIFAR)  # whose sizes are known without their files
@@ -20,11 +21,15 @@ def is_present(config: DatasetConfig, folder: Path) -> bool:
     return config.source not in sources.CIFAR or sources.cifar_is_present(config.source, folder)
 
 
-def outline(config: DatasetConfig, fingerprint: str) -> Dataset:
+def outline(
+    config: DatasetConfig, fingerprint: str, teacher_size: str | None = None,
+    teacher_fingerprints: Mapping[int, str] | None = None,
+) -> Dataset:  # fmt: skip
     """Return a data set of `KNOWN_SOURCES` whose images are on the meta device: only their number and size are known.
 
-    config: with mean and std resolved, where anything reads them. fingerprint: empty where it is not known. Raises
-    UserError for more images than there are.
+    config: with mean and std resolved, where anything reads them. fingerprint: empty where it is not known.
+    teacher_size: `teacher.train_size`. teacher_fingerprints: known ones by the number of the teacher's training images.
+    Raises UserError for more images than there are.
     """
     available, tested, classes = _sizes(config)
     for option, size, limit in (
@@ -37,9 +42,13 @@ def outline(config: DatasetConfig, fingerprint: str) -> Dataset:
     held_out = round(config.validation * training)
     if config.validation and not held_out:
         raise UserError(f"dataset.validation is {config.validation}: that is no image of {training}")
-    train, val, test = (_split(n, config.size) for n in (training - held_out, held_out, config.test_size or tested))
+    students, teacher = training - held_out, None
+    if further := further_images(teacher_size, students, available - held_out):
+        size = students + further
+        teacher = TeacherSplit(_split(size, config.size), (teacher_fingerprints or {}).get(size, ""))
+    train, val, test = (_split(n, config.size) for n in (students, held_out, config.test_size or tested))
     names = tuple(map(str, range(classes)))
-    return Dataset(config.name, train, test, val if held_out else None, names, fingerprint, config)
+    return Dataset(config.name, train, test, val if held_out else None, names, fingerprint, config, teacher)
 
 
 def _sizes(config: DatasetConfig) -> tuple[int, int, int]:

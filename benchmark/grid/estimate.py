@@ -15,6 +15,7 @@ from typing import Any
 from benchmark import networks
 from benchmark.data.augmentation import count_outcomes
 from benchmark.grid.build import output_shapes
+from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.plan import MethodKey, Plan
 from benchmark.runs.folder import RunFolder, read_json
 from benchmark.runs.record import TEACHERS, number
@@ -68,7 +69,9 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
     sizes = ("train_size", "test_size", "validation")
     if record.wall_s and all(data.get(size) == getattr(config.dataset, size) for size in sizes):
         epochs = record.epochs + (record.init_epochs or 0)
-        return key, record.wall_s / epochs / steps_per_epoch(plan)
+        split = recorded.tree.get(TRAINING_SPLIT)
+        images = split.get("size") if isinstance(split, Mapping) else None
+        return key, record.wall_s / epochs / steps_per_epoch(plan, images)
     return key, record.step_ms / 1000
 
 
@@ -117,9 +120,10 @@ def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator
 # ---------------------------------------------------------------- hours
 
 
-def steps_per_epoch(plan: Plan) -> int:
-    """Return the training steps of an epoch; a last batch of one image is left out."""
-    full, rest = divmod(len(plan.dataset.train.labels), plan.config.recipe.batch_size)
+def steps_per_epoch(plan: Plan, images: int | None = None) -> int:
+    """Return the training steps of an epoch; a last batch of one image is left out. images: number of training images,
+    by default that of the students."""
+    full, rest = divmod(images or len(plan.dataset.train.labels), plan.config.recipe.batch_size)
     return full + (rest > 1)
 
 
@@ -127,7 +131,8 @@ def teacher_hours(plan: Plan, times: StepTimes, network: str, trained_epochs: in
     """Return the hours of a teacher's remaining epochs; None where no time is known."""
     seconds = times.seconds.get((None, network, plan.config.teacher.method))
     epochs = plan.config.recipe.epochs - max(trained_epochs, 0)
-    return None if seconds is None else epochs * steps_per_epoch(plan) * seconds / 3600
+    steps = steps_per_epoch(plan, len(plan.dataset.of_teacher.train.labels))
+    return None if seconds is None else epochs * steps * seconds / 3600
 
 
 def student_hours(plan: Plan, times: StepTimes, key: MethodKey, trained_epochs: int | None = None) -> float | None:

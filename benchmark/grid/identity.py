@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from benchmark.config.schema import Config, DatasetConfig, MethodConfig
 from benchmark.data.datasets import Dataset
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import TEACHERS
+
+TRAINING_SPLIT = "training_split"  # key of a teacher's config
 
 
 @functools.cache
@@ -39,25 +42,54 @@ def changed_settings(method: MethodConfig, config: Config, network: str) -> tupl
     return tuple(changed)
 
 
+def changed_teacher_settings(config: Config) -> tuple[str, ...]:
+    """Return the dotted names of the settings of the teacher's training that differ from the profile's."""
+    default = _profile_config(config.profile, config.dataset.source)
+    return ("teacher.train_size",) if config.teacher.train_size != default.teacher.train_size else ()
+
+
 def dataset_identity(dataset: Dataset) -> dict[str, Any]:
     """Return what of a data set belongs to a run's identity: its options and its content, not its location."""
     return {**_dataset_options(dataset.config), "fingerprint": dataset.fingerprint}
 
 
-def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> tuple[DatasetConfig, str] | None:
-    """Return a data set's config with mean and std resolved, and its fingerprint, as a teacher below `runs` was trained
-    on it; None where none was. Its images are not read."""
+def training_split(dataset: Dataset) -> dict[str, Any]:
+    """Return the part of a teacher's identity about training images that its students do not have; empty where there
+    are none."""
+    teacher = dataset.teacher
+    if teacher is None:
+        return {}
+    return {TRAINING_SPLIT: {"size": len(teacher.train.labels), "fingerprint": teacher.fingerprint}}
+
+
+@dataclass(frozen=True)
+class EarlierDataset:
+    """A data set as earlier runs recorded it. config: with mean and std resolved. teacher_fingerprints: of the data
+    set with further training images for the teacher, by their number."""
+
+    config: DatasetConfig
+    fingerprint: str
+    teacher_fingerprints: dict[int, str] = field(default_factory=dict)
+
+
+def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> EarlierDataset | None:
+    """Return a data set as a teacher below `runs` was trained on it; None where none was. Its images are not read."""
+    earlier = None
     options = {key: value for key, value in _dataset_options(config).items() if value is not None}
     for path in sorted((runs / config.name / TEACHERS).glob("*/*/*/config.yaml")):
-        recorded = RunFolder(path.parent).config.tree.get("dataset")
+        tree = RunFolder(path.parent).config.tree
+        recorded, split = tree.get("dataset"), tree.get(TRAINING_SPLIT)
         if not isinstance(recorded, Mapping) or not isinstance(recorded.get("fingerprint"), str):
             continue
         same = all(recorded.get(key) == value for key, value in options.items())
         unset = [key for key in _dataset_options(config) if key not in options and key not in ("mean", "std")]
         if same and all(recorded.get(key) is None for key in unset) and recorded["fingerprint"]:
-            resolved = dataclasses.replace(config, mean=recorded.get("mean"), std=recorded.get("std"))
-            return resolved, recorded["fingerprint"]
-    return None
+            if earlier is None:
+                resolved = dataclasses.replace(config, mean=recorded.get("mean"), std=recorded.get("std"))
+                earlier = EarlierDataset(resolved, recorded["fingerprint"])
+            if isinstance(split, Mapping) and recorded["fingerprint"] == earlier.fingerprint:
+                earlier.teacher_fingerprints[split["size"]] = split["fingerprint"]
+    return earlier
 
 
 def _dataset_options(config: DatasetConfig) -> dict[str, Any]:

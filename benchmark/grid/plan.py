@@ -12,13 +12,21 @@ from benchmark import networks
 from benchmark.config import method_files
 from benchmark.config.compose import MethodComposer
 from benchmark.config.files import group_names
+from benchmark.config.overrides import keys_of
 from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.grid import precision
 from benchmark.grid.build import method_requirements, needs_teacher, reads_teacher
-from benchmark.grid.identity import changed_settings, dataset_identity, network_recipe
+from benchmark.grid.identity import (
+    TRAINING_SPLIT,
+    changed_settings,
+    changed_teacher_settings,
+    dataset_identity,
+    network_recipe,
+    training_split,
+)
 from benchmark.grid.precision import Measure, Precision, PrecisionChooser
 from benchmark.grid.training_run import RunSettings, TrainingRun
 from benchmark.runs import students
@@ -99,10 +107,14 @@ class Plan:
 
     def _student(self, key: MethodKey, sha256: str, seed: int) -> TrainingRun:
         (teacher, student, _), method = key, self.methods[key]
-        config = self._student_config(student, method, seed, {"teacher": {"network": teacher, "sha256": sha256}})
+        teacher_config = {"network": teacher, "sha256": sha256}
+        if (split := self.teachers[teacher].config.get(TRAINING_SPLIT)) is not None:
+            teacher_config["train_size"] = split["size"]
+        config = self._student_config(student, method, seed, {"teacher": teacher_config})
+        changed = (*changed_settings(method, self.config, student), *changed_teacher_settings(self.config))
         return TrainingRun(
             config, self.config.dataset, method.about, self.settings, self.teachers[teacher].relative_path,
-            self.unsupported.get(key), changed_settings=changed_settings(method, self.config, student),
+            self.unsupported.get(key), changed_settings=changed,
         )  # fmt: skip
 
     def _student_alone(self, key: MethodKey, seed: int) -> TrainingRun:
@@ -178,13 +190,17 @@ class Plan:
             return "to be trained"
         return f"epoch {max(epochs)} of {self.config.recipe.epochs} is trained (in progress or interrupted)"
 
+    def _teacher_images(self) -> str:
+        teacher = self.dataset.teacher
+        return "" if teacher is None else f"; teachers are trained on {len(teacher.train.labels):,} images"
+
     def _setting_lines(self) -> list[str]:
         config, hardware = self.config, self.settings.hardware
         jobs = f", {config.jobs} runs at a time" if config.jobs > 1 else ""
         lines = [
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
-            f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}",
+            f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}{self._teacher_images()}",
             f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), precision {config.precision}{jobs}",
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]
@@ -214,7 +230,8 @@ def make_plan(
     """
     hardware = Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
-    dataset = dataset or datasets.load(config.dataset, Path(config.data))
+    teacher_size = teacher_train_size(config, overrides)
+    dataset = dataset or datasets.load(config.dataset, Path(config.data), teacher_size)
     seeds = len(config.seeds)
     settings = RunSettings(
         Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds, config.evaluate_every
@@ -231,6 +248,18 @@ def make_plan(
         if teacher.folder.done and (reason := plan.rejection_reason(network)):
             raise UserError(reason)
     return plan
+
+
+def teacher_train_size(config: Config, overrides: Sequence[str]) -> str | None:
+    """Return `teacher.train_size`; None for an imported teacher, whose training images are not known.
+
+    Raises UserError where the command line gives both a number and a checkpoint.
+    """
+    if config.teacher.checkpoint is None:
+        return config.teacher.train_size
+    if config.teacher.train_size is not None and "teacher.train_size" in keys_of(overrides):
+        raise UserError("teacher.train_size is of a teacher that is trained here: leave it out, or teacher.checkpoint")
+    return None
 
 
 def _add_methods(plan: Plan, composer: MethodComposer) -> None:
@@ -273,6 +302,7 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
         run_config = {
             "role": "teacher",
             "dataset": dataset_identity(dataset),
+            **training_split(dataset),
             "network": network,
             "method": method.resolved(),
             "recipe": network_recipe(config, network),

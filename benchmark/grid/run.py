@@ -18,6 +18,7 @@ from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.data.loader import Loader
 from benchmark.grid.build import build_method, load_teacher, to_device
+from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.progress import Progress
 from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
 from benchmark.runs import folder as store
@@ -112,10 +113,12 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
 
 def _load_dataset(run: TrainingRun) -> Dataset:
     """Load the run's data set. Raises ValueError where its content has changed since the run was planned."""
-    dataset = datasets.load(run.dataset, run.settings.data)
-    if dataset.fingerprint != run.config["dataset"]["fingerprint"]:
+    split = run.config.get(TRAINING_SPLIT, {})
+    dataset = datasets.load(run.dataset, run.settings.data, str(split["size"]) if split else None)
+    planned = [run.config["dataset"]["fingerprint"], split.get("fingerprint", run.config["dataset"]["fingerprint"])]
+    if [dataset.fingerprint, dataset.of_teacher.fingerprint] != planned:
         raise ValueError(f"the data set {dataset.name} has changed since the run was planned")
-    return dataset
+    return dataset.of_teacher
 
 
 def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
@@ -257,10 +260,10 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
         profile=config["profile"],
         identity=run.identity,
         epochs=config["recipe"]["epochs"],
+        evaluated_epochs=sum("val_top1" in line or "test_top1" in line for line in lines),
         top1_last=measures["test_top1"],
         top1_best=None if sealed else max(line["test_top1"] for line in lines if "test_top1" in line),
         top5_last=measures.get("test_top5"),
-        evaluated_epochs=sum("val_top1" in line or "test_top1" in line for line in lines),
         val_top1_last=measures.get("val_top1"),
         agreement=measures.get("agreement"),
         correlation_distance=measures.get("correlation_distance"),

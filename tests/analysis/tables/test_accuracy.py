@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import yaml
 
 from tests.analysis.reading import cells, csv_records
 
@@ -155,6 +156,18 @@ def test_runs_of_another_teacher_are_listed_with_the_command_that_shows_them(tre
     assert "WHERE='teacher.sha256=d1d1d1d1d1d1'" in markdown
     markdown = analyse("table", "where=teacher.sha256=d1d1d1d1d1d1")[1]
     assert cells(markdown, "Teacher")[0] == "70.00 (1)" and cells(markdown, "KD")[1] == "+3.00"
+
+
+def test_the_line_on_the_runs_has_the_teachers_training_images_where_they_have_their_own(tree, analyse):
+    tree.student(PAIR, "ce", "0000000000a0", 0, 60.0)
+    plain = tree.student(PAIR, "kd", "0000000000a1", 0, 63.0)
+    assert "teachers trained" not in analyse("table")[1]
+    config = yaml.safe_load((plain / "config.yaml").read_text())
+    config["teacher"]["train_size"] = 797
+    (plain / "config.yaml").write_text(yaml.safe_dump(config))
+    markdown = analyse("table")[1]
+    line = "Runs: 20 epochs; teachers trained on 797 images, those of their students included; precision"
+    assert line in markdown and cells(markdown, "KD")[1] == "+3.00"  # the student alone is in the same table
 
 
 def test_variants_stand_below_the_default_which_is_the_reference(tree, analyse):

@@ -15,6 +15,7 @@ from benchmark.config.schema import DATASETS, DatasetConfig
 from benchmark.data import sources
 from benchmark.data.datasets import Dataset, load, stratified
 from benchmark.data.loader import Loader
+from benchmark.data.outline import outline
 from benchmark.errors import UserError
 from tests.benchmark.data.examples import (
     NO_FOLDER,
@@ -22,6 +23,7 @@ from tests.benchmark.data.examples import (
     error_message,
     load_arrays,
     random_arrays,
+    save,
 )
 
 
@@ -179,6 +181,64 @@ def test_images_keep_their_labels_in_all_splits_and_batches(tmp_path):
         assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)
     for batch in Loader(dataset.train, dataset.config, 8, 0, "cpu").epoch(1):
         assert torch.equal(batch.labels, dataset.train.images[batch.indices, 0, 0, 0].long())
+
+
+# ------------------------------------------------------------ the teacher's training images
+
+
+def test_a_teacher_is_trained_on_all_digits_outside_the_test_set(digits):
+    dataset = load(dataset_config("digits"), NO_FOLDER, "all")
+    everything = load(dataset_config("digits", train_size=None), NO_FOLDER)
+    assert len(dataset.of_teacher.train.labels) == 797
+    assert image_bytes(dataset.of_teacher.train) == image_bytes(everything.train)
+    # students are untouched, and what they see is normalized alike for the teacher
+    assert dataset.fingerprint == digits.fingerprint and torch.equal(dataset.train.images, digits.train.images)
+    assert dataset.of_teacher.config == digits.config != everything.config
+    assert dataset.of_teacher.fingerprint == everything.fingerprint  # the same images and labels
+    assert dataset.of_teacher.test is dataset.test and dataset.of_teacher.of_teacher == dataset.of_teacher
+
+
+def test_a_teacher_s_training_images_include_its_students_and_no_validation_image():
+    config = dataset_config("digits", validation=0.25)
+    dataset, every = load(config, NO_FOLDER, "400"), load(config, NO_FOLDER, "all")
+    students, held_out = set(image_bytes(dataset.train)), set(image_bytes(dataset.val))
+    teacher = image_bytes(dataset.of_teacher.train)
+    assert (len(students), len(held_out), len(teacher)) == (150, 50, 400)  # no image of the digits is there twice
+    assert students < set(teacher) < set(image_bytes(every.of_teacher.train))
+    assert not set(image_bytes(every.of_teacher.train)) & (held_out | set(image_bytes(every.test)))
+    assert len(every.of_teacher.train.labels) == 797 - 50
+    assert set(dataset.of_teacher.train.labels.bincount().tolist()) <= set(range(38, 43))
+    other = load(dataset_config("digits", validation=0.25, split_seed=1), NO_FOLDER, "400")
+    assert other.of_teacher.fingerprint != dataset.of_teacher.fingerprint
+
+
+def test_a_teacher_s_images_keep_their_labels(tmp_path):
+    arrays = random_arrays(train=40)
+    arrays["x_train"][:, 0, 0, 0] = arrays["y_train"]
+    save(tmp_path, arrays)
+    config = dataset_config("npz", file="mine.npz", size=16, train_size=30, validation=0.2)
+    split = load(config, tmp_path, "75").of_teacher.train
+    assert len(split.labels) == 75 and torch.equal(split.images[:, 0, 0, 0].long(), split.labels)
+
+
+@pytest.mark.parametrize("size", [None, "all", "797"])
+def test_a_teacher_without_further_images_is_trained_on_those_of_its_students(size):
+    dataset = load(dataset_config("digits", train_size=None), NO_FOLDER, size)
+    assert dataset.teacher is None and dataset.of_teacher is dataset
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("179", "teacher.train_size is 179: give at least 180, the images of its students included"),
+        ("778", "teacher.train_size is 778, but there are only 777 images outside the test set and the validation"),
+    ],
+)
+def test_an_impossible_number_of_images_for_the_teacher_is_an_error(size, message):
+    config = dataset_config("digits", validation=0.1)
+    for split in (lambda: load(config, NO_FOLDER, size), lambda: outline(config, "", size)):
+        with pytest.raises(UserError, match=message):
+            split()
 
 
 # ------------------------------------------------------------ images, statistics, fingerprint

@@ -20,6 +20,19 @@ def test_the_outline_of_the_digits_has_the_sizes_of_the_data_set(changes):
     assert actual.train.images.device.type == "meta"
 
 
+@pytest.mark.parametrize(
+    ("changes", "size"), [({}, "300"), ({}, "all"), ({"validation": 0.3}, "all"), ({"train_size": None}, "all")]
+)
+def test_the_outline_has_the_number_of_the_teacher_s_images(changes, size):
+    config = dataset_config("digits", **changes)
+    expected = load(config, NO_FOLDER, size).of_teacher
+    images = len(expected.train.labels)
+    actual = outline(config, "ab", size, {images: "cd", images - 1: "ef"})
+    assert actual.of_teacher.train.labels.shape == expected.train.labels.shape
+    assert (actual.fingerprint, actual.of_teacher.fingerprint) == ("ab", "cd" if actual.teacher else "ab")
+    assert outline(config, "ab", size).of_teacher.fingerprint == ("" if actual.teacher else "ab")
+
+
 @pytest.mark.parametrize(("name", "classes"), [("cifar10", 10), ("cifar100", 100)])
 def test_cifar_has_50000_and_10000_images(name, classes):
     actual = outline(dataset_config(name), "")

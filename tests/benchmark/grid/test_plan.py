@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,79 @@ def test_a_name_of_ones_own_is_that_of_folders_records_and_the_first_line(tiny, 
     assert not list((tmp_path / "runs").glob("npz"))
     with pytest.raises(UserError, match=r"dataset\.name is 'mine', but cifar100 keeps its name"):
         plan_of(["dataset=cifar100", "dataset.name=mine"])
+
+
+# ------------------------------------------------------------ the teacher's training images
+
+SMALL = ["dataset.train_size=24", "recipe.epochs=1"]
+
+
+def test_a_teacher_with_further_training_images_equals_one_that_has_them_as_its_students(tiny):
+    """Both are trained on all 48 images, normalized alike, so that their weights agree bit for bit."""
+    constants = ["dataset.mean=[0.3,0.3,0.3]", "dataset.std=[0.2,0.2,0.2]", "recipe.epochs=1"]
+    words = [*tiny, *constants, "methods=ce,kd"]
+    plan, outcomes = bench([*words, "dataset.train_size=24", "teacher.train_size=48"])
+    assert {o.status for o in outcomes} == {"done"}
+    whole, _ = bench([*words, "teacher.train_size=all"])  # which has no effect there
+    (teacher,), (expected,) = plan.teachers.values(), whole.teachers.values()
+    assert same(trained(teacher.folder), trained(expected.folder)) and teacher.identity != expected.identity
+    runs = student_runs(plan)
+    assert teacher.folder.config.tree["training_split"] == {"size": 48, "fingerprint": whole.dataset.fingerprint}
+    assert runs["kd"].folder.config.tree["teacher"]["train_size"] == 48
+    assert "teacher.train_size" in runs["kd"].folder.record.changed_settings
+    assert "teacher" not in runs["ce"].folder.config.tree and "training_split" not in expected.config
+    assert "train_size" not in student_runs(whole)["kd"].config["teacher"]
+    assert plan.text().startswith("quick: npz, 24 training and 30 test images of 6 classes, 1 epochs at batch 16; ")
+    assert "teachers are trained on 48 images" in plan.text() and "teachers" not in whole.text()
+
+
+def test_the_quick_profile_has_a_teacher_that_saw_all_digits_outside_the_test_set(tmp_path):
+    plan = plan_of([f"runs={tmp_path}"])
+    assert [len(split.train.labels) for split in (plan.dataset, plan.dataset.of_teacher)] == [200, 797]
+    assert plan.teachers["resnet20"].config["training_split"]["size"] == 797
+    held_out = plan_of([f"runs={tmp_path}", "dataset.validation=0.1"])
+    assert held_out.teachers["resnet20"].config["training_split"]["size"] == 797 - 20
+
+
+def test_the_number_of_the_teacher_s_images_is_part_of_identities_only_where_they_are_its_own(tiny):
+    def identities(*more: str) -> list[str]:
+        plan = plan_of([*tiny, *SMALL, "methods=ce,kd", *more])
+        student = plan._student(("resnet14", "resnet8", "kd"), "a" * 64, 0)
+        (alone,) = plan.students_alone()
+        return [plan.teachers["resnet14"].identity, student.identity, alone.identity]
+
+    without, every, thirty = identities(), identities("teacher.train_size=all"), identities("teacher.train_size=30")
+    assert identities("teacher.train_size=24") == without and identities("teacher.train_size=48") == every
+    for of_teacher_and_student in zip(without[:2], every[:2], thirty[:2], strict=True):
+        assert len(set(of_teacher_and_student)) == 3
+    assert without[2] == every[2] == thirty[2]
+    assert identities("evaluate_every=7") == without
+
+
+def test_a_teacher_whose_training_images_have_changed_fails(tiny, tmp_path):
+    words = [*tiny, *SMALL, "methods=kd", "teacher.train_size=all"]
+    plan = plan_of(words)
+    students = plan.dataset.train.labels, plan.dataset.train.images
+    with np.load(tmp_path / "tiny.npz") as saved:
+        arrays = dict(saved)
+    arrays["x_train"] = arrays["x_train"].copy()
+    of_students = {image.numpy().transpose(1, 2, 0).tobytes() for image in students[1]}
+    others = [i for i, image in enumerate(arrays["x_train"]) if image.tobytes() not in of_students]
+    assert len(others) == 24
+    arrays["x_train"][others[0], 0, 0, 0] ^= 1
+    np.savez(tmp_path / "tiny.npz", **arrays)
+    outcome = execute(plan.teachers["resnet14"], tracking_of(plan), Progress(1))
+    assert outcome.status == "failed" and "the data set npz has changed since the run was planned" in outcome.reason
+
+
+def test_an_imported_teacher_has_no_number_of_training_images(finished, tmp_path):
+    weights = plan_of(finished).teachers["resnet14"].folder.weights
+    words = [*finished, "dataset.train_size=24", f"teacher.checkpoint={weights}"]
+    with pytest.raises(UserError, match=r"teacher\.train_size is of a teacher that is trained here: leave it out, or"):
+        plan_of([*words, "teacher.train_size=all"])
+    assert plan_of([*words, "teacher.train_size=null"]).dataset.teacher is None
+    by_profile = [word for word in words if not word.startswith("teacher.train_size=")]
+    assert plan_of(by_profile).config.teacher.train_size == "all" and plan_of(by_profile).dataset.teacher is None
 
 
 # ------------------------------------------------------------ students alone
