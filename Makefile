@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 KD = $(BIN)/kd-benchmark
-PAIR ?= wrn40_2-wrn16_2
 RUNS ?= runs
 
 # quoted, since brackets are a file name pattern in a shell
@@ -10,7 +9,7 @@ list = $(if $(2),'$(1)=[$(2)]')
 TRAINING = $(call list,pair,$(PAIR)) $(call list,methods,$(METHODS)) $(call list,seeds,$(SEEDS)) \
 	$(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) 'runs=$(RUNS)' \
 	$(if $(NAME),selection=$(NAME)) $(ARGS)
-SELECTION = 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+SELECTION = 'runs=$(RUNS)' $(call list,pair,$(PAIR)) \
 	$(call list,method,$(METHODS)) $(if $(PROFILE),profile=$(PROFILE)) $(if $(DATASET),dataset=$(DATASET)) \
 	$(if $(WHERE),'where=$(WHERE)') $(if $(NAME),selection=$(NAME)) $(ARGS)
 

@@ -210,3 +210,8 @@ def test_training_makes_the_positive_score_highest(make):
 def test_a_training_set_of_one_class_is_rejected(make):
     with pytest.raises(ValueError, match="at least two classes"):
         make("crd", context(torch.zeros(10).long()))
+
+
+def test_the_digits_have_as_many_negatives_per_image_as_cifar(read_yaml):
+    crd = read_yaml("crd")
+    assert crd["datasets"]["digits"]["negatives"] == round(200 * crd["negatives"] / 50_000)
