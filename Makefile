@@ -18,6 +18,10 @@ VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
+# and quotes would end the shell's
+quote := '
+$(foreach v,$(filter-out ARGS PYTHON,$(VARIABLES)),$(if $(findstring $(quote),$(value $(v))),$(error $(v) holds a quote ('): give a value without)))
+
 # and one that none of the goals uses
 OF_METHOD = ablate tune
 OF_GRID = ablate

@@ -31,7 +31,7 @@ class CATKDOptions:
 
     ce_weight: float = loss_weight()
     catkd_weight: float = loss_weight()
-    resolution: int = integer(1)
+    resolution: int = integer(1, at_most=256)
     normalise: bool = boolean()
 
 

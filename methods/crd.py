@@ -42,7 +42,7 @@ class CRDOptions:
     ce_weight: float = loss_weight()
     crd_weight: float = loss_weight()
     feature_dim: int = integer(1)
-    negatives: int = integer(1)
+    negatives: int = integer(1, at_most=1_000_000)
     temperature: float = positive()
     momentum: float = non_negative(at_most=1.0)
     mode: str = one_of("exact", "relax")

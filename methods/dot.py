@@ -84,7 +84,7 @@ class SeparateMomenta:
 class DOTOptions(kd.KDOptions):
     """Options of KD and DOT; meanings and defaults in `conf/method/dot.yaml`."""
 
-    delta: float = non_negative()
+    delta: float = non_negative(at_most=0.5)
 
 
 class DOT(SeparateMomenta, kd.KD):

@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+LARGEST = 1e6  # of temperatures, rates and numbers of epochs; beyond, float32 overflows in the losses
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -57,12 +59,12 @@ def loss_weight() -> Any:
     return option(Limits(at_least=0.0, tunable=True))
 
 
-def non_negative(at_most: float | None = None, implied: float | None = None) -> Any:
+def non_negative(at_most: float = LARGEST, implied: float | None = None) -> Any:
     """A number of 0 or more that is not a loss weight, such as a number of epochs."""
     return option(Limits(at_least=0.0, at_most=at_most, tunable=True, implied=implied))
 
 
-def positive(at_most: float | None = None, implied: float | None = None) -> Any:
+def positive(at_most: float = LARGEST, implied: float | None = None) -> Any:
     """A number above 0, such as a temperature."""
     return option(Limits(above=0.0, at_most=at_most, tunable=True, implied=implied))
 
@@ -174,6 +176,8 @@ def violations(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Colle
         for v in value if isinstance(value, list) else [value]:
             if v == "":
                 yield name, v, (), "it is empty"
+            elif isinstance(value, list) and isinstance(v, list | dict):
+                yield name, v, (), "each element must be a single value"
             elif limits.choices and v not in limits.choices:
                 yield name, v, limits.choices, f"it must be one of {', '.join(limits.choices)}"
             elif reason := limits.violation(v):

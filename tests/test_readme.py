@@ -95,6 +95,11 @@ def test_an_unknown_make_variable_is_refused():
     assert process.returncode == 2 and "unknown variable PAIRR" in process.stderr
 
 
+def test_a_make_variable_with_a_quote_is_refused():
+    process = subprocess.run(["make", "-n", "bench", "RUNS=it's"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 2 and "RUNS holds a quote" in process.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "variable"), [("bench", "METHOD=kd"), ("table", "SEEDS=0"), ("speed", "PROFILE=paper")]
 )

@@ -13,6 +13,7 @@ from benchmark.config.compose import FULL_EPOCHS, MethodComposer
 from benchmark.config.method_files import FAMILIES
 from benchmark.config.overrides import value_text
 from benchmark.config.schema import MethodConfig
+from benchmark.errors import UserError
 from benchmark.tables import cells
 from benchmark.tables.markdown import grid
 from benchmark.tables.model import CODE, NOTHING, TEXT, Cell, Column, Line, Table
@@ -29,7 +30,9 @@ COLUMNS = (
 
 
 def run(words: Sequence[str]) -> int:
-    """Print the table; return the exit status."""
+    """Print the table; return the exit status. Raises UserError for any key, since there is none."""
+    if words:
+        raise UserError(f"methods takes no keys: leave {words[0]} out")
     print(markdown(), end="")
     return 0
 

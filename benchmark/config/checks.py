@@ -22,8 +22,8 @@ def build(schema: type[Schema], values: DictConfig, prefix: str = "") -> Schema:
     Raises UserError for a value of another type or outside the limits of its option.
     """
     try:
-        OmegaConf.set_struct(values, False)
-        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+        resolved = OmegaConf.create(OmegaConf.to_container(values, resolve=True))  # types of interpolations count, too
+        options: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), resolved))
     except (OmegaConfBaseException, OverflowError) as e:
         raise UserError(one_line(e).replace("key ", f"key {prefix}", 1)) from e
     check_limits(options, prefix)

@@ -5,6 +5,7 @@ Files are read in `benchmark.data.sources`; batches are made in `benchmark.data.
 
 import dataclasses
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from benchmark.data.sources import Arrays
 from benchmark.errors import UserError
 from benchmark.training.seeding import generator
 
-RESIZE_BATCH = 1000  # images resized at once, in float32
+RESIZE_BATCH_VALUES = 2**26  # of the images resized at once, before or after: 256 MiB in float32
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def load(config: DatasetConfig, folder: Path, teacher_size: str | None = None) -
     _check_config(config)
     arrays = _read(config, Path(folder))
     train, val, test = _choose_splits(arrays, config)
+    _check_memory(config.size, len(train) + len(val) + len(test))
     splits = {
         "train": _make_split(arrays.x_train, arrays.y_train, train, config.size),
         "test": _make_split(arrays.x_test, arrays.y_test, test, config.size),
@@ -148,6 +150,25 @@ def stratified(labels: Tensor, size: int, random: torch.Generator, option: str) 
         members = (labels == label).nonzero()[:, 0]
         chosen.append(members[torch.randperm(len(members), generator=random)[:quota]])
     return torch.cat(chosen).sort().values
+
+
+def _check_memory(size: int, images: int, available: int | None = None) -> None:
+    """Raise UserError where the images of a data set, and a copy while they are made, exceed the available memory."""
+    needed, available = 2 * images * 3 * size * size, available or _available_memory()
+    if needed > available:
+        raise UserError(
+            f"dataset.size is {size}: {images:,} images of that size need {needed / 1e9:.1f} GB of memory, and "
+            f"{available / 1e9:.1f} GB are available: choose a smaller dataset.size or dataset.train_size"
+        )
+
+
+def _available_memory() -> int:
+    """Return the bytes of memory a process may still take: on Linux as the kernel estimates, else all of it."""
+    meminfo = Path("/proc/meminfo")
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines()) if meminfo.exists() else {}
+    if "MemAvailable" in fields:
+        return 1024 * int(fields["MemAvailable"].split()[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_config(config: DatasetConfig) -> None:
@@ -225,7 +246,8 @@ def _make_split(images: Tensor, labels: Tensor, positions: Tensor, size: int) ->
     chosen = images if len(positions) == len(images) else images[positions]
     resized = chosen.permute(0, 3, 1, 2)
     if images.shape[1] != size:
-        resized = torch.cat([_resize(part, size) for part in resized.split(RESIZE_BATCH)])
+        batch = max(1, RESIZE_BATCH_VALUES // (3 * max(size, images.shape[1]) ** 2))
+        resized = torch.cat([_resize(part, size) for part in resized.split(batch)])
     return Split(resized.contiguous(memory_format=torch.channels_last), labels[positions])
 
 

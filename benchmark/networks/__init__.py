@@ -42,6 +42,8 @@ _ALIASES = {"mobilehalf": "MobileNetV2", "shufflenetv1": "ShuffleV1", "shufflene
 _FIXED_BY_SPELLING = {name.lower(): name for name in _FIXED_NETWORKS} | _ALIASES
 _RESNET = re.compile(r"resnet_?([1-9]\d*)(x4)?")
 _WRN = re.compile(r"wrn_?([1-9]\d*)_([1-9]\d*)")
+MAX_DEPTH = 1202  # of the deepest published CIFAR ResNet; a deeper one is a typing mistake
+MAX_WIDTH = 64  # likewise, of a wide ResNet
 _VGG = re.compile(r"vgg_?([1-9]\d*)")
 
 
@@ -63,6 +65,8 @@ def canonical(name: str) -> str:
     if m := _RESNET.fullmatch(key):
         return f"resnet{_check_depth(name, int(m[1]), 2, 'resnet', m[2] or '')}{m[2] or ''}"
     if m := _WRN.fullmatch(key):
+        if int(m[2]) > MAX_WIDTH:
+            raise UserError(f"network '{name}': the width must be at most {MAX_WIDTH}")
         return f"wrn{_check_depth(name, int(m[1]), 4, 'wrn', f'_{m[2]}')}_{m[2]}"
     if (m := _VGG.fullmatch(key)) and int(m[1]) in CONVOLUTIONS:
         return f"vgg{m[1]}"
@@ -70,7 +74,9 @@ def canonical(name: str) -> str:
 
 
 def _check_depth(name: str, depth: int, remainder: int, prefix: str, suffix: str) -> int:
-    """Return the depth if it is 6n + `remainder` with n > 0, else raise a UserError with the nearest such depth."""
+    """Return the depth if it is 6n + `remainder` with n > 0 and at most MAX_DEPTH, else raise a UserError."""
+    if depth > MAX_DEPTH:
+        raise UserError(f"network '{name}': the depth must be at most {MAX_DEPTH}")
     if depth > remainder and (depth - remainder) % 6 == 0:
         return depth
     near = 6 * max(1, round((depth - remainder) / 6)) + remainder

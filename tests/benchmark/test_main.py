@@ -57,6 +57,7 @@ def test_the_console_script_is_this_module():
     [
         (["tabel"], "unknown command 'tabel'; did you mean table"),
         (["bench", "bnch"], "unknown command 'bnch'; did you mean bench"),
+        (["methods", "foo=1"], "methods takes no keys: leave foo=1 out"),
         (["bench", "plan"], "one command at a time, not bench plan"),
     ],
 )

@@ -185,6 +185,11 @@ def test_a_composer_gives_each_pair_what_a_composition_of_its_own_gives(pair, wo
         ("teacher.checkpoint=", "teacher.checkpoint is empty"),
         ("clkd.nu=1,2", "clkd.nu takes one value, not 1,2"),
         ("recipe.momentum=1.5", "recipe.momentum is 1.5: it must be below 1"),
+        ("recipe.milestones=[[1]]", "recipe.milestones is [1]: each element must be a single value"),
+        ("recipe.lr=1e308", "recipe.lr is 1e+308: it must be at most 1e+06"),
+        ("kd.temperature=1e308", "kd.temperature is 1e+308: it must be at most 1e+06"),
+        ("crd.negatives=1000000000000", "crd.negatives is 1000000000000: it must be at most 1e+06"),
+        ("dataset.mean=${scaled:1}", "dataset.mean"),
         ("recipe.milestones=[-5]", "recipe.milestones is -5.0: it must be at least 0"),
         ("+foo=1", "'+foo=1' is not an override"),
         ("++recipe.epochs=2", "is not an override"),
@@ -194,6 +199,18 @@ def test_a_composer_gives_each_pair_what_a_composition_of_its_own_gives(pair, wo
 )
 def test_invalid_overrides_are_refused_in_one_line(override, message):
     assert message in error_message(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dot.delta=2", "dot.delta is 2.0: it must be at most 0.5"),
+        ("catkd.resolution=9999", "catkd.resolution is 9999: it must be at most 256"),
+    ],
+)
+def test_values_that_no_training_could_use_are_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        load_method(override.split(".")[0], PAIR, [override])
 
 
 @pytest.mark.parametrize("what", ["runs", "reports"])

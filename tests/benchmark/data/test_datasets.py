@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from benchmark.config.checks import check_limits
 from benchmark.config.files import CONF
 from benchmark.config.schema import DATASETS, DatasetConfig
-from benchmark.data import sources
+from benchmark.data import datasets, sources
 from benchmark.data.datasets import Dataset, load, stratified
 from benchmark.data.loader import Loader
 from benchmark.data.outline import outline
@@ -281,3 +281,18 @@ def test_the_fingerprint_depends_on_every_pixel_label_and_split_alone(tmp_path):
 
 def test_the_fingerprint_of_the_digits_is_that_of_earlier_versions(digits):
     assert digits.fingerprint == "a8f02555d7e909cb29d04747dcee342e8974d7dcf870316c898915f6b6e7e4ec"
+
+
+def test_images_beyond_the_memory_are_refused_before_they_are_resized():
+    """Twice 1000 × 3 × 1024² bytes are 6.3 GB."""
+    datasets._check_memory(1024, 1000, available=int(6.3e9))
+    expected = r"dataset.size is 1024: 1,000 images of that size need 6.3 GB of memory, and 6.2 GB are available"
+    with pytest.raises(UserError, match=expected):
+        datasets._check_memory(1024, 1000, available=int(6.2e9))
+
+
+def test_images_are_resized_alike_in_batches_of_any_size(tmp_path, monkeypatch):
+    arrays = random_arrays(side=24)  # made 16 pixels wide
+    whole = load_arrays(tmp_path, arrays)
+    monkeypatch.setattr(datasets, "RESIZE_BATCH_VALUES", 1)
+    assert load_arrays(tmp_path, arrays).fingerprint == whole.fingerprint

@@ -61,6 +61,8 @@ def test_a_depth_that_does_not_exist_is_an_error_with_the_nearest_one(depth, fam
     [
         ("wrn40_0", "unknown network 'wrn40_0'; did you mean wrn40_"),
         ("vgg12", "did you mean vgg1"),
+        ("resnet20000", "network 'resnet20000': the depth must be at most 1202"),
+        ("wrn40_99999", "network 'wrn40_99999': the width must be at most 64"),
         ("MobileNetV3", "did you mean MobileNetV2"),
         ("", "unknown network ''; known: "),
     ],
