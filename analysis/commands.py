@@ -14,6 +14,7 @@ from analysis.tables import ablation as ablation_tables
 from analysis.tables import files, results
 from benchmark.config.schema import AnalysisOptions
 from benchmark.errors import UserError, nearest
+from benchmark.progress import Meter
 from benchmark.tables import markdown
 from benchmark.tables.model import Listing, Table
 
@@ -43,12 +44,17 @@ def plots(selection: Selection) -> list[Path]:
 
     look = style.appearance(selection)
     writer = FigureWriter(selection.reports / style.FOLDER, look.width)
-    for group in selection.groups:
-        comparisons = statistics.compare(group)
-        differences.write(group, comparisons, writer, look)
-        curves.write(group, writer, look)
-        correlation.write(group, selection.root, writer, look)
-        ranks.write(group, writer, look)
+    with Meter("plots", 4 * len(selection.groups)) as meter:
+        for group in selection.groups:
+            meter.move_to(meter.done, group.heading)
+            differences.write(group, statistics.compare(group), writer, look)
+            meter.advance()
+            curves.write(group, writer, look)
+            meter.advance()
+            correlation.write(group, selection.root, writer, look)
+            meter.advance()
+            ranks.write(group, writer, look)
+            meter.advance()
     _warn([*writer.problems, *writer.notes])
     return writer.paths
 

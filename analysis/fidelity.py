@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from analysis import predictions, published
 from analysis.conditions import TEACHER_KEY
 from analysis.frames import rows_where
 from analysis.groups import MethodRow, ResultGroup, SeedGroup, SeedRun
 from analysis.predictions import PredictionReader, Predictions, percentage
+from benchmark.progress import Meter
 
 SUPERCLASS_FILE = Path(__file__).with_name("cifar100_superclasses.csv")
 CLASS, SUPERCLASS = "class", "superclass"
@@ -131,7 +131,7 @@ def measure(group: ResultGroup, root: Path) -> Fidelity:
     measured = [_MeasuredRuns(p, row, row.seed_groups[p]) for p in group.pairs for row in group.rows_on(p)]
     teachers: dict[tuple[str, str | None], dict[str, Any]] = {}  # by pair and folder
     total = sum(m.seed_group.n for m in measured)
-    with tqdm(total=total, desc="test outputs", unit="run", leave=False, disable=None) as progress:
+    with Meter("test outputs", total) as progress:
         for runs in sorted(measured, key=lambda m: str(m.seed_group.runs.teacher_run.iloc[0])):
             for run in runs.seed_group.seed_runs:
                 outputs = reader.read(run.folder, run.teacher_run)
@@ -141,7 +141,7 @@ def measure(group: ResultGroup, root: Path) -> Fidelity:
                     runs.add(run, *outputs)
                     if (teacher_key := (runs.pair, run.teacher_run)) not in teachers:
                         teachers[teacher_key] = _teacher_record(group, runs, outputs[1])
-                progress.update()
+                progress.advance()
             runs.close()
     notes = [note for runs in measured for note in runs.notes]
     by_seed_group = {id(runs.seed_group): runs for runs in measured}

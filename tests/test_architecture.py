@@ -13,10 +13,11 @@ ANALYSIS_READS = (
     "config",
     "console",
     "errors",
+    "progress",
     "runs",
     "statistics",
     "tables",
-)  # rooms of benchmark; they train nothing
+)  # parts of benchmark that train nothing
 
 
 def import_graph() -> dict[str, set[str]]:

@@ -20,6 +20,7 @@ from analysis.selection import Selection
 from analysis.tables import ablation as ablation_tables
 from analysis.tables import fidelity as fidelity_tables
 from analysis.tables import files, results
+from benchmark.progress import Meter
 from benchmark.runs.folder import write_text
 from benchmark.tables.model import Listing
 
@@ -31,11 +32,12 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
     and why.
     """
     parts, written, problems = [], [], []
-    for number in range(len(selection.groups)):
-        source, part = _group(selection, number)
-        parts.append(part)
-        written += _table_files(source) + source.writer.paths
-        problems += [*source.problems, *source.fidelity.notes, *source.writer.notes]
+    with Meter("report", len(selection.groups) * len(sections.BUILDERS)) as meter:
+        for number in range(len(selection.groups)):
+            source, part = _group(selection, number, meter)
+            parts.append(part)
+            written += _table_files(source) + source.writer.paths
+            problems += [*source.problems, *source.fidelity.notes, *source.writer.notes]
     ablation_sections = []
     for number, ablation in enumerate(chosen):
         look = style.appearance(selection)
@@ -55,7 +57,7 @@ def write(selection: Selection, chosen: Sequence[Ablation], broken: Sequence[str
     return [*written, path], list(dict.fromkeys([*problems, *broken]))
 
 
-def _group(selection: Selection, number: int) -> tuple[Source, Part]:
+def _group(selection: Selection, number: int, meter: Meter) -> tuple[Source, Part]:
     """Measure one group and build its sections."""
     group = selection.groups[number]
     collected = results.collect(group, selection.unfinished_of(group))
@@ -63,7 +65,7 @@ def _group(selection: Selection, number: int) -> tuple[Source, Part]:
     look = style.appearance(selection)
     writer = FigureWriter(selection.reports / style.FOLDER, look.width, extra=("svg",))
     source = Source(number, collected, fidelity, selection.root, selection.reports, look, writer)
-    group_sections = [build(source) for build in sections.BUILDERS]
+    group_sections = [build(source) for build in meter.each(sections.BUILDERS)]
     return source, Part(group.heading, [section for section in group_sections if not section.empty])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark.commands.speed_harness import STUDENT_ALONE, Measurement, SpeedHarness
 from benchmark.grid.estimate import StepTimes, TimeKey
 from benchmark.grid.plan import Plan
+from benchmark.progress import Meter
 from benchmark.tables.cells import counted
 
 SAMPLES = 5  # timed samples of a loop; the median counts
@@ -33,9 +34,12 @@ def probe(plan: Plan, words: Sequence[str], known_times: StepTimes) -> StepTimes
             loops = _loops(plan, measurement, *pair)
             missing = {key: loop for key, loop in loops.items() if key not in {*known_times.seconds, *seconds}}
             print(f"probe: {measurement.pair}, {counted(len(missing), 'loop')}", file=sys.stderr, flush=True)
-            for key, (loop_measurement, name) in missing.items():
-                seconds[key] = _seconds_per_step(SpeedHarness(loop_measurement), name, Path(caches))
-                gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next loop
+            with Meter(f"probe {measurement.pair}", len(missing)) as meter:
+                for key, (loop_measurement, name) in missing.items():
+                    meter.move_to(meter.done, name)
+                    seconds[key] = _seconds_per_step(SpeedHarness(loop_measurement), name, Path(caches))
+                    gc.collect()  # a trainer is part of a reference cycle and would hold its memory in the next loop
+                    meter.advance()
     return StepTimes(seconds, f"a probe of {counted(len(seconds), 'loop')}")
 
 

@@ -36,6 +36,7 @@ from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid.executors import Processes
 from benchmark.grid.precision import PrecisionChooser, describe
+from benchmark.progress import Meter
 from benchmark.runs import folder
 from benchmark.tables import speed as speed_table
 from benchmark.training.evaluation import count_parameters
@@ -98,14 +99,19 @@ def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
     names = [name for name in config.methods if name not in unsupported]
     if not names:
         raise UserError(f"nothing to time: {next(iter(unsupported.values()))}")
-    teacher_ms = time_teacher_training(measurement)
     rows: list[dict[str, Any]] = []
     Path(config.runs).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=config.runs) as caches:  # on the disk that holds the runs
+    with (
+        Meter(f"speed {measurement.pair}", len(names) + 1) as meter,
+        tempfile.TemporaryDirectory(dir=config.runs) as caches,
+    ):  # on the disk that holds the runs
+        meter.move_to(0, "training of the teacher")
+        teacher_ms = time_teacher_training(measurement)
         matmul_rate, pipeline_rate = measure_matmul_rate(harness), measure_pipeline_rate(harness)
         # on a GPU, warming up reports the peak
         peaks = peak_memory_of_each(measurement, names) if harness.hardware.device == "cpu" else {}
         for name in names:
+            meter.move_to(1 + len(rows), name)
             gc.collect()  # a trainer is part of a reference cycle, and would count towards the next method's peak
             rows.append(time_method(harness, name, Path(caches), matmul_rate, peaks.get(name)))
             yield {

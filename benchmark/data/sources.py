@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmark.data import image_folder
 from benchmark.errors import UserError
+from benchmark.progress import Meter
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # names in an .npz file
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a response
@@ -104,7 +105,8 @@ def _torchvision_cifar(name: str, folder: Path) -> Arrays:
     dataset_class = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _timeout(DOWNLOAD_TIMEOUT):
+        absent = not (folder / CIFAR[name].folder).is_dir()
+        with Meter(f"download of {name}") if absent else contextlib.nullcontext(), _timeout(DOWNLOAD_TIMEOUT):
             train = dataset_class(str(folder), train=True, download=True)
             test = dataset_class(str(folder), train=False)
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmark import networks
 from benchmark.data.datasets import Dataset
+from benchmark.grid import time_left
 from benchmark.grid.build import method_requirements
 from benchmark.grid.executors import Executor, Serial
 from benchmark.grid.plan import Plan, is_finished
@@ -33,7 +34,9 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     diverged = [run for run in (*alone, *taught) if run.folder.status == RunStatus.DIVERGED]
     outcomes = [Outcome(run.name, RunStatus.DIVERGED, "in an earlier run") for run in diverged]
     alone, ready = ([run for run in runs if not is_finished(run)] for runs in (alone, taught))
-    progress = Progress(len(untrained) + sum(map(plan.run_count, untrained)) + len(alone) + len(ready))
+    to_come = [run.time_key for run in (*untrained.values(), *alone, *ready)]
+    to_come += [key for network in untrained for key in plan.taught_keys(network) for _ in plan.config.seeds]
+    progress = Progress(len(to_come), time_left.of_plan(plan, to_come))
     futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
     futures_alone = _submit(alone, plan, tracking, progress, executor)
     for (network, run), future in zip(untrained.items(), futures, strict=True):

@@ -144,9 +144,12 @@ class Plan:
 
     def run_count(self, teacher: str) -> int:
         """Return the number of possible runs that need a teacher to be trained before them."""
+        return len(self.taught_keys(teacher)) * len(self.config.seeds)
+
+    def taught_keys(self, teacher: str) -> list[MethodKey]:
+        """Return the methods that read a teacher on each of its pairs that they support."""
         keys = [(*pair, name) for pair in self.pairs if pair[0] == teacher for name in self.config.methods]
-        taught = [key for key in keys if key not in self.unsupported and not self.needs_no_teacher(key)]
-        return len(taught) * len(self.config.seeds)
+        return [key for key in keys if key not in self.unsupported and not self.needs_no_teacher(key)]
 
     def text(self) -> str:
         """Return what the user reads before anything is trained."""

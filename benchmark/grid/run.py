@@ -94,7 +94,7 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
     trainer, evaluator = _build(run, dataset)
     _connect_cache(run, trainer, dataset, progress)
     last_epoch, wall_s = _resume(run, trainer)
-    progress.start(run.name, run.config["recipe"]["epochs"], last_epoch)
+    progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.time_key)
     try:
         with tracking.run(
             id_file=run.folder.path / "wandb.json", name=run.name, group=f"{run.pair}/{run.method}/{run.identity}",
@@ -147,13 +147,13 @@ def _connect_cache(run: TrainingRun, trainer: Trainer, dataset: Dataset, progres
     """Open the teacher's caches for a student, and prefill them where that is cheaper."""
     if run.teacher_run is None:
         return
-    trainer.teacher_outputs.connect(
-        run.settings.runs / run.teacher_run / "cache", trainer.method.context, run.config["teacher"]["sha256"],
-        dataset.fingerprint, limit_gb=run.settings.cache_gb,
-        visits=run.config["recipe"]["epochs"] * run.settings.seeds,
-        announce=lambda line: print(f"{run.name}: {line}", flush=True),
-        report_progress=progress.cache_fill_reporter(run.name),
-    )  # fmt: skip
+    with progress.cache_fill(run.name) as report_progress:
+        trainer.teacher_outputs.connect(
+            run.settings.runs / run.teacher_run / "cache", trainer.method.context, run.config["teacher"]["sha256"],
+            dataset.fingerprint, limit_gb=run.settings.cache_gb,
+            visits=run.config["recipe"]["epochs"] * run.settings.seeds,
+            announce=lambda line: print(f"{run.name}: {line}", flush=True), report_progress=report_progress,
+        )  # fmt: skip
 
 
 def _resume(run: TrainingRun, trainer: Trainer) -> tuple[int, float]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from benchmark.grid import estimate
 from benchmark.grid.estimate import CacheSizes, StepTimes
 from benchmark.grid.plan import Plan, is_finished
-from benchmark.grid.progress import duration
 from benchmark.grid.training_run import TrainingRun
+from benchmark.progress import duration
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunStatus
 from benchmark.tables import cells, markdown

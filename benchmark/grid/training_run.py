@@ -70,6 +70,12 @@ class TrainingRun:
         return self.config["student" if self.config["role"] == "student" else "network"]
 
     @property
+    def time_key(self) -> tuple[str | None, str, str]:
+        """What the time of an epoch depends on: teacher, network and method."""
+        teacher = self.config["teacher"]["network"] if self.teacher_run is not None else None
+        return teacher, self.network, self.config["method"]["name"]
+
+    @property
     def code_version(self) -> str:
         """Version of the method's source code in this process."""
         return methods.code_version(self.config["method"]["implementation"])

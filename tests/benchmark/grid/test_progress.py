@@ -1,28 +1,12 @@
-"""Tests of the progress that a user sees."""
+"""Tests of the progress of runs that a user sees."""
 
 import pytest
 
-from benchmark.grid.progress import Progress, duration
+from benchmark.grid.progress import Progress
+from benchmark.grid.time_left import TimeLeft
 
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (89, "89 s"), (95, "2 min"), (600, "10 min"), (5400, "1 h 30 min"), (7500, "2 h 05 min")],
-)
-def test_durations_are_short(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_cache_filling_is_reported_once_a_minute(capsys, monkeypatch):
-    times = iter([0.0, 30.0, 70.0, 80.0, 140.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(times))
-    report = Progress(1).cache_fill_reporter("a run")
-    for share in (0.1, 0.2, 0.3, 0.5):
-        report(share)
-    assert capsys.readouterr().out.splitlines() == [
-        "a run: teacher cache 20 % filled  left: 5 min",
-        "a run: teacher cache 50 % filled  left: 2 min",
-    ]
+TEACHER, CE, KD, CRD = (None, "t", "ce"), (None, "s", "ce"), ("t", "s", "kd"), ("t", "s", "crd")
+WORK = {TEACHER: 40.0, CE: 10.0, KD: 10.0, CRD: 20.0}
 
 
 def test_the_time_left_counts_the_runs_to_come(capsys, monkeypatch):
@@ -66,3 +50,43 @@ def test_a_run_in_another_process_reports_its_own_time_left(capsys, monkeypatch)
         "[2/9] b: resumed after epoch 2",
         "[2/9] b  epoch 3/4  loss 1.000  train 10.00  test 20.00  left: 60 s",
     ]
+
+
+def time_left(earlier=None):
+    """A teacher, and two seeds of three methods, of 5 epochs."""
+    return TimeLeft([TEACHER, *2 * [CE, KD, CRD]], lambda key: 5, WORK.__getitem__, earlier or {})
+
+
+def test_runs_to_come_take_as_long_as_their_work():
+    left = time_left()
+    assert left.seconds() is None
+    left.start(TEACHER)
+    left.measure(TEACHER, 80.0)  # 2 s a unit
+    assert left.seconds() == pytest.approx(5 * 2 * (10 + 10 + 20) * 2)
+
+
+def test_measured_methods_count_before_earlier_runs_and_these_before_work():
+    left = time_left({KD: 7.0, CE: 5.0})
+    left.start(TEACHER)
+    left.measure(KD, 9.0)
+    rate = (9.0 / 10 + 5.0 / 10) / 2
+    assert left.seconds() == pytest.approx(2 * 5 * (5.0 + 9.0 + 20 * rate))
+
+
+def test_the_time_left_after_the_teacher_is_that_of_students(capsys, monkeypatch):
+    """Fillings of caches and the first of several epochs do not count."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    progress = Progress(7, time_left())
+    progress.start("teacher", 5, 0, TEACHER)
+    for epoch, seconds in ((1, 200.0), (2, 80.0)):
+        clock[0] += seconds
+        progress.epoch({"epoch": epoch, "loss": 1.0, "train_top1": 1.0, "test_top1": 2.0, "fill_s": 0.0})
+    assert capsys.readouterr().out.splitlines()[1].endswith("left: 17 min")  # 3 × 80 s, then 2 × 5 × 80 s
+    progress.stop()
+    progress.start("kd", 5, 0, KD)
+    clock[0] += 130.0
+    progress.epoch({"epoch": 1, "loss": 1.0, "train_top1": 1.0, "test_top1": 2.0, "fill_s": 100.0})
+    # 4 × 30 s; kd 5 × 30 s; a unit of work takes 2.5 s: the others 2 × 5 × 75 s
+    assert capsys.readouterr().out.splitlines()[0].endswith("left: 17 min")
+    progress.stop()
