@@ -102,10 +102,10 @@ class Progress:
 
     def _seconds_left(self) -> float | None:
         """Return the seconds left of this run and, one after another, of those to come; None where nothing is known."""
-        known = self.time_left.seconds_per_epoch(self._key) if self.time_left is not None and self._key else None
-        if not self._epochs_s and known is None:
+        earlier = self.time_left.seconds_per_epoch(self._key) if self.time_left is not None and self._key else None
+        if not self._epochs_s and earlier is None:
             return None
-        per_epoch = self._seconds_per_epoch() if self._epochs_s else known or 0.0
+        per_epoch = self._seconds_per_epoch() if self._epochs_s else earlier or 0.0
         spent = time.monotonic() - self._epoch_started
         rest = max(per_epoch * (self.epochs - self._epoch) - spent, 0.0)
         if not self.sequential:
