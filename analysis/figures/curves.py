@@ -122,7 +122,7 @@ def draw_curves(group: ResultGroup, pair: str, curves: Sequence[Curve], appearan
     panels[0].set_xlim(first - max(0.02 * last, 0.2), last + max(0.01 * last, 0.2))
     if zoom_from:
         _zoom(panels[-1], _in_sight(curves, styles), list(teachers.values()), zoom_from, last)
-    _add_names(page, panels[-1], ends, others, appearance)
+    _add_names(page, panels[-1], ends, others, curves)
     return page.figure
 
 
@@ -156,14 +156,14 @@ def draw_times(group: ResultGroup, pair: str, curves: Sequence[Curve], appearanc
     ax.set_xlabel(f"{TIME} [{unit}]")
     ax.set_ylabel(f"{group.top1} [%]")
     ax.set_xlim(0, 1.02 * longest / size)
-    ax.set_ylim(_late_limits(curves, list(teachers.values())))
+    ax.set_ylim(_late_limits(_in_sight(curves, styles), list(teachers.values())))
     style.add_grid(ax)
-    _add_names(page, ax, ends, others, appearance)
+    _add_names(page, ax, ends, others, curves)
     return page.figure
 
 
 def _late_limits(curves: Sequence[Curve], teachers: Sequence[float]) -> tuple[float, float]:
-    """Limits that show the last epochs of all curves, and of the earlier ones at most as much again and a half."""
+    """Limits that show the last epochs of these curves, and of the earlier ones at most as much again and a half."""
     accuracies = [*(float(c.mean.iloc[-1]) for c in curves), *teachers]
     low, high = min(accuracies), max(accuracies)
     span = max(high - low, 1.0)
@@ -223,12 +223,13 @@ def _panels(
     return page, [page.axes(left, heading, width / count, height) for left in lefts]
 
 
-def _add_names(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int, appearance: Appearance) -> None:
-    """Name the lines, on the right of the last panel or below all."""
-    if appearance.narrow:
-        line_ends.add_below(page, ends, others)
+def _add_names(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int, curves: Sequence[Curve]) -> None:
+    """Name the lines, on the right of the last panel or below all, and say how many end below that panel."""
+    below = sum(float(curve.mean.iloc[-1]) < ax.get_ylim()[0] for curve in curves)
+    if page.figure.get_figwidth() < style.TEXT_WIDTH:
+        line_ends.add_below(page, ends, others, below=below)
     else:
-        line_ends.add(page, ax, ends, others)
+        line_ends.add(page, ax, ends, others, below)
 
 
 def _add_curve(ax: Axes, curve: Curve, row: RowStyle) -> None:

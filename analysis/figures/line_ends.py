@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from analysis.figures import labels, style
-from analysis.figures.palette import OTHER_COLOR
+from analysis.figures.palette import OTHER_COLOR, text_color
 from analysis.figures.style import Appearance, Page
 
 MAX_WIDTH = 1.9  # inches of a name with its value
@@ -46,7 +46,7 @@ def texts(ends: Sequence[LineEnd], inches: float = MAX_WIDTH) -> list[str]:
 
 def width(ends: Sequence[LineEnd]) -> float:
     """Return the inches that the names need beside the axes, with that of the other rows."""
-    return LEADER + labels.widest([f"{text} ↑" for text in texts(ends)] + [_others(99)]) + 0.03
+    return LEADER + labels.widest([f"{text} ↑" for text in texts(ends)] + [_others(99, 9)]) + 0.03
 
 
 def height(ends: Sequence[LineEnd]) -> float:
@@ -54,11 +54,11 @@ def height(ends: Sequence[LineEnd]) -> float:
     return PITCH * (len(ends) + 2)
 
 
-def add(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None:
+def add(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int, below: int = 0) -> None:
     """Write the names to the right of the axes, each joined to its line by a thin line of its color.
 
     A line that ends outside the axes is joined to their edge, with an arrow. others: so many rows are gray and unnamed,
-    which a last entry says. The limits of the axes must be final.
+    which a last entry says; below: so many of them end below the axes. The limits of the axes must be final.
     """
     inches = ax.get_position().height * page.figure.get_figheight()
     across = ax.get_position().width * page.figure.get_figwidth()
@@ -69,12 +69,20 @@ def add(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None:
     for end, wanted, place, text in zip(ends, heights, places, texts(ends), strict=True):
         arrow = " ↑" if wanted > 1 else " ↓" if wanted < 0 else ""
         x, y = min(max((end.x - x0) / (x1 - x0), 0), 1), min(max(wanted, 0), 1)
-        ax.plot([x, max(x, 1), 1 + (LEADER - 0.05) / across], [y, y, place], color=end.color,
-                linewidth=0.6, alpha=0.8, transform=ax.transAxes, clip_on=False, zorder=1.5)  # fmt: skip
-        ax.text(1 + LEADER / across, place, text + arrow, transform=ax.transAxes, color=end.color, ha="left",
-                va="center", fontsize=labels.SMALL)  # fmt: skip
+        leader: dict[str, Any] = {
+            "color": end.color,
+            "linewidth": 0.6,
+            "transform": ax.transAxes,
+            "clip_on": False,
+            "zorder": 1.5,
+        }
+        if x < 0.97:  # dotted, so that it is not taken for a part of the line
+            ax.plot([x, 1], [y, y], **leader, linestyle=(0, (1, 4)))
+        ax.plot([max(x, 1), 1 + (LEADER - 0.05) / across], [y, place], **leader, alpha=0.8)
+        ax.text(1 + LEADER / across, place, text + arrow, transform=ax.transAxes, color=text_color(end.color),
+                ha="left", va="center", fontsize=labels.SMALL)  # fmt: skip
     if others:
-        ax.text(1 + LEADER / across, 0, _others(others), transform=ax.transAxes, color="#6e6e6e", ha="left",
+        ax.text(1 + LEADER / across, 0, _others(others, below), transform=ax.transAxes, color="#6e6e6e", ha="left",
                 va="center", fontsize=labels.SMALL, backgroundcolor="none")  # fmt: skip
         ax.plot([1 + 0.05 / across, 1 + (LEADER - 0.05) / across], [0, 0], color=OTHER_COLOR, linewidth=1.4,
                 transform=ax.transAxes, clip_on=False)  # fmt: skip
@@ -85,7 +93,9 @@ def add_list(page: Page, ax: Axes, ends: Sequence[LineEnd], others: int) -> None
     that end in one place."""
     inches = ax.get_position().height * page.figure.get_figheight()
     across = ax.get_position().width * page.figure.get_figwidth()
-    entries = [(text, end.color, end.dashes, end.color) for text, end in zip(texts(ends), ends, strict=True)]
+    entries = [
+        (text, end.color, end.dashes, text_color(end.color)) for text, end in zip(texts(ends), ends, strict=True)
+    ]
     entries += [(_others(others), OTHER_COLOR, "-", "#6e6e6e")] if others else []
     for i, (text, color, dashes, ink) in enumerate(entries):
         y = 1 - (i + 0.5) * PITCH / inches
@@ -107,9 +117,9 @@ def height_below(ends: Sequence[LineEnd], others: int, appearance: Appearance) -
     return PITCH * math.ceil((len(ends) + bool(others)) / _abreast(ends, appearance)) + 0.04
 
 
-def add_below(page: Page, ends: Sequence[LineEnd], others: int, heading: str = "") -> None:
+def add_below(page: Page, ends: Sequence[LineEnd], others: int, heading: str = "", below: int = 0) -> None:
     """Write the names at the lower edge of a narrow page, each after a piece of its line, below a heading: a legend
-    where there is no room beside the axes."""
+    where there is no room beside the axes. others, below: see `add`."""
     appearance = Appearance(width=page.figure.get_figwidth())
     height, abreast = height_below(ends, others, appearance), _abreast(ends, appearance)
     width, top = appearance.width - 2 * style.EDGE, page.figure.get_figheight() - page.top - style.EDGE - height
@@ -118,8 +128,10 @@ def add_below(page: Page, ends: Sequence[LineEnd], others: int, heading: str = "
     if heading:
         page.text(style.EDGE, top - 0.14, heading, color="#404040")
     names = texts(ends, width / abreast - SAMPLE)
-    entries = [(text, end.color, end.dashes, end.mark, end.color) for text, end in zip(names, ends, strict=True)]
-    entries += [(_others(others), OTHER_COLOR, "-", {}, "#6e6e6e")] if others else []
+    entries = [
+        (text, end.color, end.dashes, end.mark, text_color(end.color)) for text, end in zip(names, ends, strict=True)
+    ]
+    entries += [(_others(others, below), OTHER_COLOR, "-", {}, "#6e6e6e")] if others else []
     rows = math.ceil(len(entries) / abreast)
     for i, (text, color, dashes, mark, ink) in enumerate(entries):
         left, y = width / abreast * (i // rows), (i % rows + 0.5) * PITCH
@@ -129,5 +141,5 @@ def add_below(page: Page, ends: Sequence[LineEnd], others: int, heading: str = "
         ax.text(left + SAMPLE, y, text, color=ink, ha="left", va="center", fontsize=labels.SMALL)
 
 
-def _others(count: int) -> str:
-    return f"{count} other{'' if count == 1 else 's'}"
+def _others(count: int, below: int = 0) -> str:
+    return f"{count} other{'' if count == 1 else 's'}{f', {below} below ↓' if below else ''}"

@@ -16,6 +16,7 @@ OTHER_COLOR = "#b9b9b9"  # of rows that a figure does not highlight
 HIGHLIGHT_INK = "#1c1c1c"
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", ">", "<", "d", "*", "8")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))  # of a method's variants
+CONTRAST = 4.5  # of colored text on white, at least
 BRIGHTEST = 0.6  # of a color that follows from a name, so that it can be seen on white
 HUES = {"logits": (0.5, 0.92), "features": (-0.05, 0.14), "relations": (0.22, 0.47)}  # of families, in turns
 METHODS = {
@@ -86,6 +87,20 @@ def method_mark(method: str, family: str | None = None) -> tuple[str, str]:
 def _brightness(rgb: Sequence[float]) -> float:
     """How bright a color looks, 0 … 1, by the luma of ITU-R BT.709."""
     return 0.2126 * rgb[0] + 0.7152 * rgb[1] + 0.0722 * rgb[2]
+
+
+def text_color(color: str) -> str:
+    """Return a color for text on white, darkened as far as it needs for the contrast of 4.5 that WCAG 2 asks."""
+    rgb = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    while 1.05 / (_luminance(rgb) + 0.05) < CONTRAST:
+        rgb = [0.97 * part for part in rgb]
+    return "#" + "".join(f"{int(255 * part):02x}" for part in rgb)
+
+
+def _luminance(rgb: Sequence[float]) -> float:
+    """The relative luminance of WCAG 2, 0 … 1."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def row_style(method: str, variant: int, family: str | None, *, highlighted: bool = True) -> RowStyle:

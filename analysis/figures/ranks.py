@@ -169,13 +169,18 @@ def draw_rank_list(group: ResultGroup, ranking: Ranking, appearance: Appearance)
     return figures
 
 
+def is_counted(rows: int, appearance: Appearance) -> bool:
+    """Return whether wins, ties and losses of so many rows are written into their matrix."""
+    return rows <= (MAX_COUNTED_NARROW if appearance.narrow else MAX_COUNTED)
+
+
 def draw_outcomes(group: ResultGroup, ranking: Ranking, appearance: Appearance) -> list[Figure]:
     """Draw wins minus losses of the rows against the columns as colors, by average rank; with wins/ties/losses in the
     fields of a few rows. The columns of many rows bear the rows' numbers."""
     order, styles = ranking.order, appearance.over_pairs(group)
     wins, ties = ranking.wins[np.ix_(order, order)], ranking.ties[np.ix_(order, order)]
     k, names = len(order), [ranking.rows[i].label for i in order]
-    few = k <= (MAX_COUNTED_NARROW if appearance.narrow else MAX_COUNTED)
+    few = is_counted(k, appearance)
     texts = [["–" if i == j else f"{wins[i, j]}/{ties[i, j]}/{wins[j, i]}" for j in range(k)] for i in range(k)]
     tested = wins + wins.T + ties > 0
     balance = np.where(tested, wins - wins.T, np.nan)

@@ -89,6 +89,18 @@ def test_the_zoom_holds_what_stands_out_and_all_that_is_better(many_runs):
     assert low > student.loc[9]  # the first epoch shown
 
 
+def test_a_failed_row_in_gray_does_not_flatten_the_others_and_is_counted(many_runs):
+    """KD stands out and ends above 70; a gray row is shifted down to about 10."""
+    group, look = many.part(many_runs, 5, 1), style.Appearance(highlight=("kd",))
+    (pair,) = group.pairs
+    pair_curves = [c for c in curves.learning_curves(group, pair)[0] if c.row.method in ("kd", "crd")]
+    pair_curves = [dataclasses.replace(c, mean=c.mean - 60) if c.row.method == "crd" else c for c in pair_curves]
+    for width in (6.9, 3.3):
+        figure = curves.draw_times(group, pair, pair_curves, dataclasses.replace(look, width=width))
+        assert figure.axes[0].get_ylim()[0] > 40
+        assert "1 other, 1 below ↓" in [text.get_text() for text in figure.axes[-1].texts]
+
+
 def test_unmeasured_epochs_and_broken_metrics(tree):
     tree.teacher("resnet20", 62.3)
     first, second = (tree.student(PAIR, "kd", "0000000000a1", seed, 60.0) for seed in (0, 1))

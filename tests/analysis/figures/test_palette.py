@@ -27,6 +27,14 @@ def test_no_two_methods_of_the_suite_look_alike():
     assert all(contrast_with_white(color) > 2.2 for color, _ in palette.METHODS.values())
 
 
+def test_text_in_the_color_of_a_method_can_be_read():
+    """Darkened to a contrast of 4.5, in steps of 3 %, by which the contrast grows less than 0.4; dark colors stay."""
+    for color, _ in palette.METHODS.values():
+        text = palette.text_color(color)
+        assert contrast_with_white(text) >= 4.5
+        assert text == color if contrast_with_white(color) >= 4.5 else contrast_with_white(text) < 4.9
+
+
 @pytest.mark.parametrize("family", ["logits", "features", "relations"])
 def test_families_share_hues(family):
     """Blue to magenta, red to yellow, and green, of the methods with chosen colors and of any others."""
