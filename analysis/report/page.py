@@ -77,7 +77,7 @@ def of_tables(
     """Return a section with the notes of its tables above them, and their sources below. notes: further ones."""
     texts = [*(text for table in tables for text in (*table.intro, *table.notes)), *notes]
     sources = [f"[{i}] {source}" for table in tables for i, source in enumerate(table.sources, 1)]
-    lists = [Listing("Published", sources)] if sources else []
+    lists = [Listing("Published", list(dict.fromkeys(sources)))] if sources else []
     return Section(title, id, list(dict.fromkeys(texts)), tables, pictures, lists)
 
 

@@ -61,13 +61,14 @@ def of_ranks(source: Source, ranking: Ranking) -> Iterator[Picture]:
     )
     shown = "a bar joins" if ranks.is_diagram(ranking, source.appearance) else "the band holds"
     others = "that Nemenyi's test does not tell apart" + ("" if shown == "a bar joins" else " from the best")
+    outcomes = "Wins/ties/losses" if ranks.is_counted(len(ranking.rows), source.appearance) else "Wins minus losses"
     texts = {
         "ranks": (
             f"Average ranks over the pairs, 1 the best; {shown} methods {others}",
             f"Critical difference diagram. Average ranks: {averages}; difference {ranking.critical_difference:.2f}.",
         ),
         "wins": (
-            "Wins/ties/losses of the row against the column, in pairs, by 95 % intervals",
+            f"{outcomes} of the row against the column, in pairs, by 95 % intervals",
             "Matrix of wins, ties and losses of each method against each other. The tables of ranks have its values.",
         ),
         "profile": (

@@ -48,7 +48,7 @@ def results(source: Source) -> Section:
     if len(parts) > 1:
         parts = [replace(part, caption=f"{table.caption}: {', '.join(part.pairs)}") for part in parts]
     section = of_tables("Results", source.id("results"), parts, notes=["Each mean links to its runs."])
-    return replace(section, lists=section.lists[:1], fold_above=MANY)  # all parts have the same sources
+    return replace(section, fold_above=MANY)
 
 
 def significance_and_ranks(source: Source) -> Section:

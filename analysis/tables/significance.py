@@ -86,13 +86,16 @@ def _explanation(results: Results) -> str:
 
 def _family_sizes(results: Results) -> str:
     """The number of tests in each family of each pair; empty where there are none."""
-    by_pair = []
+    by_sizes: dict[str, list[str]] = {}  # pairs
     for pair in results.group.pairs:
         sizes = {c.other.method: c.family_size for c in results.comparisons if c.pair == pair}
         if any(sizes.values()):
             families = (f"{n} against {statistics.REFERENCES[method]}" for method, n in sizes.items())
-            by_pair.append(f"{pair}: {', '.join(families)}")
-    return f"Tests in the families: {'; '.join(by_pair)}." if by_pair else ""
+            by_sizes.setdefault(", ".join(families), []).append(pair)
+    if len(by_sizes) == 1 and len(results.group.pairs) > 1 and list(by_sizes.values()) == [list(results.group.pairs)]:
+        return f"Tests in the families of each pair: {next(iter(by_sizes))}."
+    texts = [f"{', '.join(pairs)}: {sizes}" for sizes, pairs in by_sizes.items()]
+    return f"Tests in the families: {'; '.join(texts)}." if texts else ""
 
 
 def _not_compared(results: Results) -> Iterator[str]:

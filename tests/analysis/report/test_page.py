@@ -12,6 +12,8 @@ from analysis.__main__ import main
 from tests.analysis.conftest import Tree
 from tests.analysis.report.conftest import HOSTILE, A, B, Page
 
+PUBLISHED_PAIRS = ("resnet56-resnet20", "resnet110-resnet32", "wrn40_2-wrn16_2", "wrn40_2-wrn40_1")  # in two tables
+
 # ---------------------------------------------------------------- what is in it
 
 
@@ -210,6 +212,20 @@ def test_the_page_opens_with_gains_and_ends_significance_with_the_folded_pairwis
     )
     results = page.source[page.source.index('<section id="g0-results"') :]
     assert "<details" not in results[: results.index("</section>")]
+
+
+def test_every_published_source_is_listed_once(tree, tmp_path):
+    """Four pairs stand in two tables, whose sources are the same."""
+    for i, pair in enumerate(PUBLISHED_PAIRS):
+        tree.student(pair, "kd", f"00000000000{i}", 0, 70.0, sha256="d4" * 32)
+    for path in tree.root.rglob("test_outputs.npz"):
+        path.unlink()
+    assert main(["report", f"runs={tree.root}", f"reports={tmp_path / 'out'}"]) == 0
+    source = Page(tmp_path / "out" / "report.html").source
+    listed = source[source.index("<h4>Published</h4>") :]
+    entries = re.findall(r"<li>(.*)</li>", listed[: listed.index("</ul>")])
+    assert len(source.split("Top-1 accuracy in per cent: ")) > 2
+    assert entries and len(entries) == len(set(entries))
 
 
 def test_gains_are_the_differences_of_common_seeds(page):
