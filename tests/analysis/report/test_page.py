@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
+from analysis.report.page import Part, Section, render
+from benchmark.tables.model import Listing
 from tests.analysis.conftest import Tree
 from tests.analysis.report.conftest import HOSTILE, A, B, Page
 
@@ -212,6 +214,15 @@ def test_the_page_opens_with_gains_and_ends_significance_with_the_folded_pairwis
     )
     results = page.source[page.source.index('<section id="g0-results"') :]
     assert "<details" not in results[: results.index("</section>")]
+
+
+@pytest.mark.parametrize(("entries", "folded"), [(12, 0), (13, 1)])
+def test_long_lists_are_folded(tmp_path, entries, folded):
+    section = Section("title", "id", lists=[Listing("list", [f"entry {i}" for i in range(entries)])])
+    source = render([Part("part", [section])], [], tmp_path)
+    body = source[source.index("<main>") :]
+    assert body.count('<details class="folded">') == body.count(f"<summary>{entries} entries</summary>") == folded
+    assert body.count("<li>entry ") == entries
 
 
 def test_every_published_source_is_listed_once(tree, tmp_path):
