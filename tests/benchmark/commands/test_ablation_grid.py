@@ -29,9 +29,9 @@ SETTINGS = {  # settings of each grid in conf/ablation
 
 @functools.cache
 def defaults(method: str) -> dict[str, Any]:
-    """All options of a method and of the recipe, by the names that grids use."""
+    """All options of a method on CIFAR-100, for which the grids are made, and of the recipe, by the names in grids."""
     recipe = {f"recipe.{k}": v for k, v in dataclasses.asdict(load_config([]).recipe).items()}
-    return dataclasses.asdict(load_method(method, "", []).options) | recipe
+    return dataclasses.asdict(load_method(method, "", ["dataset=cifar100"]).options) | recipe
 
 
 @pytest.mark.parametrize(
