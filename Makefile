@@ -100,9 +100,8 @@ test: types ## lint, types and all tests
 chaos: $(BIN)/installed ## kill commands at random file events, repeat them, and compare with uninterrupted ones: ARGS="--kills 100 --seed 0"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-sync: $(BIN)/installed ## upload the W&B runs that were recorded offline
-	@test -d '$(RUNS)/wandb' || { echo "error: no W&B runs in $(RUNS)/wandb" >&2; exit 2; }
-	@cd '$(RUNS)' && $(abspath $(BIN))/wandb sync --yes
+sync: $(BIN)/installed ## record the runs whose tracking failed, and upload the W&B runs that were recorded offline
+	@$(KD) sync 'runs=$(RUNS)'
 
 clean: ## remove the virtual environment, caches and reports; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache reports site build dist *.egg-info

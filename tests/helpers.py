@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from benchmark.config.compose import load_config
-from benchmark.config.schema import TrackerConfig
 from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
@@ -49,7 +48,7 @@ def tracking_of(plan: Plan) -> Tracking:
 
 def untracked(folder: Path) -> Tracking:
     """Return tracking that is off."""
-    return Tracking(TrackerConfig(mode="off", project="", entity=None, init_timeout=1.0), folder)
+    return Tracking(load_config(["tracker=none"]).tracker, folder)
 
 
 def bench(overrides: Sequence[str]) -> tuple[Plan, list[Outcome]]:

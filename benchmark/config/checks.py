@@ -12,7 +12,14 @@ from methods.options import violations
 
 NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # beginnings of lines of messages
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-RESERVED_NAMES = ("ablations", "all", "tuning", "wandb")  # other folders below that of all runs, and a filter of tables
+RESERVED_NAMES = (
+    "ablations",
+    "all",
+    "tensorboard",
+    "trackio",
+    "tuning",
+    "wandb",
+)  # other folders below that of all runs, and a filter of tables
 Schema = TypeVar("Schema")
 
 

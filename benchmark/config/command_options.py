@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, overrides
-from benchmark.config.schema import AnalysisOptions, ScaleOptions, SimulateOptions
+from benchmark.config.schema import AnalysisOptions, ScaleOptions, SimulateOptions, SyncOptions
 from benchmark.errors import UserError, nearest
 from methods.options import dotted_names
 
@@ -54,6 +54,11 @@ def load_scale(words: Sequence[str]) -> ScaleOptions:
 def load_simulate(words: Sequence[str]) -> SimulateOptions:
     """Return the options of `simulate`. Raises UserError for an unknown key."""
     return _load_all("simulate", SimulateOptions, words)
+
+
+def load_sync(words: Sequence[str]) -> SyncOptions:
+    """Return the options of `sync`. Raises UserError for an unknown key."""
+    return _load_all("sync", SyncOptions, words)
 
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:

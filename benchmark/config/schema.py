@@ -59,12 +59,15 @@ class TeacherConfig:
 
 @dataclass
 class TrackerConfig:
-    """Weights & Biases."""
+    """What records runs, in addition to their folders: Weights & Biases, TensorBoard or trackio."""
 
-    mode: str = one_of("auto", "online", "offline", "off")
-    project: str = option()
+    name: str = one_of("wandb", "tensorboard", "trackio", "none")
+    mode: str = one_of("auto", "online", "offline", "off")  # trackers other than W&B know auto and off
+    project: str = option()  # of W&B and trackio
     entity: str | None = option()
-    init_timeout: float = positive()  # seconds to wait for the server before continuing offline
+    init_timeout: float = positive()  # seconds to wait for W&B's server before continuing offline
+    finish_timeout: float = positive()  # seconds that a tracker may take at the end of a run
+    retry_timeout: float = positive()  # likewise for the second attempt
 
 
 @dataclass
@@ -195,6 +198,13 @@ class AnalysisOptions:
     highlight: list[str] = option()  # methods that stand out in figures of many
     titles: bool = boolean()  # of figures
     width: str = one_of("page", "column")  # of figures
+
+
+@dataclass
+class SyncOptions:
+    """Keys of `sync`."""
+
+    runs: str = option()
 
 
 @dataclass

@@ -97,7 +97,7 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
     progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.time_key)
     try:
         with tracking.run(
-            id_file=run.folder.path / "wandb.json", name=run.name, group=f"{run.pair}/{run.method}/{run.identity}",
+            folder=run.folder.path, name=run.name, group=f"{run.pair}/{run.method}/{run.identity}",
             job_type=run.config["role"], config=run.config, first_epoch=1 - trainer.method.requires.init_epochs,
             tags=[run.config["dataset"]["name"], run.config["profile"], run.pair, run.method],
         ) as tracked:  # fmt: skip
@@ -210,7 +210,7 @@ def _train_epochs(
             line |= measures
         line |= {f"{k}_s": v for k, v in trainer.watch.read().items()}
         folder.append_metrics(line)
-        tracked.log(line)
+        tracked.on_epoch_end()
         progress.epoch(line)
         now = time.perf_counter()
         wall_s += now - started

@@ -21,6 +21,8 @@ Files of a run folder:
     method.pt          final state of the method's layers, where inference uses some of them
     error.txt          traceback of a failed run
     wandb.json         id and address of the run at W&B
+    tensorboard/       event files, where the tracker is TensorBoard
+    tracking.json      what a tracker failed to record
     lock               held (flock) by the process that writes the run
 
 A run whose status is "running" while its lock is free was interrupted; the same command resumes it. A "skipped" run was
