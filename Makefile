@@ -29,9 +29,10 @@ OF_TRIALS = tune
 OF_PROBE = plan
 OF_LIST = plan
 OF_PAIRWISE = table
-OF_SEEDS = bench plan ablate tune
-OF_JOBS = $(OF_SEEDS)
-OF_DATA = $(OF_SEEDS)
+OF_GRIDS = bench plan ablate tune
+OF_SEEDS = $(OF_GRIDS) export
+OF_JOBS = $(OF_GRIDS)
+OF_DATA = $(OF_GRIDS)
 OF_TABLES = table plots structure report
 OF_PROFILE = $(OF_SEEDS) $(OF_TABLES) drop help
 OF_DATASET = $(OF_SEEDS) $(OF_TABLES) drop
@@ -40,7 +41,8 @@ OF_NAME = bench $(OF_TABLES)
 $(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report drop restore scale simulate types docs test chaos sync clean help
+.PHONY: bench plan ablate tune speed methods table plots structure report export drop restore scale simulate types docs test chaos sync \
+	clean help
 .DEFAULT_GOAL := help
 
 bench: $(BIN)/installed ## train the missing runs and print the table: PAIR= METHODS= SEEDS= PROFILE=quick|short|paper DATASET= DATA= RUNS= JOBS= ARGS=
@@ -99,6 +101,11 @@ test: types ## lint, types and all tests
 
 chaos: $(BIN)/installed ## kill commands at random file events, repeat them, and compare with uninterrupted ones: ARGS="--kills 100 --seed 0"
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+export: $(BIN)/installed ## write finished students as safetensors and ONNX with a model card: PAIR= METHODS= SEEDS= PROFILE= DATASET= RUNS= or ARGS="run=<run folder>"
+	@$(KD) export 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+		$(call list,method,$(METHODS)) $(call list,seeds,$(SEEDS)) $(if $(PROFILE),profile=$(PROFILE)) \
+		$(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 
 sync: $(BIN)/installed ## record the runs whose tracking failed, and upload the W&B runs that were recorded offline
 	@$(KD) sync 'runs=$(RUNS)'

@@ -19,6 +19,7 @@ TRAINING = {  # modules of benchmark.commands
     "ablate": "vary options of a method, train the missing runs, then make tables and plots: method=clkd grid=…",
     "tune": "choose the weights of a method on the validation split: methods=clkd trials=20",
     "speed": "time a training step of every method, of the student alone and of the reference loop",
+    "export": "write finished students as safetensors and ONNX with a model card: pair=… method=… or run=<folder>",
     "sync": "record the runs whose tracking failed, and upload the W&B runs that were recorded offline",
     "pairs": "list the pairs and the learning rates of their students",
     "methods": "list the methods with their papers, default options and costs, as Markdown",

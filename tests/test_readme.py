@@ -13,7 +13,7 @@ import torch
 
 import methods
 from benchmark.config import files, pairs
-from benchmark.config.command_options import load_analysis, load_options, load_scale, load_sync
+from benchmark.config.command_options import load_analysis, load_export, load_options, load_scale, load_sync
 from benchmark.config.compose import MethodComposer, load_config
 from benchmark.config.overrides import key_of, parse_sweep
 from benchmark.config.schema import AblateOptions, PlanOptions, SpeedOptions, TuneOptions
@@ -51,8 +51,8 @@ def check(command: str, words: list[str]) -> None:
     """Parse the words of a command; raises UserError for any that it does not take."""
     if command == "scale":
         load_scale(words)
-    elif command == "sync":
-        load_sync(words)
+    elif command in ("sync", "export"):
+        (load_sync if command == "sync" else load_export)(words)
     elif command not in TRAINING:
         load_analysis(words)
     else:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, overrides
-from benchmark.config.schema import AnalysisOptions, ScaleOptions, SimulateOptions, SyncOptions
+from benchmark.config.schema import AnalysisOptions, ExportOptions, ScaleOptions, SimulateOptions, SyncOptions
 from benchmark.errors import UserError, nearest
 from methods.options import dotted_names
 
@@ -59,6 +59,18 @@ def load_simulate(words: Sequence[str]) -> SimulateOptions:
 def load_sync(words: Sequence[str]) -> SyncOptions:
     """Return the options of `sync`. Raises UserError for an unknown key."""
     return _load_all("sync", SyncOptions, words)
+
+
+def load_export(words: Sequence[str]) -> ExportOptions:
+    """Return the options of `export`; a filter with `all` among its names passes everything.
+
+    Raises UserError for an unknown key.
+    """
+    options = _load_all("export", ExportOptions, words)
+    for key, names in vars(options).items():
+        if isinstance(names, list) and "all" in names:
+            setattr(options, key, [])
+    return options
 
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:

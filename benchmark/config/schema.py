@@ -201,6 +201,21 @@ class AnalysisOptions:
 
 
 @dataclass
+class ExportOptions:
+    """Keys of `export`: folders, one run, or filters of names (an empty one passes everything)."""
+
+    runs: str = option()
+    exports: str = option()
+    run: str | None = option()
+    dataset: list[str] = option()
+    profile: list[str] = option()
+    pair: list[str] = option()
+    method: list[str] = option()
+    identity: list[str] = option()
+    seeds: list[str] = option()
+
+
+@dataclass
 class SyncOptions:
     """Keys of `sync`."""
 
