@@ -21,7 +21,7 @@ from methods.clkd import CLKD
 from methods.contract import Batch, Context, Outputs, Shapes
 
 SETTINGS = {  # settings of each grid in conf/ablation
-    "clkd_weights": 1 + 4 * 4, "clkd_components": 8, "clkd_components_letter": 8, "clkd_readings": 6, "clkd_nmse": 2,
+    "clkd_weights": 1 + 4 * 4, "clkd_components": 8, "clkd_components_letter": 8, "clkd_readings": 7, "clkd_nmse": 2,
     "clkd_batch": 5, "clkd_screen": 26, "kd_screen": 26,
     "dkd": 3 * 5, "kd": 4 * 4, "crd": 1 + 4 + 4 + 2 + 2, "fitnet": 1 + 4 + 2,
 }  # fmt: skip

@@ -329,7 +329,7 @@ def space_of(conf: Path, name: str, block: str, *fixed: str) -> dict:
 
 def test_the_default_space_spans_a_decade_on_both_sides_of_each_weight(conf):
     method = load_method("clkd", PAIR, ["dataset=cifar100"])
-    expected = {"lambda_ce": (0.01, 1.0), "mu": (0.05, 5.0), "beta": (0.2, 20.0), "nu": (0.04, 4.0)}
+    expected = {"lambda_ce": (0.1, 10.0), "mu": (1.0, 100.0), "beta": (0.2, 20.0), "nu": (0.1, 10.0)}
     space = search_space(method)
     assert {k: (pytest.approx(d.low), pytest.approx(d.high)) for k, d in space.items()} == expected
     assert all(isinstance(d, FloatDistribution) and d.log for d in space.values())
