@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+FORMULA = ("=", "+", "-", "@")  # first characters of a formula
+
 
 def render(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
     """Return a CSV file. A column that a record lacks, None and NaN are empty."""
@@ -19,7 +21,12 @@ def render(columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _text(value: Any) -> Any:
-    """Return a float to four digits without trailing zeros, and text with plain line ends, which the writer quotes."""
+    """Return a float to four digits without trailing zeros, and text with plain line ends, which the writer quotes.
+
+    Text that a spreadsheet would run as a formula, such as a name that begins with =, gets an apostrophe before it.
+    """
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4f}".rstrip("0").rstrip(".")
-    return re.sub(r"\r\n?", "\n", value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if value.startswith(FORMULA) else "") + re.sub(r"\r\n?", "\n", value)

@@ -206,3 +206,8 @@ def test_html_shows_any_text_and_never_becomes_markup(table):
     links = [attributes for tag, attributes in parsed.tags if tag == "a"]
     assert [a["href"] for a in links] == [cell.href for cell in cells if cell.href]
     assert all(("rel" in a) == (a["href"] or "").startswith("https") for a in links)
+
+
+def test_text_that_a_spreadsheet_would_run_is_marked_in_csv():
+    record = {"a": "=1+1", "b": "+x", "c": "-x", "d": "@x", "e": -1.5, "f": "−1", "g": "x=1"}
+    assert csv.render(list(record), [record]).splitlines()[1] == "'=1+1,'+x,'-x,'@x,-1.5,−1,x=1"
