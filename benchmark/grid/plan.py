@@ -313,7 +313,7 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
             "profile": config.profile,
             "seed": config.teacher.seed,
         }
-        changed = changed_settings(method, config, network)
+        changed = (*changed_settings(method, config, network), *changed_teacher_settings(config))
         plan.teachers[network] = TrainingRun(
             run_config, config.dataset, method.about, settings, changed_settings=changed
         )

@@ -182,20 +182,21 @@ def test_presets_and_several_grids_share_runs(finished_ablation):
     plan = planned([*finished_ablation.arguments[:-1], "grid=clkd_readings,clkd_nmse"])
     readings, reduction = plan.ablations
     methods = [e.setting.method for e in readings.settings]
-    assert methods == ["clkd", "clkd_r1", "clkd_a1", "clkd_a2", "clkd_b", "clkd"]
+    assert methods == ["clkd", "clkd_letter", "clkd_r1", "clkd_a1", "clkd_a2", "clkd_b", "clkd"]
     assert [e.value("nu") for e in readings.settings][-1] == 0 and readings.default == "recommended"
     assert reduction.default == "nmse_reduction=vector"
     runs = plan.students("resnet14")
-    assert len(runs) == (6 + 1 + 2) * 2  # the default is in both
-    assert plan.run_count("resnet14") == (6 + 1 + 1) * 2  # without the student alone
+    assert len(runs) == (7 + 1 + 2) * 2  # the default is in both
+    assert plan.run_count("resnet14") == (7 + 1 + 1) * 2  # without the student alone
     assert {c.config["dataset"]["validation"] for c in runs} == {0.1}
 
 
 def test_without_a_grid_all_grids_of_the_method_are_run():
+    of_letter = {"clkd_components_letter", "clkd_screen"}
     assert {g.name for g in ablate.parse(["method=clkd"]).grids} == {
-        n for n in files.group_names("ablation") if n.startswith("clkd") and n != "clkd_components_letter"
+        n for n in files.group_names("ablation") if n.startswith("clkd") and n not in of_letter
     }
-    assert [g.name for g in ablate.parse(["method=clkd_letter"]).grids] == ["clkd_components_letter"]
+    assert {g.name for g in ablate.parse(["method=clkd_letter"]).grids} == of_letter
     assert [g.name for g in ablate.parse(["method=dkd"]).grids] == ["dkd"]
 
 

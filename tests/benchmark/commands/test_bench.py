@@ -125,7 +125,7 @@ def test_a_method_alone_is_trained_beside_its_references_in_files_of_its_own_nam
     assert main(["bench", *words]) == 0
     out = capfd.readouterr().out
     assert out.startswith("added for comparison: ce (the student alone), kd (KD); references=false leaves them out\n")
-    assert "runs: 1 to train, 2 done" in out
+    assert "runs: 1 to train, 3 done" in out
     line = next(line for line in out.splitlines() if line.startswith("| AT "))
     assert re.search(r"\| [+−]?\d+\.\d\d \|$", line)  # the difference to the student alone
     names = {path.name for path in (tmp_path / "reports").rglob("*.md")}

@@ -187,7 +187,7 @@ def test_an_interrupted_run_is_resumed_in_its_precision(in_fp32, tmp_path):
     assert plan_auto(in_fp32, FakeMeasure(resnet8=2.0)).precision("student", "resnet8") == "fp32"
 
 
-@pytest.mark.parametrize("other", ["recipe.epochs=3", "dataset.train_size=36", "recipe.lr=0.01"])
+@pytest.mark.parametrize("other", ["recipe.epochs=3", "dataset.train_size=36", "recipe.lr=0.02"])
 def test_runs_with_other_settings_do_not_decide(in_fp32, other):
     measure = FakeMeasure(resnet14=2.0, resnet8=2.0)
     plan = plan_auto([*in_fp32, other], measure)

@@ -85,7 +85,8 @@ def test_a_run_folder_holds_config_metrics_result_outputs_and_weights(tiny):
         "dataset": "npz", "teacher": "resnet14", "student": "resnet8", "pair": "resnet14-resnet8", "method": "kd",
         "seed": 0, "profile": "quick", "epochs": 2, "status": "done", "extra_parameters": 0, "role": "student",
         "teacher_top1": teacher.record.top1_last, "teacher_sha256": teacher.record.sha256, "pre_epochs": 0,
-        "changed": ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding"], "val_top1_last": None,
+        "changed": ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding", "teacher.train_size"],
+        "val_top1_last": None,
     }  # fmt: skip
     assert {k: result[k] for k in expected} == expected
     assert all(result[key] >= 0 for key in ("top1_last", "top1_best", "teacher_top1", "wall_s", "step_ms"))
@@ -98,7 +99,7 @@ def test_a_run_folder_holds_config_metrics_result_outputs_and_weights(tiny):
         "name": "kd", "implementation": "kd", "temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9,
         "standardise": False,
     }  # fmt: skip
-    assert config["recipe"]["lr"] == 0.02 and config["teacher"]["sha256"] == result["teacher_sha256"]
+    assert config["recipe"]["lr"] == 0.01 and config["teacher"]["sha256"] == result["teacher_sha256"]
 
     lines = folder.metrics()
     assert [m["epoch"] for m in lines] == [1, 2]
