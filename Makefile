@@ -41,7 +41,7 @@ OF_NAME = bench $(OF_TABLES)
 $(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report export drop restore scale simulate types docs test chaos sync \
+.PHONY: bench plan ablate tune speed methods table plots structure report export drop restore scale simulate types docs test fuzz chaos sync \
 	clean help
 .DEFAULT_GOAL := help
 
@@ -98,6 +98,9 @@ test: types ## lint, types and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+
+fuzz: $(BIN)/installed ## give the commands damaged input and check how they refuse it: ARGS="--cases 600 --kind data --first 0"
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 chaos: $(BIN)/installed ## kill commands at random file events, repeat them, and compare with uninterrupted ones: ARGS="--kills 100 --seed 0"
 	@$(BIN)/python -m tests.chaos $(ARGS)

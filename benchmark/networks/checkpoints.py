@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.networks import Network, build, names
+from benchmark.runs.reading import open_file
 from benchmark.runs.weights import content_hash, is_intact
 
 StateDict = Mapping[str, Tensor]
@@ -73,7 +74,7 @@ def load_foreign(path: Path, network: Network, name: str) -> None:
 def _read(path: Path) -> Any:
     """Read the object in a file written by torch.save onto the CPU, without running code from the file."""
     try:
-        with open(path, "rb") as file, torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+        with open_file(path) as file, torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
             if file.read(4) == ZIP_SIGNATURE and not is_intact(path):
                 raise UserError(f"{path}: {UNREADABLE}")
             file.seek(0)

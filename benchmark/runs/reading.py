@@ -4,12 +4,13 @@ A reader never hangs on a file that is not one (a FIFO, a device), and what it r
 written as UTF-8.
 """
 
+import errno
 import json
 import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -20,13 +21,19 @@ MAX_VALUES = 100_000  # in a file, after aliases are expanded: a YAML of 1 kB ca
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times as fast
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file. Raises OSError for anything else, without waiting for a FIFO's writer."""
+def open_file(path: Path) -> BinaryIO:
+    """Open a regular file for reading. Raises OSError for anything else, without waiting for a FIFO's writer."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as f:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(f"{path} is not a regular file")
-        return f.read()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file. Raises OSError for anything else, as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -163,7 +163,7 @@ class RunConfig:
         except FileNotFoundError:
             return cls()
         except OSError as e:
-            return cls(problem=f"its config.yaml cannot be read: {e.strerror or 'it is not a regular file'}")
+            return cls(problem=f"its config.yaml cannot be read: {e.strerror}")
         except ValueError as e:
             return cls(problem=f"its config.yaml is broken: {e}")
         return cls(tree, _config_problem(tree)) if isinstance(tree, dict) else cls(problem=_config_problem(tree))

@@ -1,6 +1,5 @@
 """Weights and outputs that runs keep: written atomically, checked on reading, identified by their content."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunFolder
+from benchmark.runs.reading import open_file
 
 State = Mapping[str, Tensor]
 
@@ -24,11 +24,21 @@ class DamagedFile(Exception):
 
 
 def load_weights(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Return the dictionary in a file that `save` has written. Raises DamagedFile where the file is damaged."""
+    """Return the dictionary in a file that `save` has written.
+
+    Raises DamagedFile where the file is missing or damaged, PermissionError where it may not be read.
+    """
     content = None
-    if is_intact(path):
-        with contextlib.suppress(Exception):  # torch.load raises many kinds of errors for a broken file
-            content = torch.load(path, map_location=device, weights_only=True)
+    try:
+        with open_file(path) as file:
+            if is_intact(path):
+                content = torch.load(file, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
+    except OSError as e:
+        raise DamagedFile(f"{path} cannot be read: {e.strerror}") from e
+    except Exception:  # torch.load raises many kinds of errors for a broken file
+        content = None
     if not isinstance(content, dict):
         raise DamagedFile(f"{path} is damaged")
     return content

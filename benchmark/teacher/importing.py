@@ -1,5 +1,6 @@
 """Teachers imported from a user's checkpoint, and the check of every finished teacher before it is used."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from benchmark.grid.training_run import TrainingRun
 from benchmark.networks.checkpoints import load_foreign
 from benchmark.runs import provenance
 from benchmark.runs.folder import RunFolder
+from benchmark.runs.reading import read_bytes
 from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.weights import content_hash, load_weights, save_outputs
 from benchmark.training import metrics
@@ -72,8 +74,10 @@ def rejection_reason(folder: RunFolder, network: str, classes: int, min_top1: fl
     record = folder.record
     try:
         intact = content_hash(load_weights(folder.weights)) == record.sha256
-        with np.load(folder.test_outputs) as saved:
+        with np.load(io.BytesIO(read_bytes(folder.test_outputs))) as saved:
             saved["logits"]
+    except PermissionError as e:
+        return f"the teacher in {folder.path} cannot be read: {e.strerror}: {e.filename}"
     except Exception:  # zipfile, zlib and numpy raise many kinds of errors for a broken file
         intact = False
     if not intact or record.top1_last is None:

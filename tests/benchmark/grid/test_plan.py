@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -247,6 +248,18 @@ def test_a_damaged_teacher_is_rejected(finished, damage: Callable[[RunFolder], N
     with pytest.raises(UserError) as e:
         plan_of(finished)
     assert str(e.value) == f"the teacher in {folder.path} is damaged: remove its result.json to train it again"
+
+
+def test_a_teacher_that_may_not_be_read_is_not_called_damaged(finished, monkeypatch):
+    folder = plan_of(finished).teachers["resnet14"].folder
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("benchmark.runs.weights.open_file", refuse)
+    with pytest.raises(UserError) as e:
+        plan_of(finished)
+    assert str(e.value) == f"the teacher in {folder.path} cannot be read: Permission denied: {folder.weights}"
 
 
 @pytest.mark.parametrize("content", [None, "{}"])

@@ -1,6 +1,7 @@
 """Import of checkpoints: every published form loads; anything else is an error of one line and changes nothing."""
 
 import argparse
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -162,6 +163,11 @@ def test_a_checkpoint_of_a_gpu_loads_on_a_gpu_with_the_same_hash(save):
 def test_a_missing_file_and_a_folder_are_errors(tmp_path):
     assert "no such checkpoint" in error_message(tmp_path / "none.pth")
     assert "cannot be opened" in error_message(tmp_path)
+
+
+def test_a_fifo_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "teacher.pth")
+    assert "cannot be opened (it is not a regular file)" in error_message(tmp_path / "teacher.pth")
 
 
 def test_files_of_another_format_and_truncated_ones_are_not_readable(save):

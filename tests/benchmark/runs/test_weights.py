@@ -1,5 +1,7 @@
 """Tests of the files of weights: complete or rejected, and a content hash that depends on the content alone."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,12 @@ def test_saved_weights_are_loaded_exactly(tmp_path):
 
 def test_other_files_are_damaged(tmp_path):
     path = tmp_path / "weights.pt"
-    with pytest.raises(DamagedFile, match=r"weights\.pt is damaged"):
-        load_weights(path)  # missing
+    with pytest.raises(DamagedFile, match=r"weights\.pt cannot be read: No such file"):
+        load_weights(path)
+    os.mkfifo(path)
+    with pytest.raises(DamagedFile, match=r"weights\.pt cannot be read: it is not a regular file"):
+        load_weights(path)
+    path.unlink()
     save(path, [1, 2])
     with pytest.raises(DamagedFile):
         load_weights(path)  # not a dictionary
