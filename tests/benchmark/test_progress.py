@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import select
 
 import pytest
 
@@ -70,6 +71,14 @@ def test_another_line_postpones_the_next():
     assert stream.getvalue() == "run: 20 %  left: 4 min\n"  # 2 steps in 55 s, 8 to come
 
 
+def read_all(terminal: int) -> str:
+    """Return what was written to a terminal; one read gives at most a part of it."""
+    content = b""
+    while select.select([terminal], [], [], 0.0)[0]:
+        content += os.read(terminal, 4096)
+    return content.decode()
+
+
 def test_a_terminal_shows_a_bar(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
@@ -77,7 +86,7 @@ def test_a_terminal_shows_a_bar(monkeypatch):
     with open(terminal, "w", encoding="utf-8") as stream:
         with Meter("[1/3] kd", 4, stream=stream, clock=Clock(), keep=True) as meter:
             meter.advance(3, "epoch 3/4")
-        shown = os.read(controller, 100_000).decode()
+        shown = read_all(controller)
         with Meter("outer", 2, stream=stream, clock=Clock()), Meter("inner", 2, stream=stream, clock=Clock()) as inner:
             assert not inner.is_bar  # of two bars, one would overwrite the other
     os.close(controller)

@@ -40,7 +40,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 def test_an_interrupted_command_resumes_bit_for_bit(tiny, tmp_path, capfd):
-    overrides = [*tiny, "methods=kd", "recipe.epochs=24"]
+    overrides = [*tiny, "methods=kd", "recipe.epochs=96"]  # long enough to be interrupted twice
     plan, _ = bench(overrides)
     uninterrupted = trained(student_runs(plan)["kd"].folder)
     again = [*overrides, f"runs={tmp_path / 'again'}"]
