@@ -1,11 +1,11 @@
 # docker build -t kd-benchmark .
 # docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" kd-benchmark bench pair=wrn40_2-wrn16_2
-# With CUDA: docker build --build-arg TORCH_INDEX=https://pypi.org/simple -t kd-benchmark . and docker run --gpus all …
+# With torch's CPU build, 3.2 GB smaller: docker build --build-arg TORCH_INDEX=<the index that pytorch.org names for CPU> …
 FROM python:3.11-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip install --no-cache-dir -c constraints.txt --index-url $TORCH_INDEX torch torchvision
+RUN python -m pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch torchvision
 COPY benchmark benchmark
 COPY methods methods
 COPY analysis analysis

@@ -38,11 +38,11 @@ class TimeLeft:
 
     def seconds_per_epoch(self, key: TimeKey) -> float | None:
         """Return the seconds of an epoch; None before the first measurement."""
-        known = {**self._earlier, **self._measured}
-        if key not in known:
-            rates = [seconds / work for k, seconds in known.items() if (work := self._work(k)) > 0]
+        measured = {**self._earlier, **self._measured}
+        if key not in measured:
+            rates = [seconds / work for k, seconds in measured.items() if (work := self._work(k)) > 0]
             return statistics.median(rates) * self._work(key) if rates else None
-        return known[key]
+        return measured[key]
 
     def seconds(self) -> float | None:
         """Return the seconds of all runs to come, one after another; None where nothing has been measured."""
