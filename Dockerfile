@@ -1,11 +1,10 @@
 # docker build -t kd-benchmark .
 # docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" kd-benchmark bench pair=wrn40_2-wrn16_2
-# With torch's CPU build, 3.2 GB smaller: docker build --build-arg TORCH_INDEX=<the index that pytorch.org names for CPU> …
+# Without a GPU, put a RUN with the command that pytorch.org names for torch's CPU build before the first: 3.2 GB less.
 FROM python:3.11-slim
-ARG TORCH_INDEX=
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN python -m pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--index-url $TORCH_INDEX} torch torchvision
+RUN python -m pip install --no-cache-dir -c constraints.txt torch torchvision
 COPY benchmark benchmark
 COPY methods methods
 COPY analysis analysis

@@ -25,11 +25,13 @@ import numpy as np
 from analysis import published
 from analysis.groups import MethodRow, ResultGroup, RowKey
 from analysis.moderated import PairedTests, paired_tests
+from benchmark.config import references
 from benchmark.statistics import MIN_SEEDS, RESOLUTION
 
 ALPHA = 0.05
 BASELINE = "kd"
-REFERENCES = {BASELINE: "KD", published.STUDENT: "the student alone"}  # what rows are compared with, a family each
+# what rows are compared with, a family each, with what texts call it
+REFERENCES = {method: references.REFERENCES[method] for method in (BASELINE, published.STUDENT)}
 
 RowPair = tuple[MethodRow, MethodRow]  # a row and the one that it is compared with
 

@@ -69,8 +69,14 @@ def _problem(folder: RunFolder) -> str:
 
 def _passes(folder: RunFolder, options: ExportOptions) -> bool:
     dataset, pair, method, identity, leaf = folder.path.parts[-5:]
-    pairs = {name for name in options.pair if pair == name or ("-" not in pair and name.endswith(f"-{pair}"))}
-    filters = [(options.dataset, dataset), (options.method, method), (options.identity, identity)]
-    passes = all(not names or name in names for names, name in filters) and (not options.pair or bool(pairs))
-    passes = passes and (not options.seeds or leaf in {f"seed={seed}" for seed in options.seeds})
-    return passes and (not options.profile or folder.config.profile in options.profile)
+    if options.pair and not any(
+        name == pair or ("-" not in pair and name.endswith(f"-{pair}")) for name in options.pair
+    ):
+        return False
+    filters = (
+        (options.dataset, dataset), (options.method, method), (options.identity, identity),
+        ([f"seed={seed}" for seed in options.seeds], leaf),
+    )  # fmt: skip
+    if not all(not names or name in names for names, name in filters):
+        return False
+    return not options.profile or folder.config.profile in options.profile  # read last, since it opens a file

@@ -179,16 +179,22 @@ class SpeedOptions:
 
 
 @dataclass
-class AnalysisOptions:
-    """Keys of the analysis commands: folders, filters of names (an empty one passes everything), and of figures."""
+class RunFilters:
+    """Keys of the commands that read finished runs: their folder, and filters of names; an empty one passes all."""
 
     runs: str = option()
-    reports: str = option()
     dataset: list[str] = option()
     profile: list[str] = option()
     pair: list[str] = option()
     method: list[str] = option()
     identity: list[str] = option()
+
+
+@dataclass
+class AnalysisOptions(RunFilters):
+    """Keys of the analysis commands: filters, and of tables and figures."""
+
+    reports: str = option()
     where: list[str] = option()
     selection: str | None = option()
     command: str | None = option()
@@ -201,17 +207,11 @@ class AnalysisOptions:
 
 
 @dataclass
-class ExportOptions:
-    """Keys of `export`: folders, one run, or filters of names (an empty one passes everything)."""
+class ExportOptions(RunFilters):
+    """Keys of `export`: one run, or filters."""
 
-    runs: str = option()
     exports: str = option()
     run: str | None = option()
-    dataset: list[str] = option()
-    profile: list[str] = option()
-    pair: list[str] = option()
-    method: list[str] = option()
-    identity: list[str] = option()
     seeds: list[str] = option()
 
 

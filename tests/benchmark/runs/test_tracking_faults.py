@@ -38,15 +38,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def processes(*words: str) -> list[int]:
     """Return the running processes whose command line has all words."""
-    found = []
+    ids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().split(b"\0")
         except OSError:
             continue
         if all(word.encode() in command for word in words):
-            found.append(int(path.parent.name))
-    return found
+            ids.append(int(path.parent.name))
+    return ids
 
 
 def tracker_process() -> int:

@@ -90,8 +90,8 @@ def rows(folder: Path, table: str) -> list[dict[str, Any]]:
     (path,) = folder.glob("*.db")
     with sqlite3.connect(path) as connection:
         connection.row_factory = sqlite3.Row
-        found = [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY rowid")]
-    return [{k: orjson.loads(v) if k in ("metrics", "config") else v for k, v in row.items()} for row in found]
+        records = [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY rowid")]
+    return [{k: orjson.loads(v) if k in ("metrics", "config") else v for k, v in row.items()} for row in records]
 
 
 def test_trackio_holds_each_epoch_once_and_the_configuration(folder, trackio_folder, tmp_path):
