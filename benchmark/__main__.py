@@ -13,6 +13,7 @@ from benchmark.grid.executors import stop
 from benchmark.runs.folder import RunBusy
 from benchmark.usage import usage
 
+INTERRUPTED = 130  # exit status, as of a shell after Ctrl-C
 TRAINING = {  # modules of benchmark.commands
     "bench": "train the missing runs of a grid, then make tables and plots (the default)",
     "plan": "print what bench would do",
@@ -65,14 +66,19 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         effect = "starts again" if command == "speed" else "continues after the last finished epoch"
         print(f"\nstopped; the same command {effect}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def run_from_shell() -> NoReturn:
     """Run the command of this process's arguments and exit with its status; SIGTERM counts as Ctrl-C."""
     signal.signal(signal.SIGTERM, stop)
     protect_streams()
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # native threads that the interruption left running can abort an orderly end
+    sys.exit(status)
 
 
 def _become_analysis(arguments: Sequence[str]) -> NoReturn:

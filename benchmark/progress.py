@@ -47,8 +47,9 @@ class Meter:
         self._closed = threading.Event()
         with_bar = self._stream.isatty() and not plain and Meter._bars == 0  # a terminal holds one bar at a time
         self._bar = self._open_bar(keep) if with_bar else None
+        self._ticker = threading.Thread(target=self._tick_until_closed, daemon=True)
         if self._bar is None and clock is None:
-            threading.Thread(target=self._tick_until_closed, daemon=True).start()
+            self._ticker.start()
 
     @property
     def is_bar(self) -> bool:
@@ -95,6 +96,8 @@ class Meter:
             self._bar.stop()
             Meter._bars -= 1
         self._closed.set()
+        if self._ticker.is_alive():
+            self._ticker.join()
 
     def __enter__(self) -> "Meter":
         return self
