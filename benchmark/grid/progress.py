@@ -98,7 +98,7 @@ class Progress:
 
     def _seconds_per_epoch(self) -> float:
         """Return the seconds of an epoch of the current run; the first one also warms up, where there are others."""
-        return statistics.median(self._epochs_s[1:] or self._epochs_s)
+        return statistics.mean(self._epochs_s[1:] or self._epochs_s)  # not all of them are evaluated
 
     def _seconds_left(self) -> float | None:
         """Return the seconds left of this run and, one after another, of those to come; None where nothing is known."""
