@@ -14,6 +14,7 @@ from benchmark.config.schema import Config
 from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
+from benchmark.grid.lockstep import Lockstep
 from benchmark.grid.plan import Plan
 from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import SELECTIONS, read_json
@@ -47,10 +48,11 @@ def run(words: Sequence[str]) -> int:
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
-    """Train the missing runs, in this process or in `jobs` processes; return how they ended."""
-    if plan.config.jobs == 1:
+    """Train the missing runs, one after another or `jobs` at a time; return how they ended."""
+    jobs = plan.config.jobs
+    if jobs == 1:
         return execution.run_plan(plan, tracking)
-    with Processes(plan.config.jobs) as executor:
+    with Lockstep(jobs) if plan.settings.hardware.graphs else Processes(jobs) as executor:
         return execution.run_plan(plan, tracking, executor)
 
 

@@ -138,7 +138,7 @@ class SpeedHarness:
         )
         trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
-            compiled=self.hardware.compiled, capture=capture.cuda_graph if self.hardware.graphs else None,
+            compiled=self.hardware.compiled, capture=capture.SINGLE_GRAPH if self.hardware.graphs else None,
         )  # fmt: skip
         trainer.prepare_method(FEATURE_IMAGES)
         return trainer
@@ -175,7 +175,7 @@ class SpeedHarness:
         if not self.hardware.graphs or not passes:
             return TimedLoop(step, steps_per_sample=self.steps_per_sample)
         step()
-        replay, _ = capture.cuda_graph(step, batch.generator)
+        replay = capture.SINGLE_GRAPH(step, batch.generator)
         # the loop holds the batch, whose memory the captured step reads
         return TimedLoop(lambda: (replay(), batch), steps_per_sample=self.steps_per_sample)
 

@@ -79,7 +79,7 @@ def _submit(
     costs = {identity: cost(run, plan.dataset) for identity, run in first_by_identity.items()}
     futures = {}
     for run in sorted(runs, key=lambda run: costs[run.identity], reverse=True):
-        future = executor.submit(execute, run, tracking, progress.for_next_run())
+        future = executor.submit(execute, run, tracking, progress.for_next_run(), executor.capture)
         future.add_done_callback(functools.partial(_adopt_tracking_mode, tracking))
         futures[run.relative_path] = future
     return [futures[run.relative_path] for run in runs]

@@ -1,4 +1,7 @@
-"""Executors of runs: anything with `submit`. `Serial` uses this process, `Processes` several local ones."""
+"""Executors of runs: anything with `submit`. `Serial` uses this process, `Processes` several local ones.
+
+`benchmark.grid.lockstep` has the one for several runs in one process.
+"""
 
 import multiprocessing
 import signal
@@ -10,10 +13,16 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from benchmark.console import protect_streams
+from benchmark.training.capture import SINGLE_GRAPH, Capture
 
 
 class Executor(Protocol):
     """Runs functions somewhere: here, in a pool of processes, on Slurm through submitit, on Ray."""
+
+    @property
+    def capture(self) -> Capture:
+        """What captures the training steps of its runs on a GPU."""
+        ...
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Run `function(*args)` and return its future."""
@@ -22,6 +31,8 @@ class Executor(Protocol):
 
 class Serial:
     """Runs each submitted function at once, in this process; its exceptions are raised by `submit`."""
+
+    capture: Capture = SINGLE_GRAPH
 
     def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Run `function(*args)` and return its finished future."""
@@ -36,6 +47,8 @@ class Processes:
     A process that dies fails only its own future. Use it as a context manager: leaving the context by an exception
     terminates the running processes and cancels the functions that wait.
     """
+
+    capture: Capture = SINGLE_GRAPH
 
     def __init__(self, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs)

@@ -211,7 +211,8 @@ class Plan:
             lines += precision.describe(self.precisions, self.settings.runs)
         if not self.dataset.fingerprint:
             lines.append(f"{self.dataset.name} is not in {config.data} and will be downloaded")
-        if hardware.device == "cuda" and config.jobs > 1 and not nvidia_mps_is_running():
+        processes = config.jobs > 1 and not hardware.graphs
+        if hardware.device == "cuda" and processes and not nvidia_mps_is_running():
             lines.append("without MPS the runs take turns on the GPU, which saves little: nvidia-cuda-mps-control -d")
         return lines
 

@@ -28,7 +28,7 @@ from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.tracking import Tracked, Tracking
 from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save, save_outputs
 from benchmark.teacher.outputs import TeacherOutputs
-from benchmark.training.capture import cuda_graph
+from benchmark.training.capture import SINGLE_GRAPH, Capture
 from benchmark.training.evaluation import Diverged, Evaluator, count_parameters, inference_parameters
 from benchmark.training.hardware import versions
 from benchmark.training.seeding import seeded
@@ -39,19 +39,19 @@ ERROR_FILE = "error.txt"  # the traceback of a failed run
 CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older checkpoints lack
 
 
-def execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
-    """Train, resume or skip a run.
+def execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture = SINGLE_GRAPH) -> Outcome:
+    """Train, resume or skip a run. capture: captures its steps where they are captured.
 
     A failure is recorded in the run's folder and returned, not raised; an interruption by the user is raised.
     """
     run.settings.hardware.prepare()
-    outcome = _execute(run, tracking, progress)
+    outcome = _execute(run, tracking, progress, capture)
     if run.settings.hardware.device == "cuda":
         gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next run
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 
-def _execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcome:
+def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture) -> Outcome:
     folder = run.folder
     try:
         with folder.lock():
@@ -62,7 +62,7 @@ def _execute(run: TrainingRun, tracking: Tracking, progress: Progress) -> Outcom
                 folder.set_status(RunStatus.SKIPPED, run.unsupported_reason)
                 return Outcome(run.name, RunStatus.SKIPPED, run.unsupported_reason)
             try:
-                _train(run, tracking, progress)
+                _train(run, tracking, progress, capture)
             except Diverged as e:
                 folder.set_status(RunStatus.DIVERGED, str(e))
                 return Outcome(run.name, RunStatus.DIVERGED, str(e))
@@ -88,10 +88,10 @@ def _record_failure(folder: RunFolder, error: BaseException) -> str:
     return reason
 
 
-def _train(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
+def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture) -> None:
     provenance.record_fields()  # before the training, during which the working tree may change
     dataset = _load_dataset(run)
-    trainer, evaluator = _build(run, dataset)
+    trainer, evaluator = _build(run, dataset, capture)
     _connect_cache(run, trainer, dataset, progress)
     last_epoch, wall_s = _resume(run, trainer)
     progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.time_key)
@@ -121,7 +121,7 @@ def _load_dataset(run: TrainingRun) -> Dataset:
     return dataset.of_teacher
 
 
-def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
+def _build(run: TrainingRun, dataset: Dataset, capture: Capture) -> tuple[Trainer, Evaluator]:
     config, hardware = run.config, run.settings.hardware
     recipe, seed, device, precision = config["recipe"], config["seed"], hardware.device, config["precision"]
     with seeded("network", seed):
@@ -138,7 +138,7 @@ def _build(run: TrainingRun, dataset: Dataset) -> tuple[Trainer, Evaluator]:
     teacher_outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
     trainer = Trainer(
         to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),
-        compiled=hardware.compiled, capture=cuda_graph if hardware.graphs else None,
+        compiled=hardware.compiled, capture=capture if hardware.graphs else None,
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, precision)
 

@@ -9,8 +9,8 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,15 +20,68 @@ from methods.contract import Batch
 
 WARMUP_STEPS = 3  # eager steps before a first capture, in which libraries and optimizer allocate what they keep
 
-StepResult = tuple[dict[str, Tensor], Tensor]  # detached terms by name, logits [N, C]
+
+class StepResult(NamedTuple):
+    """What a training step computed, detached."""
+
+    terms: dict[str, Tensor]  # scalars by name
+    logits: Tensor  # [N, C]
+    row: Tensor  # the terms and the number of hits as one tensor [T + 1], all that an epoch keeps of a step
+
+
 Step = Callable[[Batch, CachedOutputs], StepResult]
-# Captures what a function does, without doing it; its random numbers are the generator's. Returns a function that
-# replays it, and what the function returned: tensors that hold the values of the latest replay.
-Capture = Callable[[Callable[[], Any], torch.Generator], tuple[Callable[[], None], Any]]
 
 
 class CaptureError(RuntimeError):
     """A step does something that cannot be part of a CUDA graph."""
+
+
+class Branch(NamedTuple):
+    """One of the functions that a CUDA graph does side by side."""
+
+    function: Callable[[], Any]
+    generator: torch.Generator  # of its random numbers
+    stream: torch.cuda.Stream | None  # on which its tensors live and it is captured; None without a GPU
+
+
+class Capture(Protocol):
+    """Captures steps of a run for their replay."""
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """The stream for all steps of the run: a captured step waits for tensors made on another one. None without a
+        GPU."""
+        ...
+
+    def __call__(self, function: Callable[[], Any], generator: torch.Generator) -> Callable[[], Any]:
+        """Capture what `function` does, without doing it; its random numbers are the generator's.
+
+        Returns a function that replays it and returns what the captured call returned: tensors that hold the values of
+        the latest replay. Raises CaptureError.
+        """
+        ...
+
+
+class SingleGraph:
+    """Captures the steps of one run as a CUDA graph of their own."""
+
+    @property
+    def stream(self) -> torch.cuda.Stream:
+        """The stream of all captures."""
+        return capture_stream()
+
+    def __call__(self, function: Callable[[], Any], generator: torch.Generator) -> Callable[[], Any]:
+        """Capture what `function` does. Raises CaptureError."""
+        replay, (result,) = capture_branches([Branch(function, generator, self.stream)])
+
+        def replay_and_return() -> Any:
+            replay()
+            return result
+
+        return replay_and_return
+
+
+SINGLE_GRAPH = SingleGraph()
 
 
 @functools.cache
@@ -38,13 +91,26 @@ def capture_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
-def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple[Callable[[], None], Any]:
-    """The `Capture` of a GPU. Raises CaptureError."""
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
+def capture_branches(branches: Sequence[Branch]) -> tuple[Callable[[], None], list[Any]]:
+    """Capture what functions do as parallel branches of one CUDA graph, without doing it.
+
+    Returns a function that replays them all, and what the functions returned. Raises CaptureError.
+    """
+    graph, origin = torch.cuda.CUDAGraph(), capture_stream()
+    streams = [branch.stream or origin for branch in branches]
+    others = [stream for stream in streams if stream != origin]
+    for branch in branches:
+        graph.register_generator_state(branch.generator)
+    results = []
     try:
-        with torch.cuda.graph(graph, stream=capture_stream()):
-            result = function()
+        with torch.cuda.graph(graph, stream=origin):
+            for branch, stream in zip(branches, streams, strict=True):
+                if stream in others:
+                    stream.wait_stream(origin)
+                with torch.cuda.stream(stream):
+                    results.append(branch.function())
+            for stream in others:
+                origin.wait_stream(stream)
     except RuntimeError as e:
         first: BaseException = e
         while first.__context__ is not None:  # ending a failed capture fails too
@@ -54,7 +120,16 @@ def cuda_graph(function: Callable[[], Any], generator: torch.Generator) -> tuple
             f"its step cannot be captured as a CUDA graph ({cause}): it must not wait for the GPU, as .item() and "
             "boolean masks do, nor read numbers from the CPU; or train it with cuda_graph=false"
         ) from e
-    return graph.replay, result
+
+    def replay() -> None:
+        for stream in others:
+            origin.wait_stream(stream)
+        with torch.cuda.stream(origin):
+            graph.replay()
+        for stream in others:
+            stream.wait_stream(origin)
+
+    return replay, results
 
 
 class GraphedStep:
@@ -69,10 +144,7 @@ class GraphedStep:
         self._eager_steps = WARMUP_STEPS  # left to run before the next capture
         self._epoch: int | None = None
         self._inputs: list[Tensor] = []
-        self._replay: Callable[[], None] | None = None
-        self._result: Any = None
-        # a GPU captures on a stream of its own only; tensors made on another stream would be waited for
-        self._stream = capture_stream() if capture is cuda_graph else None
+        self._replay: Callable[[], StepResult] | None = None
 
     def on_stage_change(self) -> None:
         """Prepare for steps that do something else, such as those after the initialization stage."""
@@ -85,7 +157,7 @@ class GraphedStep:
                 return self._step(batch, cached)
             if batch.epoch != self._epoch:
                 self._epoch, self._eager_steps = batch.epoch, max(self._eager_steps, 1)
-                self._replay, self._result = None, None  # free the memory of the previous capture
+                self._replay = None  # free the memory of the previous capture
             if self._replay is None:
                 if self._eager_steps > 0:
                     self._eager_steps -= 1
@@ -94,25 +166,25 @@ class GraphedStep:
             for place, tensor in zip(self._inputs, (*_tensors(batch), *_tensors(cached)), strict=True):
                 place.copy_(tensor)
             assert self._replay is not None
-            self._replay()
-            return self._result
+            return self._replay()
 
     def _capture(self, batch: Batch, cached: CachedOutputs) -> None:
         # a batch's tensors are views of its epoch's, which are freed before the captured step is replayed
         batch, cached = _map(torch.clone, batch), _map(torch.clone, cached)
         self._inputs = [*_tensors(batch), *_tensors(cached)]
-        self._replay, self._result = self._capture_function(lambda: self._step(batch, cached), batch.generator)
+        self._replay = self._capture_function(lambda: self._step(batch, cached), batch.generator)
 
     @contextlib.contextmanager
     def _on_capture_stream(self) -> Iterator[None]:
-        if self._stream is None:
+        stream = self._capture_function.stream
+        if stream is None:
             yield
             return
         current = torch.cuda.current_stream()
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
             yield
-        current.wait_stream(self._stream)
+        current.wait_stream(stream)
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -25,10 +25,12 @@ class Hardware:
     threads: int
     compiled: bool  # student, losses and live teacher run through torch.compile
     graphs: bool  # training steps are captured as CUDA graphs
+    side_by_side: int = 1  # runs whose steps are branches of one graph
 
     @staticmethod
     def resolve(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Hardware":
-        """Resolve `auto`, 0 and None for a process that shares the cores with `jobs` − 1 others.
+        """Resolve `auto`, 0 and None where `jobs` runs train at a time: in one process where steps are captured, else
+        in processes that share the cores.
 
         Raises UserError where there is no such GPU, where there are fewer cores than `threads`, no compiler for
         `compiled`, or no GPU for `graphs`.
@@ -47,7 +49,8 @@ class Hardware:
             raise UserError("cuda_graph=true: training runs on the CPU here, and only a GPU captures steps")
         graphs = device == "cuda" if graphs is None else graphs
         available = min(torch.get_num_threads(), usable_cores())  # torch counts physical cores or OMP_NUM_THREADS
-        return Hardware(device, threads or max(1, available // jobs), compiled, graphs)
+        processes, side_by_side = (1, jobs) if graphs else (jobs, 1)
+        return Hardware(device, threads or max(1, available // processes), compiled, graphs, side_by_side)
 
     def prepare(self) -> None:
         """Set up this process for training: threads, memory, and on a GPU the fastest convolutions, which cuDNN finds
@@ -70,7 +73,8 @@ class Hardware:
     def describe(self) -> dict[str, Any]:
         """Return the hardware as results record it."""
         record = {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
-        return record | ({"cuda_graph": self.graphs} if self.device == "cuda" else {})
+        record |= {"cuda_graph": self.graphs} if self.device == "cuda" else {}
+        return record | ({"side_by_side": self.side_by_side} if self.side_by_side > 1 else {})
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

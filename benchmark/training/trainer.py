@@ -102,8 +102,7 @@ class Trainer:
             self.method.on_teacher_features(*self.teacher_outputs.training_features(images))
 
     def step(self, batch: Batch) -> StepResult:
-        """Take one optimizer step. Return the detached terms {name: scalar}, and the logits [N, C]; the next step may
-        overwrite both."""
+        """Take one optimizer step. The next step may overwrite the tensors of its result."""
         run = self._step if self._graphed is None else self._graphed
         return run(batch, self.teacher_outputs.lookup(batch))
 
@@ -120,7 +119,7 @@ class Trainer:
         with torch.no_grad():
             self.method.on_step_end()
         assert student.logits is not None
-        return _record(loss, terms), student.logits.detach()
+        return _step_result(loss, terms, student.logits.detach(), batch.labels)
 
     def _student_outputs(self, batch: Batch, student: Callable[..., Outputs], needs: Needs) -> Outputs:
         with autocast(self.device, self.precision):
@@ -166,20 +165,21 @@ class Trainer:
             self.prepare_method()
         with torch.no_grad():
             self.method.on_epoch_start(epoch)
-        rows, sizes, hits, record = [], [], [], {}
+        rows, sizes, names = [], [], []
         batches = self.loader.epoch(epoch, self.method.requires.views)
         for step, batch in enumerate(self.teacher_outputs.prefetch(batches, self.watch), start=1):
             with self.watch("step"):
-                record, logits = self.step(batch)
-                rows.append(torch.stack([v.float() for v in record.values()]))
-                hits.append((logits.argmax(1) == batch.labels).sum())
+                result = self.step(batch)
+                rows.append(result.row.clone())
+                names = list(result.terms)
             sizes.append(len(batch.labels))
             on_step(step, len(self.loader))
-        table = torch.stack(rows).cpu()  # [steps, terms]
-        self._check_finite(table, list(record), epoch)
+        table = torch.stack(rows).cpu()  # [steps, terms + 1]
+        table, hits = table[:, :-1], table[:, -1]
+        self._check_finite(table, names, epoch)
         weights = torch.tensor(sizes, dtype=table.dtype)[:, None] / sum(sizes)
-        means = dict(zip(record, (table * weights).sum(0).tolist(), strict=True))
-        return {"lr": learning_rate, **means, "train_top1": 100.0 * torch.stack(hits).sum().item() / sum(sizes)}
+        means = dict(zip(names, (table * weights).sum(0).tolist(), strict=True))
+        return {"lr": learning_rate, **means, "train_top1": 100.0 * hits.double().sum().item() / sum(sizes)}
 
     def _check_finite(self, table: Tensor, names: list[str], epoch: int) -> None:
         bad = ~table.isfinite()
@@ -212,10 +212,12 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimiser"])
 
 
-def _record(loss: Tensor, terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    """Return the loss, and every term raw and weighted, by the names under which metrics.jsonl keeps them."""
+def _step_result(loss: Tensor, terms: Mapping[str, Term], logits: Tensor, labels: Tensor) -> StepResult:
+    """Return a step's result: the loss, and every term raw and weighted, by the names under which metrics.jsonl keeps
+    them; the logits and how many of them are right."""
     record = {"loss": loss}
     for name, term in terms.items():
         record[f"loss/{name}"] = term.value.detach()
         record[f"weighted/{name}"] = term.weight * term.value.detach()
-    return record
+    hits = (logits.argmax(1) == labels).sum()
+    return StepResult(record, logits, torch.stack([v.float() for v in (*record.values(), hits)]))

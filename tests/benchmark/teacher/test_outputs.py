@@ -196,7 +196,7 @@ def test_student_and_teacher_outputs_cover_both_views(dataset):
     with torch.no_grad():  # in training mode a batch's outputs depend on no other batch
         expected = [trainer.network(x, Needs(logits=True)).logits for x in batch.images]
         taught = [trainer.teacher_outputs.teacher(x, needs) for x in batch.images]
-    _, logits = trainer.step(batch)
+    logits = trainer.step(batch).logits
     ((student, teacher, received),) = trainer.method.received
     assert received is batch and torch.equal(logits, student.logits), "accuracy is that of the weak view"
     for view in (WEAK, STRONG):

@@ -14,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark.training.capture import WARMUP_STEPS, CaptureError, cuda_graph
+from benchmark.training.capture import SINGLE_GRAPH, WARMUP_STEPS, CaptureError
 from benchmark.training.trainer import Schedule
 from methods.crd import CRD
 from tests.benchmark.training.trainers import METHODS, SCHEDULE, all_epochs, build_trainer, no_progress, tiny_dataset
@@ -59,12 +59,26 @@ class Recorder(TorchDispatchMode):
                     place.copy_(value)
 
 
-def stand_in(function: Callable, generator: torch.Generator) -> tuple[Callable[[], None], object]:
-    """A `Recorder` for the CPU. It does the function while it records, and so nothing in the first replay."""
+def record(function: Callable) -> tuple[Callable[[], None], object]:
+    """Capture a function for the CPU. It is done while it is recorded, and so the first replay does nothing."""
     with Recorder() as recorder:
         result = function()
     calls = itertools.count()
     return lambda: recorder.again() if next(calls) else None, result
+
+
+class StandIn:
+    """Captures steps on the CPU."""
+
+    stream = None
+
+    def __init__(self) -> None:
+        self.generators = []
+
+    def __call__(self, function: Callable, generator: torch.Generator) -> Callable[[], object]:
+        self.generators.append(generator)
+        replay, result = record(function)
+        return lambda: (replay(), result)[1]
 
 
 @pytest.fixture(scope="module")
@@ -97,32 +111,26 @@ def assert_same(a, b) -> None:
 def test_replayed_steps_train_like_eager_ones(dataset, name):
     # a rate that falls between the epochs, and warm-ups that go on in both
     schedule = Schedule(0.05, 0.9, False, 5e-4, [1.0], 0.1)
-    assert_same(train(dataset, name, stand_in, schedule=schedule), train(dataset, name, None, schedule=schedule))
+    assert_same(train(dataset, name, StandIn(), schedule=schedule), train(dataset, name, None, schedule=schedule))
 
 
 @pytest.mark.parametrize("name", ["kd", "crd", "catkd", "mlld", "cskd", "ce"])
 def test_cached_outputs_are_read_again_in_every_step(dataset, tmp_path, name):
     expected = train(dataset, name, None, cache_root=tmp_path / "a")
     for _ in range(2):  # filling them, and filled
-        assert_same(train(dataset, name, stand_in, cache_root=tmp_path / "b"), expected)
+        assert_same(train(dataset, name, StandIn(), cache_root=tmp_path / "b"), expected)
 
 
 def test_full_batches_are_captured_once_per_epoch(dataset):
-    generators = []
-
-    def capture(function, generator):
-        generators.append(generator)
-        return stand_in(function, generator)
-
-    steps = []
+    capture, steps = StandIn(), []
     trainer = build_trainer(dataset, "kd", capture=capture)
     inner = trainer._graphed._step
     trainer._graphed._step = lambda batch, cached: steps.append(len(batch.labels)) or inner(batch, cached)
     trainer.epoch(1, no_progress)
-    assert len(generators) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
+    assert len(capture.generators) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
     trainer.epoch(2, no_progress)
-    assert len(generators) == 2 and steps[WARMUP_STEPS + 2 :] == [8, 8, 6]  # the first is run as it is
-    assert generators[0] is not generators[1]  # each epoch has a stream of random numbers of its own
+    assert len(capture.generators) == 2 and steps[WARMUP_STEPS + 2 :] == [8, 8, 6]  # the first is run as it is
+    assert capture.generators[0] is not capture.generators[1]  # each epoch has a stream of random numbers of its own
 
 
 def test_the_stand_in_rejects_a_step_that_reads_the_device():
@@ -131,7 +139,7 @@ def test_the_stand_in_rejects_a_step_that_reads_the_device():
         return x / x.sum().item()
 
     with pytest.raises(AssertionError, match="makes a GPU wait"):
-        stand_in(reads, torch.Generator())
+        StandIn()(reads, torch.Generator())
 
 
 class Ill:
@@ -155,12 +163,12 @@ def test_a_failed_capture_reports_its_cause_and_the_remedy(monkeypatch):
     monkeypatch.setattr("torch.cuda.graph", Ill)
     monkeypatch.setattr("benchmark.training.capture.capture_stream", lambda: None)
     with pytest.raises(CaptureError, match=r"stream is capturing\): it must not .* with cuda_graph=false"):
-        cuda_graph(reads, torch.Generator())
+        SINGLE_GRAPH(reads, torch.Generator())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_works_after_a_failed_capture(dataset):
-    trainer = build_trainer(dataset, "kd", capture=cuda_graph, device="cuda")
+    trainer = build_trainer(dataset, "kd", capture=SINGLE_GRAPH, device="cuda")
     losses = trainer.method.losses
 
     def reads(student, teacher, batch):
@@ -170,7 +178,7 @@ def test_a_gpu_works_after_a_failed_capture(dataset):
     trainer._eager = trainer._eager._replace(losses=reads)
     with pytest.raises(CaptureError, match="train it with cuda_graph=false"):
         trainer.epoch(1, no_progress)
-    other = build_trainer(dataset, "crd", capture=cuda_graph, device="cuda")
+    other = build_trainer(dataset, "crd", capture=SINGLE_GRAPH, device="cuda")
     assert other.epoch(1, no_progress)["loss"] > 0
 
 
@@ -188,7 +196,7 @@ def deterministic(monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_cuda_graph_trains_like_eager_steps(dataset, name, deterministic):
     results = []
-    for capture in (None, cuda_graph):
+    for capture in (None, SINGLE_GRAPH):
         trainer = build_trainer(dataset, name, capture=capture, device="cuda")
         results.append([trainer.epoch(epoch, no_progress) for epoch in all_epochs(trainer)])
     assert_close(*results)
@@ -198,7 +206,7 @@ def test_a_cuda_graph_trains_like_eager_steps(dataset, name, deterministic):
 @pytest.mark.parametrize("name", ["dkd", "fitnet", "mlld"])  # a warm-up, a live teacher, and two views
 def test_a_cuda_graph_of_compiled_functions_trains_like_eager_steps(dataset, name, deterministic):
     results = []
-    for more in ({}, {"capture": cuda_graph, "compiled": True}):
+    for more in ({}, {"capture": SINGLE_GRAPH, "compiled": True}):
         trainer = build_trainer(dataset, name, device="cuda", **more)
         results.append([trainer.epoch(epoch, no_progress) for epoch in (1, 2, 3)])
     assert_close(*results)
