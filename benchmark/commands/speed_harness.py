@@ -161,8 +161,8 @@ class SpeedHarness:
                     print(line, file=sys.stderr)
             for batch in itertools.islice(batches(trainer.loader, views), self.steps):
                 outputs.lookup(batch)
-        stream = batches(trainer.loader, views)
-        return TimedLoop(lambda: trainer.step(next(stream)), steps_per_sample=self.steps_per_sample), trainer
+        stream = outputs.prefetch(batches(trainer.loader, views), trainer.watch)
+        return TimedLoop(lambda: trainer.step(*next(stream)), steps_per_sample=self.steps_per_sample), trainer
 
     def teacher_loop(self, trainer: Trainer) -> TimedLoop:
         """Return the teacher's forward passes of a step, as deep as the method reads; none where it reads nothing."""

@@ -12,6 +12,7 @@ from benchmark.training.seeding import generator
 from methods.contract import Batch
 
 WEAK, STRONG = 0, 1  # indices of the views
+GPU_BATCHES = 32  # made at once on a GPU, which would wait for the launches of small operations
 
 
 class Loader:
@@ -29,6 +30,7 @@ class Loader:
     ) -> None:
         self.batch_size, self.seed, self.device = batch_size, seed, device
         self.padding, self.flip = config.padding, config.flip
+        self._made_at_once = 1 if torch.device(device).type == "cpu" else GPU_BATCHES
         self.size = len(split.labels)
         self.images = augmentation.pad(split.images.to(device), config.padding)  # uint8 [N, H + 2p, W + 2p, 3]
         self.labels = split.labels.to(device)
@@ -78,15 +80,18 @@ class Loader:
         ids = torch.randint(self.outcomes, (self.size,), generator=generator("views", self.seed, epoch))
         method = generator("method", self.seed, epoch, device=self.device)
         strong = generator("second view", self.seed, epoch)
-        columns = order, ids, order.to(self.device), ids.to(self.device)
-        batches = list(zip(*(column.split(self.batch_size) for column in columns), strict=True))
-        for indices_cpu, weak_ids, indices, device_ids in batches[: len(self)]:
-            images, augmentation_ids = [self.augmented(indices, device_ids)], [weak_ids]
-            if views > 1:
-                images.append(self._strong(indices, strong))
-                augmentation_ids.append(torch.full_like(weak_ids, epoch - 1) if epoch > 0 else None)
-            labels = self.labels[indices]
-            yield Batch(images, labels, indices, epoch, method, indices_cpu, augmentation_ids)
+        kept = min(self.size, len(self) * self.batch_size)
+        columns = order[:kept], ids[:kept], order[:kept].to(self.device), ids[:kept].to(self.device)
+        for several in zip(*(column.split(self._made_at_once * self.batch_size) for column in columns), strict=True):
+            _, _, indices, device_ids = several
+            weak, labels = self.augmented(indices, device_ids), self.labels[indices]
+            parts = [column.split(self.batch_size) for column in (*several[:3], labels, weak)]
+            for indices_cpu, weak_ids, indices, labels, images in zip(*parts, strict=True):
+                views_of_batch, augmentation_ids = [images], [weak_ids]
+                if views > 1:
+                    views_of_batch.append(self._strong(indices, strong))
+                    augmentation_ids.append(torch.full_like(weak_ids, epoch - 1) if epoch > 0 else None)
+                yield Batch(views_of_batch, labels, indices, epoch, method, indices_cpu, augmentation_ids)
 
     def _crop(self, indices: Tensor, augmentation_ids: Tensor) -> Tensor:
         return augmentation.crop_and_flip(self.images, indices, augmentation_ids, self.padding, self.flip)

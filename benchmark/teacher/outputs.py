@@ -27,7 +27,7 @@ from benchmark.teacher.cache import (
 )
 from benchmark.training.evaluation import autocast, evaluation_batch_size
 from benchmark.training.stopwatch import Stopwatch
-from methods.contract import Batch, Context, Needs, Outputs, Requirements
+from methods.contract import NOT_READ, Batch, Context, Needs, Outputs, Requirements
 
 SMALL_CACHE = 100  # evaluation batches; a smaller cache is not worth filling ahead
 
@@ -37,6 +37,11 @@ class CachedOutputs:
     """What the caches hold for a batch, one entry per view; None for a view that the teacher must compute."""
 
     views: list[Outputs | None] = field(default_factory=list)
+
+    def split(self, sizes: list[int]) -> list["CachedOutputs"]:
+        """Divide what was read for several batches at once among them, by their sizes."""
+        views = [[None] * len(sizes) if view is None else _split(view, sizes) for view in self.views]
+        return [CachedOutputs([view[i] for view in views]) for i in range(len(sizes))]
 
 
 class TeacherOutputs:
@@ -114,23 +119,25 @@ class TeacherOutputs:
 
     # ------------------------------------------------------------ an epoch
 
-    def prefetch(self, batches: Iterable[Batch], watch: Stopwatch) -> Iterator[Batch]:
-        """Yield batches, computing missing rows of the caches for several of them at once.
+    def prefetch(self, batches: Iterable[Batch], watch: Stopwatch) -> Iterator[tuple[Batch, CachedOutputs]]:
+        """Yield batches with what the caches hold for them, read for several batches at once on a GPU and where rows
+        are missing.
 
-        A pass over a few images would leave a GPU waiting for kernel launches. `watch` separates loading ("data") from
-        filling ("fill").
+        A GPU would wait for the launches of small reads and passes. `watch` separates loading ("data") from filling
+        ("fill").
         """
         batches = iter(batches)
         while True:
+            fills = self._rows_missing and any(cache is not None for cache in self.caches)
             with watch("data"):
-                group = list(itertools.islice(batches, self._batches_at_once if self._rows_missing else 1))
+                group = list(itertools.islice(batches, self._batches_at_once if fills or self.device == "cuda" else 1))
             if not group:
                 return
             computed = self._rows_computed()
-            if self._rows_missing and any(cache is not None for cache in self.caches):
-                with watch("fill"):
-                    self.lookup(_concatenate(group))
-            yield from group
+            with watch("fill" if fills else "data"):
+                whole = group[0] if len(group) == 1 else _concatenate(group)
+                parts = self.lookup(whole).split([len(batch.labels) for batch in group])
+            yield from zip(group, parts, strict=True)
             self._rows_missing = self._rows_computed() > computed
 
     def _rows_computed(self) -> int:
@@ -235,6 +242,20 @@ def cast_frozen_weights(network: Network, precision: str) -> Network:
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(torch.bfloat16)
     return network
+
+
+def _split(outputs: Outputs, sizes: list[int]) -> list[Outputs | None]:
+    """Divide outputs that a cache holds, by rows."""
+    pooled = _split_rows(outputs.pooled, sizes)
+    class_maps = {m: maps.split(sizes) for m, maps in outputs.class_maps.items()}
+    return [
+        Outputs(logits, pooled[i], class_maps={m: parts[i] for m, parts in class_maps.items()})
+        for i, logits in enumerate(_split_rows(outputs.logits, sizes))
+    ]
+
+
+def _split_rows(rows: Tensor | None, sizes: list[int]) -> Sequence[Tensor]:
+    return [NOT_READ] * len(sizes) if rows is None else rows.split(sizes)
 
 
 def _read(cache: TeacherCache | None, indices_cpu: Tensor | None, ids: Tensor | None, images: Tensor) -> Outputs | None:

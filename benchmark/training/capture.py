@@ -120,16 +120,7 @@ def capture_branches(branches: Sequence[Branch]) -> tuple[Callable[[], None], li
             f"its step cannot be captured as a CUDA graph ({cause}): it must not wait for the GPU, as .item() and "
             "boolean masks do, nor read numbers from the CPU; or train it with cuda_graph=false"
         ) from e
-
-    def replay() -> None:
-        for stream in others:
-            origin.wait_stream(stream)
-        with torch.cuda.stream(origin):
-            graph.replay()
-        for stream in others:
-            stream.wait_stream(origin)
-
-    return replay, results
+    return graph.replay, results
 
 
 class GraphedStep:
@@ -152,27 +143,32 @@ class GraphedStep:
 
     def __call__(self, batch: Batch, cached: CachedOutputs) -> StepResult:
         """Take one step and return its result, whose tensors the next step overwrites."""
+        if len(batch.labels) != self._batch_size:
+            return self._take_eagerly(batch, cached)
+        if batch.epoch != self._epoch:
+            self._epoch, self._eager_steps = batch.epoch, max(self._eager_steps, 1)
+            self._replay = None  # free the memory of the previous capture
+        if self._replay is None:
+            if self._eager_steps > 0:
+                self._eager_steps -= 1
+                return self._take_eagerly(batch, cached)
+            self._capture(batch, cached)
+        torch._foreach_copy_(self._inputs, _inputs(batch, cached))
+        assert self._replay is not None
+        return self._replay()
+
+    def _take_eagerly(self, batch: Batch, cached: CachedOutputs) -> StepResult:
         with self._on_capture_stream():
-            if len(batch.labels) != self._batch_size:
-                return self._step(batch, cached)
-            if batch.epoch != self._epoch:
-                self._epoch, self._eager_steps = batch.epoch, max(self._eager_steps, 1)
-                self._replay = None  # free the memory of the previous capture
-            if self._replay is None:
-                if self._eager_steps > 0:
-                    self._eager_steps -= 1
-                    return self._step(batch, cached)
-                self._capture(batch, cached)
-            for place, tensor in zip(self._inputs, (*_tensors(batch), *_tensors(cached)), strict=True):
-                place.copy_(tensor)
-            assert self._replay is not None
-            return self._replay()
+            return self._step(batch, cached)
 
     def _capture(self, batch: Batch, cached: CachedOutputs) -> None:
-        # a batch's tensors are views of its epoch's, which are freed before the captured step is replayed
-        batch, cached = _map(torch.clone, batch), _map(torch.clone, cached)
-        self._inputs = [*_tensors(batch), *_tensors(cached)]
-        self._replay = self._capture_function(lambda: self._step(batch, cached), batch.generator)
+        # a batch's tensors are views of its epoch's, which are freed before the captured step is replayed; caches are
+        # not read within a step
+        batch = dataclasses.replace(_map(torch.clone, batch), indices_cpu=None, augmentation_ids=[])
+        cached = _map(torch.clone, cached)
+        self._inputs = _inputs(batch, cached)
+        with self._on_capture_stream():
+            self._replay = self._capture_function(lambda: self._step(batch, cached), batch.generator)
 
     @contextlib.contextmanager
     def _on_capture_stream(self) -> Iterator[None]:
@@ -185,6 +181,11 @@ class GraphedStep:
         with torch.cuda.stream(stream):
             yield
         current.wait_stream(stream)
+
+
+def _inputs(batch: Batch, cached: CachedOutputs) -> list[Tensor]:
+    """Return the tensors that a step reads."""
+    return [*batch.images, batch.labels, batch.indices, *_tensors(cached)]
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:

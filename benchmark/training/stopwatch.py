@@ -15,14 +15,15 @@ class Stopwatch:
         self._cuda = device == "cuda"
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+        self._free_events: list[torch.cuda.Event] = []  # making one takes longer than recording it
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Add the time of the block to `name`, unless it raises."""
         if self._cuda:
-            start = _record_event()
+            start = self._record_event()
             yield
-            self._events.append((name, start, _record_event()))
+            self._events.append((name, start, self._record_event()))
         else:
             started = time.perf_counter()
             yield
@@ -34,11 +35,11 @@ class Stopwatch:
             torch.cuda.synchronize()
             for name, start, end in self._events:
                 self._seconds[name] += start.elapsed_time(end) / 1000
+                self._free_events += [start, end]
         seconds, self._seconds, self._events = dict(self._seconds), defaultdict(float), []
         return seconds
 
-
-def _record_event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+    def _record_event(self) -> torch.cuda.Event:
+        event = self._free_events.pop() if self._free_events else torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

@@ -101,10 +101,13 @@ class Trainer:
         if self.method.requires.teacher_features:
             self.method.on_teacher_features(*self.teacher_outputs.training_features(images))
 
-    def step(self, batch: Batch) -> StepResult:
-        """Take one optimizer step. The next step may overwrite the tensors of its result."""
+    def step(self, batch: Batch, cached: CachedOutputs | None = None) -> StepResult:
+        """Take one optimizer step. The next step may overwrite the tensors of its result.
+
+        cached: what the teacher's caches hold for the batch; None: it is read here.
+        """
         run = self._step if self._graphed is None else self._graphed
-        return run(batch, self.teacher_outputs.lookup(batch))
+        return run(batch, self.teacher_outputs.lookup(batch) if cached is None else cached)
 
     def _step(self, batch: Batch, cached: CachedOutputs) -> StepResult:
         torch.compiler.cudagraph_mark_step_begin()  # no effect unless torch.compile replays a graph
@@ -167,9 +170,9 @@ class Trainer:
             self.method.on_epoch_start(epoch)
         rows, sizes, names = [], [], []
         batches = self.loader.epoch(epoch, self.method.requires.views)
-        for step, batch in enumerate(self.teacher_outputs.prefetch(batches, self.watch), start=1):
+        for step, (batch, cached) in enumerate(self.teacher_outputs.prefetch(batches, self.watch), start=1):
             with self.watch("step"):
-                result = self.step(batch)
+                result = self.step(batch, cached)
                 rows.append(result.row.clone())
                 names = list(result.terms)
             sizes.append(len(batch.labels))
