@@ -84,7 +84,7 @@ def _direct_imports(module: ModuleType) -> list[ModuleType]:
 @functools.cache
 def _imported_names(module: ModuleType) -> list[str]:
     names: set[str] = set()
-    for node in ast.walk(ast.parse(_statements(module))):
+    for node in ast.walk(ast.parse(_source(module))):
         if isinstance(node, ast.ImportFrom) and node.module == "methods":
             names |= {f"methods.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
@@ -114,12 +114,27 @@ def _source(module: ModuleType) -> str:
 
 
 def code_without_prose(source: str) -> str:
-    """Return Python source without comments, docstrings and the text of `PROVENANCE`, in a normal form."""
-    return ast.unparse(_Prose().visit(ast.parse(source)))
+    """Return Python source without comments, docstrings and the text of `PROVENANCE`, in a normal form that is the same
+    in every version of Python: a checkpoint may go on under another one."""
+    return _normal_form(_Prose().visit(ast.parse(source)))
+
+
+def _normal_form(node: object) -> str:
+    """Return a syntax tree as text, without empty fields, such as later versions of Python add."""
+    if isinstance(node, ast.AST):
+        fields = [f"{name}={_normal_form(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_normal_form, node))}]"
+    return repr(node)
 
 
 class _Prose(ast.NodeTransformer):
-    """Removes docstrings and the text of `PROVENANCE` from a syntax tree."""
+    """Removes docstrings, the text of `PROVENANCE`, and the empty ends of f-strings that Python 3.12 adds."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        node.values = [v for v in node.values if not (isinstance(v, ast.Constant) and v.value == "")]
+        return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -123,7 +123,7 @@ class Lockstep:
         run = self._current()
         run.waiting, run.step = True, step
         assert run.coroutine.parent is not None
-        _switch(run.coroutine.parent, run.stream)
+        _switch(run.coroutine.parent, torch.cuda.current_stream() if self._on_gpu else None)
 
     def _run_until_done(self, future: _DrivenFuture) -> None:
         stream = torch.cuda.current_stream() if self._on_gpu else None

@@ -52,6 +52,17 @@ def test_the_code_version_depends_on_statements_alone(load_copy):
     assert load_copy("kd", lambda source: source.replace('"kd": Term(', '"kd": Term(2 * ')) != unchanged
 
 
+def test_the_normal_form_of_code_is_that_of_every_python_version():
+    code = 'def f(x):\n    """Prose."""\n    return f"{x:{2}}"  # a comment\n'
+    spec = "JoinedStr(values=[FormattedValue(value=Constant(value=2), conversion=-1)])"
+    text = f"FormattedValue(value=Name(id='x', ctx=Load()), conversion=-1, format_spec={spec})"
+    arguments = "arguments(args=[arg(arg='x')])"
+    assert methods.code_without_prose(code) == (
+        f"Module(body=[FunctionDef(name='f', args={arguments}, body=[Pass(), "
+        f"Return(value=JoinedStr(values=[{text}]))])])"
+    )
+
+
 def test_the_code_version_is_that_of_the_imported_code(load_copy, tmp_path):
     version = load_copy("kd", lambda source: source)
     (tmp_path / "custom.py").write_text("edited = True\n")
