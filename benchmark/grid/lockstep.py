@@ -10,6 +10,7 @@ A run that ends leaves its place to the next. Every run computes what it would c
 """
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -139,8 +140,8 @@ class Lockstep:
             future, function, args = self._queue.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
-            run = _Run(lambda f=future, call=function, a=args: self._execute(f, call, a), self._streams.pop())
-            self._runs.append(run)
+            body = functools.partial(self._execute, future, function, args)
+            self._runs.append(_Run(body, self._streams.pop()))
 
     def _execute(self, future: _DrivenFuture, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """The body of a run's coroutine. Its interruption is raised where the runs are waited for."""

@@ -153,7 +153,8 @@ class GraphedStep:
                 self._eager_steps -= 1
                 return self._take_eagerly(batch, cached)
             self._capture(batch, cached)
-        torch._foreach_copy_(self._inputs, _inputs(batch, cached))
+        for place, tensor in zip(self._inputs, _inputs(batch, cached), strict=True):
+            place.copy_(tensor)
         assert self._replay is not None
         return self._replay()
 
