@@ -113,7 +113,7 @@ class Lockstep:
         for run in list(self._runs):
             with contextlib.suppress(KeyboardInterrupt):
                 run.coroutine.throw(KeyboardInterrupt)
-        for future, _, _ in self._queue:
+        for future, *_call in self._queue:
             future.cancel()
 
     def _current(self) -> _Run:
