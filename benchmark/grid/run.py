@@ -165,6 +165,8 @@ def _resume(run: TrainingRun, trainer: Trainer) -> tuple[int, float]:
     if folder.checkpoint.is_file():
         try:
             saved = _load_checkpoint(run, first_epoch=epoch + 1)
+            if not trainer.fits(saved["trainer"]):
+                raise DamagedFile(f"{folder.checkpoint} does not fit the networks and the method of this run")
             trainer.load_state(saved["trainer"])
             epoch, wall_s = saved["epoch"], saved["wall_s"]
         except DamagedFile as e:

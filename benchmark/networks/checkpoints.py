@@ -9,6 +9,7 @@ is loaded; a file with two different networks that fit is rejected.
 import argparse
 import pickle
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from benchmark.runs.weights import content_hash, is_intact
 StateDict = Mapping[str, Tensor]
 ZIP_SIGNATURE = b"PK\x03\x04"  # first bytes of torch.save's format, except its old one
 UNREADABLE = "not a readable checkpoint of torch.save; damaged, or of another format"
-
+WITHOUT_CHECKSUMS = "torch's older format has no checksums, so damage can go unnoticed: save it again with torch.save"
 _WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 _NETWORK_ATTRIBUTES = ("student", "teacher", "model", "net", "network")  # under which trainers keep a network
 _PREFIXES = frozenset({"module", "_orig_mod"})  # of DataParallel and torch.compile; no layer has these names
@@ -75,14 +76,18 @@ def _read(path: Path) -> Any:
     """Read the object in a file written by torch.save onto the CPU, without running code from the file."""
     try:
         with open_file(path) as file, torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
-            if file.read(4) == ZIP_SIGNATURE and not is_intact(path):
+            is_zip = file.read(4) == ZIP_SIGNATURE
+            if is_zip and not is_intact(path):
                 raise UserError(f"{path}: {UNREADABLE}")
             file.seek(0)
             warnings.simplefilter("ignore")  # torch's warnings repeat the error below
             try:
-                return torch.load(file, map_location="cpu", weights_only=True)
+                content = torch.load(file, map_location="cpu", weights_only=True)
             except Exception as error:  # torch.load raises almost anything for a malformed file
                 raise UserError(f"{path}: {_explain_unreadable(error)}") from None
+        if not is_zip:
+            print(f"{path}: {WITHOUT_CHECKSUMS}", file=sys.stderr)
+        return content
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except OSError as error:

@@ -178,9 +178,9 @@ class RunFolder:
         usable = record.problem is None and record.sha256 is not None
         return usable and self.status == RunStatus.DONE and self.weights.is_file()
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run for writing. Raises RunBusy where another process holds it."""
-        return lock(self.path / "lock")
+    def lock(self, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Hold the run for writing. Raises RunBusy where another process holds it, unless it is to be waited for."""
+        return lock(self.path / "lock", wait)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch to metrics.jsonl."""

@@ -33,6 +33,7 @@ from methods.contract import NOT_READ, Needs, Outputs
 GIGABYTE = 1e9
 RESERVED_GB = 1.0  # disk space that a new cache leaves free for checkpoints and results
 CLASS_MAPS = "cams"  # prefix of the kinds of rows that hold class activation maps, followed by the grid size
+SPREAD = -7046029254386353131  # an odd number with bits all over: multiples of it differ in many bits
 MIN_TEACHER_BATCH = 16  # kernels for fewer images round differently, and a row must not depend on its batch
 
 
@@ -90,24 +91,26 @@ class Rows:
         self.values = _mapped(folder / f"{kind}.bin", samples * columns * length, dtype).view(-1, length)
         self.checks = _mapped(folder / f"{kind}.check", samples * columns, torch.int64)
         halves = length * dtype.itemsize // 2
-        self._weights = torch.arange(1, halves + 1).mul(-7046029254386353131).bitwise_or(1)  # odd: none is lost
+        self._weights = torch.arange(1, halves + 1).mul(SPREAD).bitwise_or(1)  # odd: none is lost
 
     def read(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows [B, D] at `places` [B] (sample × columns + column), and a mask [B] of the valid ones."""
         rows = self.values[places]
-        return rows, self.checks[places] == self._checksum(rows)
+        return rows, self.checks[places] == self._checksum(places, rows)
 
     def write(self, places: Tensor, rows: Tensor) -> None:
         """Store rows [B, D], already of the file's type, then their checksums."""
         self.values[places] = rows
-        self.checks[places] = self._checksum(rows)
+        self.checks[places] = self._checksum(places, rows)
 
     def filled(self) -> int:
         """Number of rows that have been written, by their checksums alone."""
         return int(self.checks.count_nonzero())
 
-    def _checksum(self, rows: Tensor) -> Tensor:
-        return (rows.contiguous().view(torch.int16).long() * self._weights).sum(1).bitwise_or(1)
+    def _checksum(self, places: Tensor, rows: Tensor) -> Tensor:
+        """Return the checksums [B] of rows [B, D], which tell a row in another's place, too; never 0."""
+        sums = (rows.contiguous().view(torch.int16).long() * self._weights).sum(1)
+        return (sums + (places * SPREAD << 1)).bitwise_or(1)  # shifted, as the lowest bit says nothing
 
 
 class TeacherCache:
@@ -258,12 +261,13 @@ def _free_gigabytes(folder: Path) -> float:
 
 
 def _mapped(path: Path, length: int, dtype: torch.dtype) -> Tensor:
-    """Map a file of `length` values into memory; create it, all zero, where it is missing or has another size.
+    """Map a file of `length` values into memory; create it, all zero, where it is missing, a link to somewhere else, or
+    has another size.
 
     Raises OSError where the disk has no room for it, or the process no addresses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.stat().st_size != length * dtype.itemsize:
+    if path.is_symlink() or not path.exists() or path.stat().st_size != length * dtype.itemsize:
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as f:

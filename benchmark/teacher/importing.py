@@ -34,7 +34,7 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
     config = {k: training.config[k] for k in ("role", "dataset", "network", "precision", "profile")}
     run = TrainingRun({**config, "imported": sha256}, training.dataset, training.about, training.settings)
     folder, hardware = run.folder, run.settings.hardware
-    with folder.lock():
+    with folder.lock(wait=True):  # an import takes seconds
         if folder.done:
             return run
         teacher = to_device(teacher, hardware.device)

@@ -208,6 +208,13 @@ class Trainer:
             "optimiser": self.optimizer.state_dict(),
         }
 
+    def fits(self, state: Any) -> bool:
+        """Return whether `load_state` can restore it: the tensors have this trainer's names, shapes and types."""
+        try:
+            return _have_same_form(_without_options(state), _without_options(self.state()))
+        except (KeyError, TypeError, AttributeError):  # of a mapping or a list that is something else there
+            return False
+
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what `state` returned."""
         self.network.load_state_dict(state["network"])
@@ -224,3 +231,19 @@ def _step_result(loss: Tensor, terms: Mapping[str, Term], logits: Tensor, labels
         record[f"weighted/{name}"] = term.weight * term.value.detach()
     hits = (logits.argmax(1) == labels).sum()
     return StepResult(record, logits, torch.stack([v.float() for v in (*record.values(), hits)]))
+
+
+def _without_options(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trainer's state without the optimizer's options, of which torch's versions have different ones."""
+    optimizer = state["optimiser"]
+    groups = {str(i): dict.fromkeys(group["params"]) for i, group in enumerate(optimizer["param_groups"])}
+    return {**state, "optimiser": {"state": optimizer["state"], "param_groups": groups}}
+
+
+def _have_same_form(a: Any, b: Any) -> bool:
+    """Return whether two nested mappings hold tensors of the same shapes and types under the same keys."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_have_same_form(a[key], b[key]) for key in a)
+    return type(a) is type(b)

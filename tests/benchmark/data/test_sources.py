@@ -6,6 +6,7 @@ import os
 import pickle
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,12 +112,54 @@ def flip_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
+def replace_member(header: bytes = b"", *, compression: int = zipfile.ZIP_STORED) -> Callable[[Path], None]:
+    """Return a function that writes x_train anew, with this shape in its header."""
+
+    def damage(path: Path) -> None:
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        shape = b"(24, 16, 16, 3)"
+        assert shape in members["x_train.npy"]
+        members["x_train.npy"] = members["x_train.npy"].replace(shape, header or shape)
+        with zipfile.ZipFile(path, "w", compression) as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+
+    return damage
+
+
+def damage_lzma(path: Path) -> None:
+    replace_member(compression=zipfile.ZIP_LZMA)(path)
+    with zipfile.ZipFile(path) as file:
+        start = file.getinfo("x_train.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[start + 60 : start + 90] = b"\xff" * 30
+    path.write_bytes(content)
+
+
+def encrypt(path: Path) -> None:
+    """Set the flag of an encrypted member."""
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(signature)
+        while at >= 0:
+            content[at + offset] |= 1
+            at = content.find(signature, at + 4)
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (truncate, "truncated or corrupt"),
         (flip_byte, "x_train is truncated or corrupt"),
+        (replace_member(b"(9" + 12 * b"9" + b"9999999999, 16, 16, 3)"), "x_train is truncated or corrupt"),
+        (replace_member(b"(True, 16, 16, 3)"), "x_train is truncated or corrupt"),
+        (replace_member(b"(-24, 16, 16, 3)"), "x_train is truncated or corrupt"),
+        (damage_lzma, "x_train is truncated or corrupt"),
+        (encrypt, "x_train is truncated or corrupt"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is not a file: put an .npz file with"),
         (lambda p: p.write_bytes(b""), "truncated or corrupt"),
         (lambda p: p.write_bytes(pickle.dumps({"x_train": 1})), "truncated or corrupt"),
         (lambda p: np.save(p.open("wb"), np.zeros(3)), "single array"),

@@ -263,6 +263,20 @@ def flip_checkpoint(folder: RunFolder) -> None:
     flip_weight(folder.checkpoint, torch.load(folder.checkpoint, weights_only=True)["trainer"]["network"])
 
 
+MISFIT = "checkpoint.pt does not fit the networks and the method of this run"
+
+
+def replace_entry(part: str, key: str, value: object) -> Callable[[RunFolder], None]:
+    """Return a function that sets an entry of a part of the checkpoint, which stays readable."""
+
+    def damage(folder: RunFolder) -> None:
+        saved = load_weights(folder.checkpoint)
+        saved["trainer"][part][key] = value
+        save(folder.checkpoint, saved)
+
+    return damage
+
+
 def set_epochs(*epochs: int) -> Callable[[RunFolder], None]:
     """Return a function that leaves only these epochs in metrics.jsonl, as a power loss may."""
 
@@ -280,6 +294,12 @@ def set_epochs(*epochs: int) -> Callable[[RunFolder], None]:
         (lambda folder: folder.checkpoint.write_bytes(b"PK\x03\x04 half a file"), "checkpoint.pt is damaged"),
         (flip_checkpoint, "checkpoint.pt is damaged"),
         (lambda folder: torch.save({"model": {}}, folder.checkpoint), "checkpoint.pt is not the checkpoint of a run"),
+        (replace_entry("network", "stem.conv.weight", torch.zeros(3)), MISFIT),
+        (replace_entry("network", "another", torch.zeros(3)), MISFIT),
+        (replace_entry("method", "another", torch.zeros(3)), MISFIT),
+        (replace_entry("optimiser", "state", {0: {"momentum_buffer": torch.zeros(3)}}), MISFIT),
+        (replace_entry("optimiser", "param_groups", [{"lr": 0.1}]), MISFIT),
+        (replace_entry("optimiser", "param_groups", 7), MISFIT),
         (set_epochs(1), "metrics.jsonl lacks epochs"),
         (set_epochs(2), "metrics.jsonl lacks epochs"),
         (set_epochs(), "metrics.jsonl lacks epochs"),

@@ -160,6 +160,14 @@ def test_a_checkpoint_of_a_gpu_loads_on_a_gpu_with_the_same_hash(save):
 # ------------------------------------------------------------ unreadable files
 
 
+@pytest.mark.parametrize("zip_format", [True, False])
+def test_a_file_without_checksums_is_named(save, capsys, zip_format):
+    source = trained()
+    assert loads(save(source.state_dict(), _use_new_zipfile_serialization=zip_format), source)
+    line = "checkpoint.pth: torch's older format has no checksums, so damage can go unnoticed: save it again with"
+    assert (line in capsys.readouterr().err) is not zip_format
+
+
 def test_a_missing_file_and_a_folder_are_errors(tmp_path):
     assert "no such checkpoint" in error_message(tmp_path / "none.pth")
     assert "cannot be opened" in error_message(tmp_path)

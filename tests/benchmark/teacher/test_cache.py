@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,29 @@ def test_damage_is_found_and_mended(tmp_path):
     (cache.folder / "pooled.check").write_bytes(b"\xff" * (8 * 20 * 18))
     again, teacher = make(tmp_path)
     assert right(again) and teacher.rows == 20 * 18
+
+
+def test_rows_in_the_place_of_others_are_computed_again(tmp_path):
+    cache, _ = make(tmp_path)
+    cache.fill(50, view)
+    for path in cache.folder.glob("*.*"):
+        if path.suffix in (".bin", ".check"):
+            rows = np.fromfile(path, np.uint8).reshape(20 * 18, -1)
+            rows[[4, 5, 70]] = rows[[5, 4, 4]]  # with their checksums
+            rows.tofile(path)
+    again, teacher = make(tmp_path)
+    assert right(again) and teacher.rows == 3
+
+
+def test_a_link_in_the_place_of_rows_is_not_written_through(tmp_path):
+    cache, _ = make(tmp_path / "a")
+    size = (cache.folder / "logits.bin").stat().st_size
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(bytes(size))
+    (cache.folder / "logits.bin").unlink()
+    (cache.folder / "logits.bin").symlink_to(elsewhere)
+    again, _ = make(tmp_path / "a")
+    assert right(again) and elsewhere.read_bytes() == bytes(size) and not (cache.folder / "logits.bin").is_symlink()
 
 
 @pytest.mark.parametrize("name", ["logits.bin", "pooled.check"])
