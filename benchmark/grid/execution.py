@@ -13,7 +13,7 @@ from benchmark.grid.executors import Executor, Serial
 from benchmark.grid.plan import Plan, is_finished
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import execute
-from benchmark.grid.training_run import Outcome, TrainingRun
+from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from benchmark.teacher.cache import cacheable_kinds
@@ -23,7 +23,8 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     """Train the missing runs, teachers before their students. Return the outcomes of all runs that were not done.
 
     With an executor, the most expensive runs start first, so that none is left to run alone at the end, and students
-    alone start while teachers are trained. Raises ValueError for a plan whose precision is still to be measured.
+    alone start while teachers are trained. A run that another process trains is waited for, a teacher before its
+    students and a student after all others. Raises ValueError for a plan whose precision is still to be measured.
     """
     if undecided := [network for (_, network), precision in plan.precisions.items() if not precision.decided]:
         raise ValueError(f"the precision of {undecided[0]} is not decided: the plan was made without a measurement")
@@ -40,7 +41,7 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
     futures_alone = _submit(alone, plan, tracking, progress, executor)
     for (network, run), future in zip(untrained.items(), futures, strict=True):
-        outcome = _outcome(run, future)
+        outcome = _once_free(run, _outcome(run, future), tracking, progress)
         if outcome.status != RunStatus.DONE:
             outcomes.append(outcome)
             reason = f"its teacher {outcome.status}: {outcome.reason}"
@@ -52,8 +53,17 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
         if n := plan.run_count(network):
             outcomes.append(Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason))
     futures = _submit(ready, plan, tracking, progress, executor)
-    runs = zip((*alone, *ready), (*futures_alone, *futures), strict=True)
-    return outcomes + [_outcome(run, future) for run, future in runs]
+    runs = [*alone, *ready]
+    ended = [_outcome(run, future) for run, future in zip(runs, [*futures_alone, *futures], strict=True)]
+    return outcomes + [_once_free(run, out, tracking, progress) for run, out in zip(runs, ended, strict=True)]
+
+
+def _once_free(run: TrainingRun, outcome: Outcome, tracking: Tracking, progress: Progress) -> Outcome:
+    """Return the outcome of a run; one that another process holds is waited for, and trained if it is not finished."""
+    if outcome.status != BUSY:
+        return outcome
+    print(f"{run.name}: another process trains it; waiting until it ends", flush=True)
+    return execute(run, tracking, progress, wait=True)
 
 
 def _taught(plan: Plan, teacher: str) -> list[TrainingRun]:

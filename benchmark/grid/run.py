@@ -39,22 +39,26 @@ ERROR_FILE = "error.txt"  # the traceback of a failed run
 CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older checkpoints lack
 
 
-def execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture = SINGLE_GRAPH) -> Outcome:
+def execute(
+    run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture = SINGLE_GRAPH, *, wait: bool = False
+) -> Outcome:
     """Train, resume or skip a run. capture: captures its steps where they are captured.
+
+    wait: wait for another process that holds the run, and train it only where that one did not finish it.
 
     A failure is recorded in the run's folder and returned, not raised; an interruption by the user is raised.
     """
     run.settings.hardware.prepare()
-    outcome = _execute(run, tracking, progress, capture)
+    outcome = _execute(run, tracking, progress, capture, wait)
     if run.settings.hardware.device == "cuda":
         gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next run
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 
-def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture) -> Outcome:
+def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, wait: bool) -> Outcome:
     folder = run.folder
     try:
-        with folder.lock():
+        with folder.lock(wait):
             if folder.done:
                 return Outcome(run.name, RunStatus.DONE)
             if run.unsupported_reason is not None:

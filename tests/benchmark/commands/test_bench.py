@@ -1,5 +1,6 @@
 """End-to-end tests of training through the command line: interruption, concurrent commands, failures, bad input."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
+from benchmark.grid import execution
 from tests.conftest import ROOT
 from tests.helpers import bench, plan_of, same, student_runs, trained
 
@@ -60,27 +63,68 @@ def test_an_interrupted_command_resumes_bit_for_bit(tiny, tmp_path, capfd):
     assert same(trained(folder), uninterrupted)
 
 
-def test_a_run_that_another_process_holds_is_left_alone(finished):
-    folder = student_runs(plan_of([*finished, "kd.temperature=2"]))["kd"].folder
-    with folder.lock():
-        _, (outcome,) = bench([*finished, "kd.temperature=2"])
-    assert str(outcome) == f"resnet14-resnet8 kd seed 0: busy: another process is writing {folder.path}"
-    assert [p.name for p in folder.path.iterdir()] == ["lock"]
+@pytest.fixture
+def hold(monkeypatch):
+    """Return a context manager that holds a run's lock until the run is found held, then does `at_end` and ends."""
+    wait_until_free, taken, found = execution._once_free, threading.Event(), threading.Event()
+
+    def note(run, outcome, *more):
+        if outcome.status == "busy":
+            found.set()
+        return wait_until_free(run, outcome, *more)
+
+    monkeypatch.setattr(execution, "_once_free", note)
+
+    @contextlib.contextmanager
+    def held(folder, at_end=lambda: None):
+        def another_process() -> None:
+            with folder.lock():
+                taken.set()
+                assert found.wait(120)
+                at_end()
+
+        thread = threading.Thread(target=another_process)
+        thread.start()
+        taken.wait()
+        yield
+        thread.join()
+
+    return held
 
 
-def test_two_commands_at_once_never_mix_their_metrics(tiny, tmp_path):
-    train = "import sys; from tests.helpers import bench; print(*{o.status for o in bench(sys.argv[1:])[1]})"
-    overrides = [*tiny, "methods=ce,kd", "recipe.epochs=12"]
-    for process in [start("-c", train, *overrides) for _ in range(2)]:
-        out, err = process.communicate(timeout=120)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_another_process_leaves_unfinished_is_trained(finished, capfd, hold, jobs):
+    words = [*finished, "kd.temperature=2", f"jobs={jobs}"]
+    folder = student_runs(plan_of(words))["kd"].folder
+    with hold(folder):
+        assert main(["bench", *words]) == 0
+    assert "resnet14-resnet8 kd seed 0: another process trains it; waiting until it ends" in capfd.readouterr().out
+    assert folder.done
+
+
+def test_a_run_that_another_process_finishes_is_done(finished, hold, capfd):
+    words = [*finished, "kd.temperature=2"]
+    plan, _ = bench(words)
+    folder = student_runs(plan)["kd"].folder
+    result = (folder.path / "result.json").rename(folder.path / "moved")
+    capfd.readouterr()
+    with hold(folder, at_end=lambda: result.rename(folder.path / "result.json")):
+        _, (outcome,) = bench(words)
+    assert outcome.status == "done" and folder.done and "epoch 1/1" not in capfd.readouterr().out
+
+
+def test_commands_at_once_finish_with_status_0_and_never_mix_their_metrics(tiny, tmp_path):
+    """The second has another method, and waits for the teacher that the first trains."""
+    processes = [
+        start("-m", "benchmark", "bench", *tiny, f"methods=ce,{method}", "recipe.epochs=12")
+        for method in ("kd", "kd", "dkd")
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0 and "Traceback" not in err, err
-        assert set(out.splitlines()[-1].split()) <= {
-            "done",
-            "busy",
-            "failed",
-        }  # failed: the other one trains the teacher
+        assert "| Student " in out
     paths = list((tmp_path / "runs").glob("npz/*/*/*/seed=0/metrics.jsonl"))
-    assert len(paths) == 3
+    assert len(paths) == 4
     for path in paths:
         assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == list(range(1, 13))
 
