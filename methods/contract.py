@@ -247,6 +247,10 @@ class Method(nn.Module):
         """
         return Requirements(cls.student_needs, cls.teacher_needs, cls.views)
 
+    @classmethod
+    def check_momentum(cls, options: Any, momentum: float) -> None:
+        """Raise ValueError where these options do not suit the optimizer's momentum. By default all do."""
+
     def on_teacher_features(self, features: Tensor, labels: Tensor) -> None:
         """Hook before training, called without gradients where `Requirements.teacher_features` is set.
 

@@ -35,6 +35,13 @@ def gradients(loss: Tensor, optimizer: torch.optim.Optimizer, keep_graph: bool =
     return {p: p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
 
 
+def check_delta(delta: float, momentum: float) -> None:
+    """Raise ValueError where delta leaves a momentum outside [0, 1)."""
+    if not delta <= momentum < 1 - delta:
+        most = min(momentum, 1 - momentum)
+        raise ValueError(f"delta is {delta}: with a momentum of {momentum} it must be at most {most:g}")
+
+
 @torch.no_grad()
 def step(optimizer: torch.optim.Optimizer, task: Gradients, distillation: Gradients, delta: float) -> None:
     """Take one step of DOT on the optimizer's parameters, with its settings and state.
@@ -43,8 +50,7 @@ def step(optimizer: torch.optim.Optimizer, task: Gradients, distillation: Gradie
     """
     for group in optimizer.param_groups:
         m, decay = group["momentum"], group["weight_decay"]
-        if not delta <= m < 1 - delta:
-            raise ValueError(f"delta is {delta}: with a momentum of {m} it must be at most {min(m, 1 - m):g}")
+        check_delta(delta, m)
         for buffer, grads, other_grads, momentum, shared_decay in (
             ("momentum_buffer", task, distillation, m - delta, decay),
             ("distillation_buffer", distillation, task, m + delta, 0.0),
@@ -70,6 +76,11 @@ class SeparateMomenta:
 
     options: Any
     task: Collection[str] = ("ce",)
+
+    @classmethod
+    def check_momentum(cls, options: Any, momentum: float) -> None:
+        """Raise ValueError where delta leaves one of the momenta outside [0, 1)."""
+        check_delta(options.delta, momentum)
 
     def optimizer_step(self, terms: Mapping[str, Term], optimizer: torch.optim.Optimizer) -> Tensor:
         """Take one step of DOT on the terms of a batch; return their weighted sum, a scalar without gradient."""

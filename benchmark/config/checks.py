@@ -1,6 +1,8 @@
 """Build typed options from plain values: types by OmegaConf, limits by `methods.options`. Errors are one line."""
 
+import os
 import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -71,6 +73,22 @@ def check_teacher_size(config: TeacherConfig) -> None:
     if size in (None, ALL_IMAGES) or (size.isdecimal() and int(size) > 0):
         return
     raise UserError(f"teacher.train_size is {size!r}: give a number of images, {ALL_IMAGES}, or null")
+
+
+def check_folder(key: str, path: Path) -> None:
+    """Raise UserError where the folder of an option is a file."""
+    if not (existing := _existing(path)).is_dir():
+        raise UserError(f"{key}={path}: {existing} is a file; give a folder")
+
+
+def check_writable(key: str, path: Path) -> None:
+    """Raise UserError where the folder of an option cannot be written, or not be created."""
+    if not os.access(existing := _existing(path), os.W_OK | os.X_OK):
+        raise UserError(f"{key}={path}: {existing} is not writable; give another folder")
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
 
 
 def one_line(e: BaseException) -> str:

@@ -6,7 +6,6 @@ Every mistake of a user ends in a `UserError` of one line with the nearest valid
 import copy
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +52,8 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     for key in ("runs", "reports", "data"):
         setattr(config, key, str(Path(getattr(config, key)).expanduser()))
     for key in ("runs", "reports"):
-        _check_folder(key, Path(getattr(config, key)))
+        checks.check_folder(key, Path(getattr(config, key)))
+    checks.check_writable("reports", Path(config.reports))
     return config
 
 
@@ -215,14 +215,6 @@ def _check_owners(words: Sequence[str], methods: Sequence[str]) -> None:
     for word in words:
         if (name := overrides.method_of(word)) is not None and name not in methods:
             raise UserError(f"an option of {name} is given, but {name} is not among the methods {','.join(methods)}")
-
-
-def _check_folder(key: str, path: Path) -> None:
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
-    if not existing.is_dir():
-        raise UserError(f"{key}={path}: {existing} is a file; give a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={path}: {existing} is not writable; give another folder")
 
 
 def _scaled(epochs: float, *, _root_: DictConfig) -> float:

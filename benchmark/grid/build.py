@@ -40,6 +40,15 @@ def method_requirements(config: Mapping[str, Any], student: str, teacher: str, d
     return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
 
 
+def check_momentum(config: Mapping[str, Any], momentum: float) -> None:
+    """Raise ValueError where the options of a method do not suit the optimizer's momentum.
+
+    config: the method part of a run's config.
+    """
+    method, options = method_class_and_options(config)
+    method.check_momentum(options, momentum)
+
+
 def needs_teacher(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> bool:
     """Return whether a method reads anything of a teacher on a pair, in training or in its final model.
 

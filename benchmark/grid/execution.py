@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from benchmark import networks
+from benchmark.config import checks
 from benchmark.data.datasets import Dataset
 from benchmark.grid import time_left
 from benchmark.grid.build import method_requirements
@@ -24,11 +25,11 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
 
     With an executor, the most expensive runs start first, so that none is left to run alone at the end, and students
     alone start while teachers are trained. A run that another process trains is waited for, a teacher before its
-    students and a student after all others. Raises ValueError for a plan whose precision is still to be measured.
+    students and a student after all others. Raises ValueError for a plan whose precision is still to be measured,
+    UserError where runs are missing and their folder cannot be written.
     """
     if undecided := [network for (_, network), precision in plan.precisions.items() if not precision.decided]:
         raise ValueError(f"the precision of {undecided[0]} is not decided: the plan was made without a measurement")
-    _make_pair_folders(plan)
     untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
     alone = plan.students_alone()
     taught = [run for network in plan.teachers if network not in untrained for run in _taught(plan, network)]
@@ -37,6 +38,9 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     alone, ready = ([run for run in runs if not is_finished(run)] for runs in (alone, taught))
     to_come = [run.time_key for run in (*untrained.values(), *alone, *ready)]
     to_come += [key for network in untrained for key in plan.taught_keys(network) for _ in plan.config.seeds]
+    if to_come:  # a finished grid may lie where nothing can be written
+        checks.check_writable("runs", plan.settings.runs)
+    _make_pair_folders(plan)
     progress = Progress(len(to_come), time_left.of_plan(plan, to_come))
     futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
     futures_alone = _submit(alone, plan, tracking, progress, executor)

@@ -18,7 +18,7 @@ from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.grid import precision
-from benchmark.grid.build import method_requirements, needs_teacher, reads_teacher
+from benchmark.grid.build import check_momentum, method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import (
     TRAINING_SPLIT,
     changed_settings,
@@ -336,6 +336,7 @@ def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teac
         return f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only {images} training images"
     try:
         method_requirements(method.resolved(), student, teacher, dataset)
+        check_momentum(method.resolved(), network_recipe(config, student)["momentum"])
     except UnsupportedPair:
         raise
     except ValueError as e:

@@ -30,6 +30,7 @@ not trained, because its method does not support the pair.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -90,10 +91,13 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 def lock(path: Path, wait: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`. The kernel releases it when the process ends, for whatever reason.
 
-    wait: wait for another process that holds the lock, instead of raising RunBusy.
+    wait: wait for another process that holds the lock, instead of raising RunBusy. Raises OSError for a symbolic link,
+    which would be written through.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as f:
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "a symbolic link where the file of a lock belongs; remove it", str(path))
+    with open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as f:
         try:
             fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as e:

@@ -113,6 +113,16 @@ def test_a_run_that_another_process_finishes_is_done(finished, hold, capfd):
     assert outcome.status == "done" and folder.done and "epoch 1/1" not in capfd.readouterr().out
 
 
+def test_a_finished_grid_in_a_folder_that_cannot_be_written_prints_its_table(finished, tmp_path, capfd, monkeypatch):
+    runs, access = tmp_path / "runs", os.access
+    monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and runs not in (path, *path.parents))
+    assert main(["bench", *finished]) == 0
+    assert "| Student " in capfd.readouterr().out
+    assert main(["bench", *finished, "kd.temperature=2"]) == 2
+    assert f"error: runs={runs}: {runs} is not writable; give another folder\n" in capfd.readouterr().err
+    assert len(list(runs.glob("npz/*/kd/*"))) == 1
+
+
 def test_commands_at_once_finish_with_status_0_and_never_mix_their_metrics(tiny, tmp_path):
     """The second has another method, and waits for the teacher that the first trains."""
     processes = [

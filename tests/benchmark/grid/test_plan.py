@@ -2,6 +2,8 @@
 
 import dataclasses
 import shutil
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -281,6 +283,32 @@ def test_a_teacher_below_the_bound_is_rejected_and_its_students_are_not_trained(
     assert all("less than the 100.00 % of teacher.min_top1" in o.reason for o in outcomes[:2])
     runs = student_runs(plan)
     assert runs["ce"].folder.done and not runs["kd"].folder.path.exists()
+
+
+def test_options_that_do_not_suit_the_momentum_are_refused_before_any_training(finished):
+    words = [*finished, "methods=dot", "dot.delta=0.2"]
+    with pytest.raises(UserError, match=r"dot on .*: delta is 0.2: with a momentum of 0.9 it must be at most 0.1"):
+        plan_of(words)
+    assert plan_of([*words, "recipe.momentum=0.5"])
+
+
+def test_an_import_waits_for_another_process_that_imports_the_same(finished, tmp_path):
+    teacher = plan_of(finished).teachers["resnet14"].folder
+    words = [*finished, f"teacher.checkpoint={teacher.weights}"]
+    imported, taken, ended = plan_of(words).teachers["resnet14"].folder, threading.Event(), []
+
+    def another_process() -> None:
+        with imported.lock():
+            taken.set()
+            time.sleep(0.5)
+            ended.append(True)
+
+    thread = threading.Thread(target=another_process)
+    thread.start()
+    taken.wait()
+    plan_of(words)
+    assert ended
+    thread.join()
 
 
 def test_a_checkpoint_is_imported_once_and_its_content_is_the_identity(finished, tmp_path):

@@ -119,3 +119,11 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_own(tmp_path):
         process.join()
     with RunFolder(tmp_path).lock():  # released by the kernel
         pass
+
+
+def test_a_link_in_the_place_of_a_lock_is_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="a symbolic link where the file of a lock belongs"):
+        RunFolder(tmp_path / "run").lock().__enter__()
+    assert not (tmp_path / "elsewhere").exists()
