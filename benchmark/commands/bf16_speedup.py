@@ -21,7 +21,7 @@ from benchmark.grid.build import build_method, to_device
 from benchmark.grid.executors import Processes
 from benchmark.grid.identity import network_recipe
 from benchmark.teacher.outputs import TeacherOutputs
-from benchmark.training import capture
+from benchmark.training import capture, graphs
 from benchmark.training.hardware import Hardware
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
@@ -96,7 +96,7 @@ def _sampler(config: Config, hardware: Hardware, network: str, batch_size: int, 
     outputs = TeacherOutputs(None, method.requires, loader, device=device, precision=precision)
     with seeded(network, 0):
         student = to_device(networks.build(network, CLASSES), device)
-    schedule, graph = Schedule.from_recipe(recipe), capture.SINGLE_GRAPH if hardware.graphs else None
+    schedule, graph = Schedule.from_recipe(recipe), graphs.SINGLE_GRAPH if hardware.graphs else None
     trainer = Trainer(student.train(), method, outputs, schedule, capture=graph)
     batch = next(loader.epoch(1))
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -23,7 +23,7 @@ from benchmark.grid.build import build_method, method_requirements, to_device
 from benchmark.grid.identity import network_recipe
 from benchmark.teacher.cache import cacheable_kinds
 from benchmark.teacher.outputs import TeacherOutputs
-from benchmark.training import capture
+from benchmark.training import capture, graphs
 from benchmark.training.hardware import Hardware
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
@@ -138,7 +138,7 @@ class SpeedHarness:
         )
         trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
-            compiled=self.hardware.compiled, capture=capture.SINGLE_GRAPH if self.hardware.graphs else None,
+            compiled=self.hardware.compiled, capture=graphs.SINGLE_GRAPH if self.hardware.graphs else None,
         )  # fmt: skip
         trainer.prepare_method(FEATURE_IMAGES)
         return trainer
@@ -159,7 +159,8 @@ class SpeedHarness:
             for cache, line in zip(outputs.caches, lines, strict=True):
                 if cache is None:
                     print(line, file=sys.stderr)
-            for batch in itertools.islice(batches(trainer.loader, views), self.steps):
+            # prefetching reads whole groups of batches
+            for batch in itertools.islice(batches(trainer.loader, views), self.steps + outputs.batches_at_once):
                 outputs.lookup(batch)
         stream = outputs.prefetch(batches(trainer.loader, views), trainer.watch)
         return TimedLoop(lambda: trainer.step(*next(stream)), steps_per_sample=self.steps_per_sample), trainer
@@ -175,7 +176,7 @@ class SpeedHarness:
         if not self.hardware.graphs or not passes:
             return TimedLoop(step, steps_per_sample=self.steps_per_sample)
         step()
-        replay = capture.SINGLE_GRAPH(step, batch.generator)
+        replay = graphs.SINGLE_GRAPH(step, batch.generator)
         # the loop holds the batch, whose memory the captured step reads
         return TimedLoop(lambda: (replay(), batch), steps_per_sample=self.steps_per_sample)
 

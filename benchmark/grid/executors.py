@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from benchmark.console import protect_streams
-from benchmark.training.capture import SINGLE_GRAPH, Capture
+from benchmark.training.graphs import SINGLE_GRAPH, Capture
 
 
 class Executor(Protocol):

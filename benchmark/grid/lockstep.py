@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 
-from benchmark.training.capture import Branch, Capture, CaptureError, capture_branches
+from benchmark.training.graphs import Branch, Capture, CaptureError, capture_branches
 
 CaptureBranches = Callable[[Sequence[Branch]], tuple[Callable[[], None], list[Any]]]
 

@@ -28,8 +28,8 @@ from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.tracking import Tracked, Tracking
 from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save, save_outputs
 from benchmark.teacher.outputs import TeacherOutputs
-from benchmark.training.capture import SINGLE_GRAPH, Capture
 from benchmark.training.evaluation import Diverged, Evaluator, count_parameters, inference_parameters
+from benchmark.training.graphs import SINGLE_GRAPH, Capture
 from benchmark.training.hardware import versions
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer

@@ -61,7 +61,7 @@ class TeacherOutputs:
         self.network = None if teacher is None else cast_frozen_weights(teacher, precision)
         self.caches: list[TeacherCache | None] = [None] * requires.views
         self.fill_batch = evaluation_batch_size(device, loader.image_size)
-        self._batches_at_once = max(1, self.fill_batch // loader.batch_size)
+        self.batches_at_once = max(1, self.fill_batch // loader.batch_size)
         self._rows_missing = True  # until an epoch has computed none
 
     # ------------------------------------------------------------ one batch
@@ -130,7 +130,7 @@ class TeacherOutputs:
         while True:
             fills = self._rows_missing and any(cache is not None for cache in self.caches)
             with watch("data"):
-                group = list(itertools.islice(batches, self._batches_at_once if fills or self.device == "cuda" else 1))
+                group = list(itertools.islice(batches, self.batches_at_once if fills or self.device == "cuda" else 1))
             if not group:
                 return
             computed = self._rows_computed()
@@ -202,7 +202,7 @@ class TeacherOutputs:
         if missing < SMALL_CACHE * self.fill_batch:
             return False, " (it is small)"
         seconds_ahead = self.seconds_per_row(cache.needs, self.fill_batch)
-        seconds_on_use = self.seconds_per_row(cache.needs, self.loader.batch_size * self._batches_at_once)
+        seconds_on_use = self.seconds_per_row(cache.needs, self.loader.batch_size * self.batches_at_once)
         distinct = expected_distinct_views(outcomes, visits)
         reason = f": {visits} visits of an image see {distinct:.0f} of its {outcomes} views"
         return should_prefill(outcomes, visits, seconds_ahead, seconds_on_use), reason

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from benchmark.networks import Network
 from benchmark.networks.base import LOGITS
 from benchmark.teacher.outputs import CachedOutputs, TeacherOutputs
-from benchmark.training.capture import Capture, GraphedStep, StepResult
+from benchmark.training.capture import GraphedStep, StepResult
 from benchmark.training.evaluation import Diverged, autocast
+from benchmark.training.graphs import Capture
 from benchmark.training.stopwatch import Stopwatch
 from methods.contract import Batch, Method, Needs, Outputs, Term, check_terms
 

@@ -80,12 +80,15 @@ def test_several_jobs_leave_the_measurement_to_another_process(monkeypatch):
 def test_a_captured_step_is_what_is_timed_where_training_captures(monkeypatch):
     captured, replays = [], []
 
-    def capture(step, _):
-        captured.append(True)
-        return lambda: replays.append(True), step()
+    class Recorded:
+        stream = None
 
-    monkeypatch.setattr("benchmark.training.capture.cuda_graph", capture)
-    monkeypatch.setattr("benchmark.training.capture.capture_stream", lambda: None)
+        def __call__(self, step, _):
+            captured.append(True)
+            result = step()
+            return lambda: (replays.append(True), result)[1]
+
+    monkeypatch.setattr("benchmark.training.graphs.SINGLE_GRAPH", Recorded())
     sample = measurement._sampler(small(), Hardware("cpu", 1, False, True), "resnet8", 8, "fp32")
     assert len(captured) == 1 and len(replays) >= 1
     before = len(replays)

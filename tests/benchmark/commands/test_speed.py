@@ -202,9 +202,9 @@ def test_the_teacher_s_passes_are_captured_where_steps_are(harness, monkeypatch)
 
     def capture(step, _):
         captured = step()
-        return lambda: replays.append(captured), None
+        return lambda: replays.append(captured)
 
-    monkeypatch.setattr("benchmark.training.capture.cuda_graph", capture)
+    monkeypatch.setattr("benchmark.training.graphs.SINGLE_GRAPH", capture)
     loop = harness.teacher_loop(trainer)
     loop.run(2, harness.wait)
     assert [list(captured[0].maps) for captured in replays] == [[2], [2]]

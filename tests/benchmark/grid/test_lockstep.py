@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmark.grid.lockstep import Lockstep
-from benchmark.training.capture import SINGLE_GRAPH, CaptureError
+from benchmark.training.graphs import SINGLE_GRAPH, CaptureError
 from tests.benchmark.training.test_capture import METHODS, assert_close, assert_same, deterministic, record, train
 from tests.benchmark.training.trainers import build_trainer, no_progress, tiny_dataset
 

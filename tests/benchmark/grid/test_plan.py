@@ -22,6 +22,7 @@ from benchmark.grid.run import execute
 from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunStatus
+from benchmark.training.graphs import SINGLE_GRAPH
 from methods.ce import CE
 from tests.benchmark.grid.test_run import flip_weight, truncate
 from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
@@ -356,6 +357,8 @@ def test_jobs_that_share_a_gpu_without_mps_are_reported(finished, tmp_path, monk
 
 class RecordingExecutor:
     """Records the order of submission. Trains teachers here, nothing else; loses runs of the method `lost`."""
+
+    capture = SINGLE_GRAPH
 
     def __init__(self, lost: str = "") -> None:
         self.order: list[str] = []

@@ -14,7 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmark.training.capture import SINGLE_GRAPH, WARMUP_STEPS, CaptureError
+from benchmark.training.capture import WARMUP_STEPS
+from benchmark.training.graphs import SINGLE_GRAPH, CaptureError
 from benchmark.training.trainer import Schedule
 from methods.crd import CRD
 from tests.benchmark.training.trainers import METHODS, SCHEDULE, all_epochs, build_trainer, no_progress, tiny_dataset
@@ -161,7 +162,7 @@ def test_a_failed_capture_reports_its_cause_and_the_remedy(monkeypatch):
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", MagicMock())
     monkeypatch.setattr("torch.cuda.graph", Ill)
-    monkeypatch.setattr("benchmark.training.capture.capture_stream", lambda: None)
+    monkeypatch.setattr("benchmark.training.graphs.capture_stream", lambda: None)
     with pytest.raises(CaptureError, match=r"stream is capturing\): it must not .* with cuda_graph=false"):
         SINGLE_GRAPH(reads, torch.Generator())
 
