@@ -20,6 +20,7 @@ from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import SELECTIONS, read_json
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
+from benchmark.training.hardware import visible_gpus
 
 # keys that change neither a run's identity, but for its seed, nor therefore what a selection of runs is
 NOT_IN_IDENTITIES = (
@@ -48,11 +49,15 @@ def run(words: Sequence[str]) -> int:
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
-    """Train the missing runs, one after another or `jobs` at a time; return how they ended."""
-    jobs = plan.config.jobs
-    if jobs == 1:
+    """Train the missing runs, one after another or `jobs` at a time, on each of several GPUs; return how they ended."""
+    jobs, hardware = plan.config.jobs, plan.settings.hardware
+    gpus = visible_gpus(hardware.device)
+    if len(gpus) < 2 and jobs == 1:
         return execution.run_plan(plan, tracking)
-    with Lockstep(jobs) if plan.settings.hardware.graphs else Processes(jobs) as executor:
+    if len(gpus) < 2 and hardware.graphs:
+        with Lockstep(jobs) as executor:
+            return execution.run_plan(plan, tracking, executor)
+    with Processes(jobs, gpus if len(gpus) > 1 else ()) as executor:
         return execution.run_plan(plan, tracking, executor)
 
 

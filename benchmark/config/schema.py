@@ -108,7 +108,8 @@ class Config:
     threads: int = integer(0)  # CPU threads of a run; 0: all cores, shared by the jobs
     compile: bool = boolean()  # torch.compile for the student's forward pass, the losses and the live teacher
     cuda_graph: bool | None = boolean()  # capture training steps as CUDA graphs; null: on a GPU
-    jobs: int = integer(1)  # runs trained side by side: in one process where steps are captured, else in processes
+    # runs trained side by side, on each of several GPUs: in one process where one GPU captures steps, else in processes
+    jobs: int = integer(1)
     evaluate_every: int = integer(1)  # epochs between two evaluations, counted back from the last
     runs: str = option()
     reports: str = option()

@@ -4,9 +4,11 @@
 """
 
 import multiprocessing
+import os
+import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -42,16 +44,23 @@ class Serial:
 
 
 class Processes:
-    """Runs up to `jobs` functions at a time, each in a fresh process.
+    """Runs up to `jobs` functions at a time, or on each GPU, each in a fresh process.
 
+    gpus: entries of CUDA_VISIBLE_DEVICES; each process sees one of them, and each is used by up to `jobs` processes.
     A process that dies fails only its own future. Use it as a context manager: leaving the context by an exception
     terminates the running processes and cancels the functions that wait.
     """
 
     capture: Capture = SINGLE_GRAPH
 
-    def __init__(self, jobs: int) -> None:
-        self._threads = ThreadPoolExecutor(jobs)
+    def __init__(self, jobs: int, gpus: Sequence[str] = ()) -> None:
+        self._places: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()  # environment of a process
+        for _ in range(jobs):  # the first processes go to different GPUs
+            for gpu in gpus:
+                self._places.put({"CUDA_VISIBLE_DEVICES": gpu})
+            if not gpus:
+                self._places.put({})
+        self._threads = ThreadPoolExecutor(self._places.qsize())
         self._running: set[BaseProcess] = set()
         self._stopped, self._lock = False, threading.Lock()
 
@@ -72,10 +81,17 @@ class Processes:
         self._threads.shutdown(wait=True)
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        environment = self._places.get()
+        try:
+            return self._run_at(environment, function, args)
+        finally:
+            self._places.put(environment)
+
+    def _run_at(self, environment: Mapping[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         # spawned, not forked: neither CUDA nor torch's thread pools survive a fork
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_run_and_send, args=(sender, function, args), daemon=True)
+        process = context.Process(target=_run_and_send, args=(sender, environment, function, args), daemon=True)
         with self._lock:
             if self._stopped:
                 raise CancelledError
@@ -96,7 +112,10 @@ class Processes:
         return result
 
 
-def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _run_and_send(
+    pipe: Connection, environment: Mapping[str, str], function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    os.environ.update(environment)  # before CUDA starts, which it does at its first use
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it with SIGTERM
     protect_streams()

@@ -17,7 +17,7 @@ from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
-from benchmark.grid import precision
+from benchmark.grid import precision, resources
 from benchmark.grid.build import check_momentum, method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import (
     TRAINING_SPLIT,
@@ -199,19 +199,21 @@ class Plan:
 
     def _setting_lines(self) -> list[str]:
         config, hardware = self.config, self.settings.hardware
-        jobs = f", {config.jobs} runs at a time" if config.jobs > 1 else ""
+        computing = ", ".join(
+            filter(None, (f"precision {config.precision}", resources.describe_jobs(config, hardware)))
+        )
         lines = [
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
             f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}{self._teacher_images()}",
-            f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), precision {config.precision}{jobs}",
+            f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), {computing}",
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]
         if config.precision == "auto":
             lines += precision.describe(self.precisions, self.settings.runs)
         if not self.dataset.fingerprint:
             lines.append(f"{self.dataset.name} is not in {config.data} and will be downloaded")
-        processes = config.jobs > 1 and not hardware.graphs
+        processes = config.jobs > 1 and hardware.side_by_side == 1
         if hardware.device == "cuda" and processes and not nvidia_mps_is_running():
             lines.append("without MPS the runs take turns on the GPU, which saves little: nvidia-cuda-mps-control -d")
         return lines

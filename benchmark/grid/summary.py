@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from benchmark.grid import estimate
 from benchmark.grid.estimate import CacheSizes, StepTimes
 from benchmark.grid.plan import Plan, is_finished
+from benchmark.grid.resources import runs_at_a_time
 from benchmark.grid.training_run import TrainingRun
 from benchmark.progress import duration
 from benchmark.runs.folder import RunFolder
@@ -159,7 +160,8 @@ def _notes(plan: Plan, summaries: list[PairSummary], times: StepTimes) -> Iterat
     )
     untimed = sum(summary.untimed for summary in summaries)
     if times.seconds:
-        side_by_side = f"; {plan.config.jobs} run at a time" if plan.config.jobs > 1 else ""
+        runs = runs_at_a_time(plan.config, plan.settings.hardware)
+        side_by_side = f"; {runs} run at a time" if runs > 1 else ""
         yield f"Hours: by {times.origin} on this hardware, of runs one after another{side_by_side}."
     if untimed:
         pair = plan.config.pair[0]

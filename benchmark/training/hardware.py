@@ -29,8 +29,8 @@ class Hardware:
 
     @staticmethod
     def resolve(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Hardware":
-        """Resolve `auto`, 0 and None where `jobs` runs train at a time: in one process where steps are captured, else
-        in processes that share the cores.
+        """Resolve `auto`, 0 and None where `jobs` runs train at a time, or that many on each of several GPUs: in one
+        process where one GPU captures their steps, else in processes that share the cores.
 
         Raises UserError where there is no such GPU, where there are fewer cores than `threads`, no compiler for
         `compiled`, or no GPU for `graphs`.
@@ -48,8 +48,9 @@ class Hardware:
         if graphs and device == "cpu":
             raise UserError("cuda_graph=true: training runs on the CPU here, and only a GPU captures steps")
         graphs = device == "cuda" if graphs is None else graphs
+        gpus = len(visible_gpus(device))
         available = min(torch.get_num_threads(), usable_cores())  # torch counts physical cores or OMP_NUM_THREADS
-        processes, side_by_side = (1, jobs) if graphs else (jobs, 1)
+        processes, side_by_side = (1, jobs) if graphs and gpus < 2 else (jobs * max(gpus, 1), 1)
         return Hardware(device, threads or max(1, available // processes), compiled, graphs, side_by_side)
 
     def prepare(self) -> None:
@@ -89,6 +90,14 @@ def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     except (OSError, ValueError, ZeroDivisionError):  # no cgroups, or the quota is "max": unlimited
         return bound
     return min(bound, cores) if cores > 0 else bound  # -1 is unlimited in version 1
+
+
+def visible_gpus(device: str) -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none for the device `cpu`."""
+    if device != "cuda":
+        return []
+    count, names = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return ([name.strip() for name in names.split(",")] if names else [str(i) for i in range(count)])[:count]
 
 
 def nvidia_mps_is_running() -> bool:

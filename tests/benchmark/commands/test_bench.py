@@ -16,9 +16,10 @@ import pytest
 import torch
 
 from benchmark.__main__ import main
+from benchmark.commands import bench as bench_command
 from benchmark.grid import execution
 from tests.conftest import ROOT
-from tests.helpers import bench, plan_of, same, student_runs, trained
+from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -37,6 +38,36 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
         time.sleep(0.02)
+
+
+# ------------------------------------------------------------ executors
+
+
+@pytest.mark.parametrize(
+    ("gpus", "graphs", "jobs", "executor"),
+    [
+        ([], False, 1, None),
+        ([], False, 3, ("Processes", 3, ())),
+        (["0"], True, 1, None),
+        (["0"], True, 3, ("Lockstep", 3)),
+        (["0"], False, 3, ("Processes", 3, ())),
+        (["4", "5"], True, 1, ("Processes", 1, ["4", "5"])),
+        (["4", "5"], True, 3, ("Processes", 3, ["4", "5"])),
+    ],
+)
+def test_runs_are_spread_over_gpus_or_side_by_side_on_one_whose_steps_are_captured(
+    finished, monkeypatch, gpus, graphs, jobs, executor
+):
+    plan = plan_of(finished)
+    hardware = dataclasses.replace(plan.settings.hardware, graphs=graphs)
+    plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, hardware=hardware))
+    plan.config.jobs = jobs
+    used = []
+    monkeypatch.setattr(bench_command, "visible_gpus", lambda _: gpus)
+    for name in ("Lockstep", "Processes"):
+        monkeypatch.setattr(bench_command, name, lambda *args, name=name: contextlib.nullcontext((name, *args)))
+    monkeypatch.setattr(bench_command.execution, "run_plan", lambda _, __, executor=None: used.append(executor) or [])
+    assert bench_command.train(plan, tracking_of(plan)) == [] and used == [executor]
 
 
 # ------------------------------------------------------------ interruption and concurrency

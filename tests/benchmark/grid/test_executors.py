@@ -47,6 +47,19 @@ def test_at_most_jobs_processes_run_at_once(tmp_path):
         assert pool.submit(meet, tmp_path, "b", 0).result() != first.result()
 
 
+def gpu_seen_with_others(folder: Path, name: str) -> str:
+    meet(folder, name, 3)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_processes_are_spread_over_the_gpus_and_each_sees_one(tmp_path):
+    with Processes(2, ["3", "GPU-5f"]) as pool:
+        futures = [pool.submit(gpu_seen_with_others, tmp_path, name) for name in "abcd"]
+        assert sorted(future.result() for future in futures) == ["3", "3", "GPU-5f", "GPU-5f"]
+        assert pool.submit(gpu_seen_with_others, tmp_path, "e").result() in ("3", "GPU-5f")
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
 def test_a_process_that_dies_fails_only_its_future(tmp_path):
     with Processes(2) as pool:
         dead, failed, healthy = pool.submit(die, signal.SIGKILL), pool.submit(fail), pool.submit(meet, tmp_path, "a", 0)

@@ -9,7 +9,7 @@ import torch
 
 from benchmark.errors import UserError
 from benchmark.training import hardware
-from benchmark.training.hardware import Hardware
+from benchmark.training.hardware import Hardware, visible_gpus
 
 COUNT_PAGE_FAULTS = """
 import resource, torch
@@ -99,6 +99,34 @@ def test_processors_of_one_name_are_told_apart_by_their_model(monkeypatch, tmp_p
     cpu = Hardware("cpu", 1, False, False)
     assert (cpu.name, cpu.model) == ("AMD EPYC", "AuthenticAMD 26 2 1") and Hardware("cuda", 1, False, True).model == ""
     assert missing == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus"),
+    [(None, ["0", "1", "2"]), ("", ["0", "1", "2"]), ("7, GPU-a,4", ["7", "GPU-a", "4"]), ("1,0,5,6", ["1", "0", "5"])],
+)
+def test_visible_gpus_keep_the_names_that_the_process_was_started_with(monkeypatch, setting, gpus):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", setting)
+    assert visible_gpus("cuda") == gpus and visible_gpus("cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "graphs", "threads", "side_by_side"), [(3, None, 4, 1), (1, None, 24, 2), (1, False, 12, 1)]
+)
+def test_jobs_share_a_process_on_one_gpu_with_captured_steps_and_the_cores_otherwise(
+    monkeypatch, gpus, graphs, threads, side_by_side
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 24)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 64)
+    resolved = Hardware.resolve("auto", 0, 2, False, graphs)
+    assert (resolved.threads, resolved.side_by_side) == (threads, side_by_side)
 
 
 @pytest.mark.parametrize("gpu", [True, False])
