@@ -85,8 +85,9 @@ def _move(folder: Path, source: Path, target: Path) -> Path:
         raise UserError(f"{destination} exists: remove it, or {folder}, first")
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with RunFolder(folder).lock():
+        with RunFolder(folder).lock() as held:
             os.rename(folder, destination)
+            held.follow(destination)
     except RunBusy as e:
         raise UserError(f"{relative} is in training: stop it first") from e
     for parent in relative.parents:  # leave no empty folders behind

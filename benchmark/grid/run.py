@@ -70,6 +70,8 @@ def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: 
             except Diverged as e:
                 folder.set_status(RunStatus.DIVERGED, str(e))
                 return Outcome(run.name, RunStatus.DIVERGED, str(e))
+            except RunBusy:  # another host has taken over the folder, which this process must leave alone
+                raise
             except (Exception, SystemExit) as e:  # a method may call sys.exit
                 return Outcome(run.name, RunStatus.FAILED, _record_failure(folder, e))
             return Outcome(run.name, RunStatus.DONE)

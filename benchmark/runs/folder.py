@@ -23,7 +23,7 @@ Files of a run folder:
     wandb.json         id and address of the run at W&B
     tensorboard/       event files, where the tracker is TensorBoard
     tracking.json      what a tracker failed to record
-    lock               held (flock) by the process that writes the run
+    lock, lock.<n>     held by the process that writes the run (`benchmark.runs.locks`)
 
 A run whose status is "running" while its lock is free was interrupted; the same command resumes it. A "skipped" run was
 not trained, because its method does not support the pair.
@@ -31,26 +31,28 @@ not trained, because its method does not support the pair.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import yaml
 
+from benchmark.runs import locks
+from benchmark.runs.locks import HeldLock, lock
+from benchmark.runs.locks import RunBusy as RunBusy  # part of this module, too
 from benchmark.runs.reading import read_bytes, read_json
 from benchmark.runs.record import RunConfig, RunRecord, RunStatus, StatusRecord, checksum
 
 SELECTIONS = "selections"  # folder of reports that records which runs and which command made each file
 LARGEST_EPOCH = 10**9  # a larger one is a mistake
-
-
-class RunBusy(Exception):
-    """Raised when another process holds the run."""
+TRANSIENT = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # of file servers
+RENAME_ATTEMPTS = 3
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -72,13 +74,13 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     Where writing fails, `path` is unchanged. An OSError names the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.part")  # hosts may share the folder
     try:
         with open(part, "wb") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.replace(part, path)
+        _replace(part, path)
     except OSError as e:
         if e.errno is not None and e.filename is None:  # the error of a full disk lacks the file name
             e.filename = str(path)
@@ -87,22 +89,24 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def lock(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`. The kernel releases it when the process ends, for whatever reason.
+def _replace(part: Path, path: Path) -> None:
+    """Rename a file to `path`. A file server that fails for a moment is asked again.
 
-    wait: wait for another process that holds the lock, instead of raising RunBusy. Raises OSError for a symbolic link,
-    which would be written through.
+    Where the answer to a rename is lost, it is repeated and finds no file: `path` is then the renamed one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_symlink():
-        raise OSError(errno.ELOOP, "a symbolic link where the file of a lock belongs; remove it", str(path))
-    with open(path, "a", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as f:
+    renamed = os.stat(part).st_ino
+    for attempt in range(1, RENAME_ATTEMPTS + 1):
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as e:
-            raise RunBusy(f"another process is writing {path.parent}") from e
-        yield
+            os.replace(part, path)
+            return
+        except FileNotFoundError:
+            if not os.path.exists(path) or os.stat(path).st_ino != renamed:
+                raise
+            return
+        except OSError as e:
+            if e.errno not in TRANSIENT or attempt == RENAME_ATTEMPTS:
+                raise
+            time.sleep(attempt)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -154,6 +158,7 @@ class RunFolder:
 
     def set_status(self, status: RunStatus, reason: str = "") -> None:
         """Write the status, and the reason for it."""
+        locks.verify(self._lock)
         write_json(self.path / "status.json", StatusRecord(status, reason).to_json())
 
     @property
@@ -163,6 +168,7 @@ class RunFolder:
 
     def write_record(self, record: RunRecord) -> None:
         """Write the result, with a checksum by which a later change is noticed."""
+        locks.verify(self._lock)
         content = _finite(record.to_json())
         write_json(self.path / "result.json", {**content, "checksum": checksum(content)})
 
@@ -182,12 +188,17 @@ class RunFolder:
         usable = record.problem is None and record.sha256 is not None
         return usable and self.status == RunStatus.DONE and self.weights.is_file()
 
-    def lock(self, wait: bool = False) -> contextlib.AbstractContextManager[None]:
+    @property
+    def _lock(self) -> Path:
+        return self.path / "lock"
+
+    def lock(self, wait: bool = False) -> contextlib.AbstractContextManager[HeldLock]:
         """Hold the run for writing. Raises RunBusy where another process holds it, unless it is to be waited for."""
-        return lock(self.path / "lock", wait)
+        return lock(self._lock, wait)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Add one epoch to metrics.jsonl."""
+        """Add one epoch to metrics.jsonl. Raises RunBusy where another host has taken over the lock."""
+        locks.verify(self._lock)
         with open(self.path / "metrics.jsonl", "a") as f:
             f.write(json.dumps(_finite(line)) + "\n")
             f.flush()
