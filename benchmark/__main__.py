@@ -63,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as e:  # a folder that is not writable, or a full disk
         print(f"error: {describe_os_error(e)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
+        if e.args:  # of an executor whose runs go on
+            print(f"\n{e}", file=sys.stderr)
+            return INTERRUPTED
         effect = "starts again" if command == "speed" else "continues after the last finished epoch"
         print(f"\nstopped; the same command {effect}", file=sys.stderr)
         return INTERRUPTED

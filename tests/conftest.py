@@ -21,8 +21,17 @@ FINISHED = ["methods=ce,kd", "recipe.epochs=1"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--update-golden`."""
+    """Add `--update-golden` and `--cluster`."""
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
+    parser.addoption("--cluster", action="store_true", help="run all tests on a real Slurm and Ray, which take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the slow tests on clusters, unless they are asked for."""
+    if not config.getoption("--cluster"):
+        for item in items:
+            if item.get_closest_marker("cluster"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: give --cluster"))
 
 
 @pytest.fixture

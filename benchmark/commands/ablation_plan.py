@@ -99,6 +99,10 @@ class AblationPlan(Plan):
             return []
         return list({r.relative_path: r for _, s in self._settings_of(teacher) for r in s.runs(teacher)}.values())
 
+    def awaiting(self, teacher: str) -> list[TrainingRun]:
+        """Return no runs: the settings of an ablation are planned once their teacher is trained."""
+        return []
+
     def students_alone(self) -> list[TrainingRun]:
         """Return the runs of settings whose method reads no teacher, each once."""
         if self.teachers_only:

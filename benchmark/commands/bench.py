@@ -16,6 +16,9 @@ from benchmark.grid import plan as grid
 from benchmark.grid.executors import Processes
 from benchmark.grid.lockstep import Lockstep
 from benchmark.grid.plan import Plan
+from benchmark.grid.queued import run_queued_plan
+from benchmark.grid.ray_cluster import RayCluster
+from benchmark.grid.slurm import SlurmQueue
 from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import SELECTIONS, read_json
 from benchmark.runs.record import RunStatus
@@ -24,8 +27,8 @@ from benchmark.training.hardware import visible_gpus
 
 # keys that change neither a run's identity, but for its seed, nor therefore what a selection of runs is
 NOT_IN_IDENTITIES = (
-    "seeds", "jobs", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data", "tracker",
-    "teacher.cache_gb", "evaluate_every",
+    "seeds", "jobs", "executor", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data",
+    "tracker", "teacher.cache_gb", "teacher.cache_dir", "evaluate_every",
 )  # fmt: skip
 
 
@@ -49,8 +52,16 @@ def run(words: Sequence[str]) -> int:
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
-    """Train the missing runs, one after another or `jobs` at a time, on each of several GPUs; return how they ended."""
-    jobs, hardware = plan.config.jobs, plan.settings.hardware
+    """Train the missing runs by the configured executor; return how they ended.
+
+    The local one trains one run after another, or `jobs` at a time, on each of several GPUs.
+    """
+    jobs, hardware, executor = plan.config.jobs, plan.settings.hardware, plan.config.executor
+    if executor.name == "slurm":
+        return run_queued_plan(plan, tracking, SlurmQueue(executor, plan.settings.runs))
+    if executor.name == "ray":
+        with RayCluster(executor) as cluster:
+            return execution.run_plan(plan, tracking, cluster)
     gpus = visible_gpus(hardware.device)
     if len(gpus) < 2 and jobs == 1:
         return execution.run_plan(plan, tracking)

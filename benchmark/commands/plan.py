@@ -9,6 +9,7 @@ from benchmark.config.references import describe_additions, with_references
 from benchmark.config.schema import Config, PlanOptions
 from benchmark.data import outline
 from benchmark.data.datasets import Dataset
+from benchmark.errors import UserError
 from benchmark.grid import estimate, summary
 from benchmark.grid import plan as grid
 from benchmark.grid.identity import dataset_of_earlier_run
@@ -20,6 +21,8 @@ def run(words: Sequence[str]) -> int:
     """Print the plan; return the exit status."""
     options, overrides = load_options("plan", PlanOptions, words)
     config = load_config(overrides, dotted_names(PlanOptions), references=True)
+    if options.probe and config.executor.name != "local":
+        raise UserError("probe=true times steps on this machine, the runs would be on another: leave out executor=")
     measure, outline_of_data = _measure_if_asked(options), _outline(config, grid.teacher_train_size(config, overrides))
     plan = grid.make_plan(with_references(config), overrides, outline_of_data, measure=measure)
     print(describe_additions(config) + plan.text(), flush=True)

@@ -57,6 +57,8 @@ def run(words: Sequence[str]) -> int:
     options, overrides = load_options("speed", SpeedOptions, words)
     overrides = [*overrides, f"profile={options.profile}"]
     config = load_config(overrides, dotted_names(SpeedOptions))
+    if config.executor.name != "local":
+        raise UserError("speed times this machine: leave out executor=")
     if config.dataset.mean is None or config.dataset.std is None:
         raise UserError(f"speed reads no images, so {config.dataset.name} needs dataset.mean= and dataset.std=")
     written = []

@@ -78,6 +78,8 @@ def plan_tuning(words: Sequence[str]) -> Tuning:
         raise UserError(f"tune takes one pair, not {', '.join(config.pair)}: weights are chosen for a pair")
     if config.jobs > 1:
         raise UserError("tune trains one run at a time, since pruning watches it: leave jobs at 1")
+    if config.executor.name != "local":
+        raise UserError("tune trains on this machine, since pruning watches each run: leave out executor=")
     overrides = hold_out_validation(config, overrides)
     plan = grid.make_plan(config, overrides, measure=bf16_speedup)
     method = next(iter(plan.methods.values()))

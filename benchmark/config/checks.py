@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config.schema import ALL_IMAGES, DATASETS, USER_DATASETS, DatasetConfig, TeacherConfig
+from benchmark.config import files
+from benchmark.config.schema import ALL_IMAGES, DATASETS, USER_DATASETS, Config, DatasetConfig, TeacherConfig
 from benchmark.errors import UserError, nearest
 from methods.options import violations
 
@@ -17,6 +19,7 @@ DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED_NAMES = (
     "ablations",
     "all",
+    "slurm",
     "tensorboard",
     "trackio",
     "tuning",
@@ -89,6 +92,27 @@ def check_writable(key: str, path: Path) -> None:
 
 def _existing(path: Path) -> Path:
     return next(p for p in (path.absolute(), *path.absolute().parents) if os.path.exists(p))
+
+
+def check_executor(config: Config) -> None:
+    """Raise UserError for a key of another executor, and for resources that contradict the device."""
+    executor, name = config.executor, config.executor.name
+    path = files.CONF / "executor" / f"{name}.yaml"
+    keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key, value in vars(executor).items():
+        if value is not None and key not in keys:
+            raise UserError(f"executor.{key} is not a key of executor={name}{nearest(key, keys)}")
+    if name == "local":
+        return
+    if config.jobs > 1:
+        limit = "executor.array_parallelism" if name == "slurm" else "executor.cpus and executor.gpus"
+        raise UserError(f"jobs is of executor=local: with executor={name}, the runs at a time follow from {limit}")
+    if name == "slurm" and executor.gpus not in (0, 1):
+        raise UserError(f"executor.gpus is {executor.gpus}: on Slurm a run takes 0 or 1; only Ray shares a GPU")
+    if config.device == "cuda" and not executor.gpus:
+        raise UserError("device=cuda needs executor.gpus=1")
+    if config.device == "cpu" and executor.gpus:
+        raise UserError("device=cpu leaves a GPU unused: give executor.gpus=0")
 
 
 def one_line(e: BaseException) -> str:

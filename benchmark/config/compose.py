@@ -41,6 +41,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
     checks.check_dataset_name(config.dataset)
     checks.check_teacher_size(config.teacher)
+    checks.check_executor(config)
     config.pair = _expand_pairs(config.pair)
     config.methods = _expand_methods(config.methods)
     for key, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):

@@ -20,8 +20,9 @@ from benchmark.errors import UserError, nearest
 from methods.options import leaf_fields
 
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
-PATHS = ("runs", "reports", "data", "teacher.checkpoint", "dataset.file", "dataset.root")
-LITERALS = (*PATHS, "dataset.name")  # keys whose value is a text whatever it looks like
+PATHS = ("runs", "reports", "data", "teacher.checkpoint", "teacher.cache_dir", "dataset.file", "dataset.root")
+TEXTS = ("dataset.name", "executor.extra", "executor.setup")
+LITERALS = (*PATHS, *TEXTS)  # keys whose value is a text whatever it looks like
 MAX_SEEDS = 1000  # of a range; a longer one is a typing mistake
 SCALES = ("range", "log", "decade")  # sweeps whose values are computed
 

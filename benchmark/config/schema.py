@@ -26,6 +26,12 @@ MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networ
 MAX_IMAGE_SIZE = 1024  # a larger size is a typing mistake, for which memory would be allocated
 
 
+def _or_null(limited: Any) -> Any:
+    """Return a field that is null where a file of `conf/` leaves it out."""
+    limited.default = None
+    return limited
+
+
 @dataclass
 class Recipe:
     """Training recipe, shared by the teacher, the student alone and every method."""
@@ -53,6 +59,7 @@ class TeacherConfig:
     # held out for validation
     train_size: str | None = option()
     cache_gb: float = non_negative()  # largest cache of its outputs; 0: none, the teacher runs live
+    cache_dir: str | None = option()  # folder of the caches, such as $TMPDIR of a node; null: the teacher's own folder
     # minimum test accuracy in per cent; null: twice chance
     min_top1: float | None = bounded(at_least=0.0, at_most=100.0)
 
@@ -68,6 +75,26 @@ class TrackerConfig:
     init_timeout: float = positive()  # seconds to wait for W&B's server before continuing offline
     finish_timeout: float = positive()  # seconds that a tracker may take at the end of a run
     retry_timeout: float = positive()  # likewise for the second attempt
+
+
+@dataclass
+class ExecutorConfig:
+    """What executes the runs of a grid, and with which resources each. Keys of another executor stay null."""
+
+    name: str = one_of("local", "slurm", "ray")
+    cpus: int | None = _or_null(integer(1))  # cores of a run
+    gpus: float | None = _or_null(bounded(at_least=0.0, at_most=1.0))  # of a run; a share of one on Ray
+    minutes: int | None = _or_null(integer(1))  # time limit of a Slurm job
+    signal_s: int | None = _or_null(integer(1))  # seconds before it at which a run ends and is requeued
+    requeues: int | None = _or_null(integer(0))  # how often a run may reach it
+    partition: str | None = _or_null(option())
+    account: str | None = _or_null(option())
+    mem_gb: float | None = _or_null(positive())  # memory of a run
+    array_parallelism: int | None = _or_null(integer(1))  # most runs of a job array at a time
+    extra: str | None = _or_null(option())  # further options of sbatch
+    setup: str | None = _or_null(option())  # shell command before each run of a Slurm job
+    address: str | None = _or_null(option())  # of a Ray cluster; null: a local one is started
+    retries: int | None = _or_null(integer(0))  # of a run whose Ray node died
 
 
 @dataclass
@@ -103,6 +130,7 @@ class Config:
     method: dict[str, Any] = option()
     teacher: TeacherConfig = option()
     tracker: TrackerConfig = option()
+    executor: ExecutorConfig = option()
     precision: str = one_of("auto", "fp32", "bf16")
     device: str = one_of("auto", "cpu", "cuda")
     threads: int = integer(0)  # CPU threads of a run; 0: all cores, shared by the jobs

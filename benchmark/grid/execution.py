@@ -28,11 +28,10 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     students and a student after all others. Raises ValueError for a plan whose precision is still to be measured,
     UserError where runs are missing and their folder cannot be written.
     """
-    if undecided := [network for (_, network), precision in plan.precisions.items() if not precision.decided]:
-        raise ValueError(f"the precision of {undecided[0]} is not decided: the plan was made without a measurement")
+    check_precisions(plan)
     untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
     alone = plan.students_alone()
-    taught = [run for network in plan.teachers if network not in untrained for run in _taught(plan, network)]
+    taught = [run for network in plan.teachers if network not in untrained for run in taught_runs(plan, network)]
     diverged = [run for run in (*alone, *taught) if run.folder.status == RunStatus.DIVERGED]
     outcomes = [Outcome(run.name, RunStatus.DIVERGED, "in an earlier run") for run in diverged]
     alone, ready = ([run for run in runs if not is_finished(run)] for runs in (alone, taught))
@@ -40,7 +39,7 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     to_come += [key for network in untrained for key in plan.taught_keys(network) for _ in plan.config.seeds]
     if to_come:  # a finished grid may lie where nothing can be written
         checks.check_writable("runs", plan.settings.runs)
-    _make_pair_folders(plan)
+    make_pair_folders(plan)
     progress = Progress(len(to_come), time_left.of_plan(plan, to_come))
     futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
     futures_alone = _submit(alone, plan, tracking, progress, executor)
@@ -52,7 +51,7 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
         elif reason := plan.rejection_reason(network):
             outcomes.append(Outcome(outcome.name, RunStatus.FAILED, reason))
         else:
-            ready += [student for student in _taught(plan, network) if not is_finished(student)]
+            ready += [student for student in taught_runs(plan, network) if not is_finished(student)]
             continue
         if n := plan.run_count(network):
             outcomes.append(Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason))
@@ -70,12 +69,18 @@ def _once_free(run: TrainingRun, outcome: Outcome, tracking: Tracking, progress:
     return execute(run, tracking, progress, wait=True)
 
 
-def _taught(plan: Plan, teacher: str) -> list[TrainingRun]:
+def check_precisions(plan: Plan) -> None:
+    """Raise ValueError for a plan whose precision is still to be measured."""
+    if undecided := [network for (_, network), precision in plan.precisions.items() if not precision.decided]:
+        raise ValueError(f"the precision of {undecided[0]} is not decided: the plan was made without a measurement")
+
+
+def taught_runs(plan: Plan, teacher: str) -> list[TrainingRun]:
     """Return the runs that read a finished teacher's outputs."""
     return [run for run in plan.students(teacher) if run.teacher_run is not None]
 
 
-def _make_pair_folders(plan: Plan) -> None:
+def make_pair_folders(plan: Plan) -> None:
     """Create the folder of every pair that shares runs of a student alone, by which tables know the pair."""
     students = {run.network for run in plan.students_alone()}
     for teacher, student in plan.pairs:

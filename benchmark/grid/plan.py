@@ -70,6 +70,11 @@ class Plan:
         precision = self.precisions.get((role, network))
         return "" if precision is None else precision.value
 
+    def awaiting(self, teacher: str) -> list[TrainingRun]:
+        """Return the runs of a teacher's students before it is trained: without its content hash, and so without
+        their final identity (`TrainingRun.taught_by`)."""
+        return [self._student(key, None, seed) for seed in self.config.seeds for key in self.taught_keys(teacher)]
+
     def students(self, teacher: str) -> list[TrainingRun]:
         """Return the runs of a finished teacher's students."""
         sha256 = self.teachers[teacher].folder.record.sha256
@@ -105,7 +110,7 @@ class Plan:
             self._without_teacher[key] = supported and not reads_teacher(method, self.requirements(key))
         return self._without_teacher[key]
 
-    def _student(self, key: MethodKey, sha256: str, seed: int) -> TrainingRun:
+    def _student(self, key: MethodKey, sha256: str | None, seed: int) -> TrainingRun:
         (teacher, student, _), method = key, self.methods[key]
         teacher_config = {"network": teacher, "sha256": sha256}
         if (split := self.teachers[teacher].config.get(TRAINING_SPLIT)) is not None:
@@ -199,14 +204,11 @@ class Plan:
 
     def _setting_lines(self) -> list[str]:
         config, hardware = self.config, self.settings.hardware
-        computing = ", ".join(
-            filter(None, (f"precision {config.precision}", resources.describe_jobs(config, hardware)))
-        )
         lines = [
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
             f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}{self._teacher_images()}",
-            f"on {hardware.name} ({hardware.device}, {hardware.threads} threads), {computing}",
+            *resources.describe(config, hardware),
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]
         if config.precision == "auto":
@@ -234,14 +236,11 @@ def make_plan(
     measure: decides `precision=auto` of networks that nothing else decides; None leaves it open, and such a plan can be
     shown but not trained.
     """
-    hardware = Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
+    hardware = resources.hardware_of_runs(config)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     teacher_size = teacher_train_size(config, overrides)
     dataset = dataset or datasets.load(config.dataset, Path(config.data), teacher_size)
-    seeds = len(config.seeds)
-    settings = RunSettings(
-        Path(config.runs), Path(config.data), hardware, config.teacher.cache_gb, seeds, config.evaluate_every
-    )
+    settings = _run_settings(config, hardware)
     plan = Plan(config, dataset, settings, pairs, {}, {}, {}, {})
     composer = MethodComposer(overrides)  # composes each method once, for all pairs
     _add_methods(plan, composer)
@@ -254,6 +253,16 @@ def make_plan(
         if teacher.folder.done and (reason := plan.rejection_reason(network)):
             raise UserError(reason)
     return plan
+
+
+def _run_settings(config: Config, hardware: Hardware) -> RunSettings:
+    """Return the settings of all runs of a command."""
+    runs, data, teacher = Path(config.runs), Path(config.data), config.teacher
+    if config.executor.name != "local":  # whose runs start in another folder
+        runs, data = runs.absolute(), data.absolute()
+    return RunSettings(
+        runs, data, hardware, teacher.cache_gb, len(config.seeds), config.evaluate_every, teacher.cache_dir
+    )
 
 
 def teacher_train_size(config: Config, overrides: Sequence[str]) -> str | None:

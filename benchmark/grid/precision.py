@@ -2,7 +2,8 @@
 
 `auto` keeps the precision of earlier runs of the network on the same data with the same recipe, so that added seeds and
 methods are comparable with them. Without any, it takes what a measurement of training steps says: bf16 where a step is
-at least `LEAST_SPEEDUP` times as fast as in fp32. An imported teacher, which is not trained, is evaluated in fp32.
+at least `LEAST_SPEEDUP` times as fast as in fp32. An imported teacher, which is not trained, is evaluated in fp32. Runs
+on a cluster are not measured.
 
 `<runs>/precision.json` keeps the measurements, by hardware, torch version, network and sizes. No flag of a processor is
 read: some have instructions for bf16 that are slower than those for fp32.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config.schema import Config
+from benchmark.errors import UserError
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import TEACHERS, RunStatus, number
@@ -79,9 +81,17 @@ class PrecisionChooser:
         return Precision("fp32", Basis.EVALUATED) if "imported" in run_config else self.faster(network)
 
     def faster(self, network: str) -> Precision:
-        """Return the faster precision of a network's training steps, as measured now or before."""
+        """Return the faster precision of a network's training steps, as measured now or before.
+
+        Raises UserError for runs on a cluster, whose steps cannot be timed on this machine.
+        """
         if self.config.precision != "auto":
             return Precision(self.config.precision, Basis.CONFIGURED)
+        if (executor := self.config.executor.name) != "local":
+            raise UserError(
+                f"precision=auto: no earlier runs of {network} decide it, and this machine cannot time steps on those "
+                f"of executor={executor}: give precision=bf16 or precision=fp32"
+            )
         measurements = Measurements(Path(self.config.runs) / FILE_NAME)
         conditions = measured_conditions(self.config, self.hardware, network)
         speedup = measurements.find(conditions)

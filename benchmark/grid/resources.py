@@ -1,15 +1,46 @@
 """Where the runs of a plan compute, and how many of them at a time."""
 
-from benchmark.config.schema import Config
+from benchmark.config.schema import Config, ExecutorConfig
+from benchmark.tables.cells import counted
 from benchmark.training.hardware import Hardware, visible_gpus
 
 
+def hardware_of_runs(config: Config) -> Hardware:
+    """Return what the runs compute on: this machine, or the resources of a run on a cluster.
+
+    Raises UserError where this machine, or a run on the cluster, lacks what the config asks for.
+    """
+    executor = config.executor
+    if executor.name == "local":
+        return Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
+    gpus, cpus = executor.gpus or 0, executor.cpus or 1
+    return Hardware.of_cluster(gpus, config.threads, cpus, config.compile, config.cuda_graph)
+
+
 def runs_at_a_time(config: Config, hardware: Hardware) -> int:
-    """Return how many runs train at a time: `jobs`, on each of several GPUs."""
-    return config.jobs * max(1, len(visible_gpus(hardware.device)))
+    """Return how many runs train at a time on this machine: `jobs`, on each of several GPUs."""
+    return config.jobs * max(1, _gpus(config, hardware))
 
 
-def describe_jobs(config: Config, hardware: Hardware) -> str:
-    """Return in words how many runs train at a time; "" for one."""
-    runs, gpus = runs_at_a_time(config, hardware), len(visible_gpus(hardware.device))
-    return f"{runs} runs at a time" + (f" on {gpus} GPUs" if gpus > 1 else "") if runs > 1 else ""
+def describe(config: Config, hardware: Hardware) -> list[str]:
+    """Return lines that say where the runs compute, in which precision, and how many at a time."""
+    runs, gpus = runs_at_a_time(config, hardware), _gpus(config, hardware)
+    where = hardware.name if config.executor.name == "local" else config.executor.name
+    parts = [f"on {where} ({hardware.device}, {hardware.threads} threads)", f"precision {config.precision}"]
+    if runs > 1:
+        parts.append(f"{runs} runs at a time" + (f" on {gpus} GPUs" if gpus > 1 else ""))
+    return [", ".join(parts), *([] if config.executor.name == "local" else [_describe_executor(config.executor)])]
+
+
+def _gpus(config: Config, hardware: Hardware) -> int:
+    """Return over how many GPUs of this machine the runs are spread."""
+    return len(visible_gpus(hardware.device)) if config.executor.name == "local" else 0
+
+
+def _describe_executor(executor: ExecutorConfig) -> str:
+    """Return in words where the runs of a cluster are executed, and what each gets."""
+    where = [executor.name, *(name for name in (executor.partition, executor.address) if name)]
+    parts = [counted(executor.cpus or 1, "core"), *([f"{executor.gpus:g} GPU"] if executor.gpus else [])]
+    parts += [f"{executor.mem_gb:g} GB"] if executor.mem_gb else []
+    limit = f", requeued after {executor.minutes} minutes" if executor.minutes else ""
+    return f"executor {' '.join(where)}: {' and '.join(parts)} a run{limit}"

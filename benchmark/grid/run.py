@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import gc
+import os
+import platform
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -155,11 +158,22 @@ def _connect_cache(run: TrainingRun, trainer: Trainer, dataset: Dataset, progres
         return
     with progress.cache_fill(run.name) as report_progress:
         trainer.teacher_outputs.connect(
-            run.settings.runs / run.teacher_run / "cache", trainer.method.context, run.config["teacher"]["sha256"],
+            _cache_folder(run), trainer.method.context, run.config["teacher"]["sha256"],
             dataset.fingerprint, limit_gb=run.settings.cache_gb,
             visits=run.config["recipe"]["epochs"] * run.settings.seeds,
             announce=lambda line: print(f"{run.name}: {line}", flush=True), report_progress=report_progress,
         )  # fmt: skip
+
+
+def _cache_folder(run: TrainingRun) -> Path:
+    """Return the folder of the teacher's caches. Raises ValueError where this machine lacks a variable in its name."""
+    teacher_run = run.teacher_run or ""
+    if run.settings.cache_dir is None:
+        return run.settings.runs / teacher_run / "cache"
+    expanded = os.path.expanduser(os.path.expandvars(run.settings.cache_dir))
+    if "$" in expanded:
+        raise ValueError(f"teacher.cache_dir={run.settings.cache_dir}: the variable is not set on {platform.node()}")
+    return Path(expanded) / teacher_run
 
 
 def _resume(run: TrainingRun, trainer: Trainer) -> tuple[int, float]:

@@ -163,7 +163,9 @@ def _notes(plan: Plan, summaries: list[PairSummary], times: StepTimes) -> Iterat
         runs = runs_at_a_time(plan.config, plan.settings.hardware)
         side_by_side = f"; {runs} run at a time" if runs > 1 else ""
         yield f"Hours: by {times.origin} on this hardware, of runs one after another{side_by_side}."
-    if untimed:
+    if untimed and plan.config.executor.name != "local":
+        yield f"No step time is known on the machines of executor={plan.config.executor.name}."
+    elif untimed:
         pair = plan.config.pair[0]
         yield (
             f"No step time is known on this hardware for {counted(untimed, 'run')}: `make plan PROBE=1` times a few "

@@ -1,5 +1,6 @@
 """One training run: a network trained by one method with one seed. `benchmark.grid.run` executes it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ class RunSettings:
     cache_gb: float  # size limit of a teacher's cache; 0: no cache
     seeds: int  # number of seeds of the command, each of which reads the teacher's cache
     evaluate_every: int = 1  # epochs between two evaluations, counted back from the last
+    cache_dir: str | None = None  # folder of the caches on the machine that trains; None: the teacher's run folder
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,19 @@ class TrainingRun:
             return self.finished_copy
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
         return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
+
+    @property
+    def key(self) -> str:
+        """Twelve hex digits that name the run before and after its teacher is trained."""
+        config = dict(self.config)
+        if self.teacher_run is not None:
+            config["teacher"] = self.teacher_run
+        return store.identity({"run": config})
+
+    def taught_by(self, sha256: str) -> "TrainingRun":
+        """Return the run with the content hash of its teacher, which was not yet trained."""
+        teacher = {**self.config["teacher"], "sha256": sha256}
+        return dataclasses.replace(self, config={**self.config, "teacher": teacher})
 
     @property
     def folder(self) -> RunFolder:

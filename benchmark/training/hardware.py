@@ -53,6 +53,17 @@ class Hardware:
         processes, side_by_side = (1, jobs) if graphs and gpus < 2 else (jobs * max(gpus, 1), 1)
         return Hardware(device, threads or max(1, available // processes), compiled, graphs, side_by_side)
 
+    @staticmethod
+    def of_cluster(gpus: float, threads: int, cpus: int, compiled: bool, graphs: bool | None) -> "Hardware":
+        """Return the hardware of a run with resources of another machine, which is not looked at.
+
+        Raises UserError where `graphs` needs a GPU.
+        """
+        if graphs and not gpus:
+            raise UserError("cuda_graph=true: runs have no GPU (executor.gpus=0), and only a GPU captures steps")
+        graphs = bool(gpus) if graphs is None else graphs
+        return Hardware("cuda" if gpus else "cpu", threads or cpus, compiled, graphs)
+
     def prepare(self) -> None:
         """Set up this process for training: threads, memory, and on a GPU the fastest convolutions, which cuDNN finds
         by trying its kernels at each new shape."""
@@ -63,6 +74,8 @@ class Hardware:
     @property
     def name(self) -> str:
         """The model name of the GPU or CPU."""
+        if self.device == "cuda" and not torch.cuda.is_available():  # of a plan for another machine
+            return "a GPU"
         return torch.cuda.get_device_name() if self.device == "cuda" else _cpu_name()
 
     @property

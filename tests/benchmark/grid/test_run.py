@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,35 @@ def test_a_prefilled_cache_changes_nothing(finished, tmp_path, capsys, monkeypat
     assert ("another process is filling it" in out) == busy
     assert np.fromfile(checks, dtype=np.int64).all() != busy
     assert same(trained(run.folder), expected)
+
+
+def test_the_cache_may_be_on_a_local_disk_and_changes_nothing(finished, tmp_path, monkeypatch):
+    expected = trained(student_runs(plan_of(finished))["kd"].folder)
+    shutil.rmtree(next((tmp_path / "runs").rglob("cache")))
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "local disk"))
+    run, _ = run_again([*finished, "teacher.cache_dir=$NODE_DISK/caches"], "kd")
+    assert same(trained(run.folder), expected)
+    assert list((tmp_path / "local disk" / "caches" / (run.teacher_run or "")).glob("*/logits.bin"))
+    assert not list((tmp_path / "runs").rglob("*.bin"))
+    monkeypatch.delenv("NODE_DISK")
+    _, outcome = run_again([*finished, "teacher.cache_dir=$NODE_DISK/caches"], "kd")
+    assert "teacher.cache_dir=$NODE_DISK/caches: the variable is not set on" in outcome.reason
+
+
+def test_a_run_that_another_host_has_taken_over_is_left_alone(finished, monkeypatch):
+    folder = student_runs(plan_of([*finished, "kd.temperature=2"]))["kd"].folder
+    write = RunFolder.append_metrics
+
+    def lose_the_lock(self: RunFolder, line: dict[str, Any]) -> None:
+        (self.path / "lock.1").rename(self.path / "lock.2")
+        (self.path / "lock.2").write_text('{"host": "node7/abc", "pid": 7, "token": "other", "beat": 1}')
+        write(self, line)
+
+    monkeypatch.setattr(RunFolder, "append_metrics", lose_the_lock)
+    _, (outcome,) = bench([*finished, "kd.temperature=2"])
+    assert outcome.status == "busy" and "another host has taken over" in outcome.reason
+    assert folder.status == "running" and folder.metrics() == []
+    assert not (folder.path / "error.txt").exists() and (folder.path / "lock.2").exists()
 
 
 def test_the_result_of_a_student_alone_names_no_teacher_and_no_pair(finished):

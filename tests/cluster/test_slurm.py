@@ -1,0 +1,205 @@
+"""Grids on a real Slurm of one node: each run ends once, and bit for bit as it does on this machine alone."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from benchmark.commands import bench
+from benchmark.grid import slurm
+from benchmark.grid.slurm import Detached, SlurmQueue
+from benchmark.grid.training_run import Outcome, TrainingRun
+from tests import helpers
+from tests.cluster import slurm_node
+from tests.cluster.slurm_node import NODE, SlurmNode
+from tests.conftest import tiny_overrides
+from tests.helpers import TrainedRun, plan_of, same, student_runs, tracking_of, trained
+
+pytestmark = pytest.mark.skipif(slurm_node.missing() is not None, reason=f"no Slurm: {slurm_node.missing()}")
+pytest.importorskip("submitit", reason="submitit is not installed: .[slurm]")
+
+EPOCHS = 40
+ON_SLURM = ["executor=slurm", "executor.cpus=1", "executor.minutes=30", "executor.mem_gb=0.4"]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmNode]:
+    folder = tmp_path_factory.mktemp("slurm")
+    for parent in (folder, *folder.parents[:2]):
+        parent.chmod(0o755)  # munged is another user
+    with SlurmNode(folder) as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(node: SlurmNode, monkeypatch: pytest.MonkeyPatch) -> SlurmNode:
+    for name, value in node.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm, "POLL_S", 0.5)
+    return node
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path, TrainedRun]:
+    """A teacher and its student by KD, trained here: overrides, the folder of all runs, and the student."""
+    folder = tmp_path_factory.mktemp("reference")
+    overrides = [*tiny_overrides(folder), "methods=kd", f"recipe.epochs={EPOCHS}"]
+    plan, _ = helpers.bench(overrides)
+    return overrides, folder / "runs", trained(student_runs(plan)["kd"].folder)
+
+
+@pytest.fixture
+def untrained(reference, tmp_path: Path) -> tuple[list[str], TrainingRun]:
+    """Overrides of a command on Slurm whose teacher is trained and whose student is not; and the student's run."""
+    overrides, runs, _ = reference
+    shutil.copytree(runs, tmp_path / "runs")
+    overrides = [*overrides, f"runs={tmp_path / 'runs'}", *ON_SLURM]
+    run = student_runs(plan_of(overrides))["kd"]
+    shutil.rmtree(run.folder.path)
+    return overrides, run
+
+
+def train(overrides: list[str]) -> list[Outcome]:
+    """Train what a command trains, and return the outcomes."""
+    plan = plan_of(overrides)
+    return bench.train(plan, tracking_of(plan))
+
+
+def in_background(function: Callable[[], list[Outcome]]) -> Future[list[Outcome]]:
+    """Call a function in a thread."""
+    future: Future[list[Outcome]] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as e:
+            future.set_exception(e)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"the condition did not hold within {seconds} s"
+        time.sleep(0.05)
+
+
+def trained_epochs(run: TrainingRun) -> list[int]:
+    return [line["epoch"] for line in run.folder.metrics()]
+
+
+def job_of(run: TrainingRun) -> str:
+    """Return the id of a run's job."""
+    return (slurm.store.read_json(run.settings.runs / "slurm" / "jobs.json") or {})[run.key]
+
+
+def logs(run: TrainingRun) -> str:
+    """Return what all jobs have printed."""
+    return "".join(p.read_text() for p in sorted((run.settings.runs / "slurm").glob("*/*_log.*")))
+
+
+def test_an_array_and_its_dependents_give_the_results_of_a_local_grid(cluster, finished, tmp_path, capsys):
+    """The teacher is trained first; its student's identity is known only then."""
+    local, overrides = plan_of(finished), [*finished, f"runs={tmp_path / 'cluster'}", *ON_SLURM]
+    assert {o.status for o in train(overrides)} == {"done"}
+    out = capsys.readouterr().out
+    assert "submitted 2 runs as job" in out and "submitted 1 runs as job" in out and ", after job" in out
+    assert "[3/3]" in out and "resnet14-resnet8 kd seed 0: done" in out
+    remote = student_runs(plan_of(overrides))
+    for method, run in student_runs(local).items():
+        assert remote[method].relative_path == run.relative_path
+        assert same(trained(remote[method].folder), trained(run.folder))
+    assert train(overrides) == [] and "submitted" not in capsys.readouterr().out
+
+
+@pytest.mark.cluster
+def test_a_stopped_command_leaves_its_jobs_and_the_same_command_waits_for_them(
+    cluster, untrained, reference, monkeypatch, capsys
+):
+    overrides, run = untrained
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm.time, "sleep", interrupt)
+        with pytest.raises(Detached, match="1 runs stay in Slurm's queue: look with squeue --name=kd-") as stopped:
+            train(overrides)
+    name = str(stopped.value).split("--name=")[1].split(",")[0]
+    assert job_of(run) in cluster.run("squeue", "-h", "-r", "-o", "%i", f"--name={name}").stdout
+    job = job_of(run)
+    assert [str(o) for o in train(overrides)] == ["resnet14-resnet8 kd seed 0: done"]
+    assert "1 runs are in the queue already" in capsys.readouterr().out and job_of(run) == job
+    assert same(trained(run.folder), reference[2])
+
+
+@pytest.mark.cluster
+def test_a_cancelled_run_is_continued_by_the_same_command(cluster, untrained, reference):
+    overrides, run = untrained
+    first = in_background(lambda: train(overrides))
+    wait_for(run.folder.checkpoint.exists)
+    cluster.run("scancel", job_of(run))
+    (outcome,) = first.result(120)
+    assert outcome.status == "failed" and "was cancelled or died" in outcome.reason
+    assert run.folder.status == "running" and 0 < len(trained_epochs(run)) < EPOCHS
+    assert [o.status for o in train(overrides)] == ["done"]
+    assert "resumed after epoch" in logs(run) and trained_epochs(run) == list(range(1, EPOCHS + 1))
+    assert same(trained(run.folder), reference[2])
+
+
+@pytest.mark.cluster
+def test_a_run_that_slurm_requeues_continues(cluster, untrained, reference):
+    overrides, run = untrained
+    outcomes = in_background(lambda: train(overrides))
+    wait_for(run.folder.checkpoint.exists)
+    cluster.run("scontrol", "requeue", job_of(run))
+    assert [o.status for o in outcomes.result(300)] == ["done"]
+    assert "resumed after epoch" in logs(run) and trained_epochs(run) == list(range(1, EPOCHS + 1))
+    assert same(trained(run.folder), reference[2])
+
+
+@pytest.mark.cluster
+def test_a_run_near_its_time_limit_is_requeued_and_continues(cluster, untrained, reference, monkeypatch):
+    """A minute is Slurm's shortest limit. Epochs wait, so that the run needs longer."""
+    overrides, run = untrained
+    shutil.copy(Path(__file__).with_name("slow_epochs.py"), run.settings.runs / "sitecustomize.py")
+    monkeypatch.setenv("PYTHONPATH", str(run.settings.runs))
+    monkeypatch.setenv("SECONDS_PER_EPOCH", "1.5")
+    outcomes = train([*overrides, "executor.minutes=1", "executor.signal_s=15"])
+    assert [o.status for o in outcomes] == ["done"], logs(run)
+    assert "Caught signal SIGUSR2" in logs(run) and "Requeued job" in logs(run) and "resumed after epoch" in logs(run)
+    assert trained_epochs(run) == list(range(1, EPOCHS + 1)) and same(trained(run.folder), reference[2])
+
+
+@pytest.mark.cluster
+def test_runs_wait_for_a_drained_node(cluster, untrained, reference, capsys):
+    overrides, run = untrained
+    cluster.run("scontrol", "update", f"nodename={NODE}", "state=drain", "reason=test")
+    try:
+        outcomes = in_background(lambda: train(overrides))
+        wait_for(lambda: "(Nodes" in cluster.run("squeue", "-h", "-o", "%R").stdout)
+        assert not run.folder.path.exists() and not outcomes.done()
+    finally:
+        cluster.run("scontrol", "update", f"nodename={NODE}", "state=resume")
+    assert [o.status for o in outcomes.result(300)] == ["done"]
+    assert "pending (Nodes required for job are DOWN, DRAINED" in capsys.readouterr().out
+    assert same(trained(run.folder), reference[2])
+
+
+def test_slurm_says_why_it_refuses_jobs(cluster, finished, tmp_path):
+    overrides = [*finished, f"runs={tmp_path / 'cluster'}", *ON_SLURM, "executor.partition=none"]
+    with pytest.raises(slurm.UserError, match=r"Slurm refuses the jobs: .*nvalid partition"):
+        train(overrides)
+    assert not list((tmp_path / "cluster").glob("npz/*/*/*/*"))
+
+
+def test_arrays_are_no_longer_than_slurm_allows(cluster, tmp_path):
+    queue = SlurmQueue(plan_of(["executor=slurm"]).config.executor, tmp_path)
+    assert queue._largest_array() == 1001
