@@ -7,6 +7,7 @@ accounting and no cgroup, and all ports are on the loopback interface. It needs 
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -68,6 +69,12 @@ def _path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is killed."""
+    pr_set_pdeathsig = 1  # of sys/prctl.h
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -118,7 +125,7 @@ class SlurmNode:
         program = shutil.which(command[0], path=_path()) or command[0]
         process = subprocess.Popen(
             [program, *command[1:]], env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=log, user=user, start_new_session=True,
+            stderr=log, user=user, start_new_session=True, preexec_fn=_end_with_parent,
         )  # fmt: skip
         log.close()
         self._processes.append(process)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmark.commands import bench
+from benchmark.config.compose import load_config
 from benchmark.errors import UserError
 from benchmark.grid import ray_cluster
 from benchmark.grid.training_run import Outcome
@@ -92,10 +93,12 @@ def test_a_run_that_fits_no_node_is_refused(nodes, finished):
         train([*finished, "recipe.epochs=3", "executor=ray", "executor.cpus=8", f"executor.address={nodes.address}"])
 
 
-def test_a_missing_ray_is_named_with_the_command_that_installs_it(finished, monkeypatch):
-    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"executor=ray needs Ray: pip install -c constraints.txt -e '\.\[ray\]'"):
-        train([*finished, "recipe.epochs=3", "executor=ray"])
+def test_a_missing_ray_is_named_with_the_command_that_installs_it(monkeypatch):
+    options = load_config(["executor=ray"]).executor
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_cluster.importlib.util, "find_spec", lambda _: None)
+        with pytest.raises(UserError, match=r"executor=ray needs Ray: pip install -c constraints.txt -e '\.\[ray\]'"):
+            ray_cluster.RayCluster(options)
 
 
 def test_a_run_that_a_dying_node_holds_is_waited_for(monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 
 from benchmark.config.compose import load_config
 from benchmark.config.schema import Config
+from benchmark.errors import UserError
 from benchmark.grid import execution, precision
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
@@ -177,6 +178,20 @@ def test_seeds_and_methods_that_are_added_have_the_precision_of_the_finished_run
     assert f"precision fp32: resnet14, resnet8, as in earlier runs with these settings in {tmp_path / 'runs'}" in (
         plan.text()
     )
+
+
+@pytest.mark.parametrize("executor", ["slurm", "ray"])
+def test_runs_on_a_cluster_keep_the_precision_of_earlier_ones_and_are_never_measured(in_fp32, tmp_path, executor):
+    measure, words = FakeMeasure(), [*in_fp32, f"executor={executor}"]
+    plan = plan_auto(words, measure)
+    assert {p.basis for p in plan.precisions.values()} == {Basis.EARLIER_RUNS} and plan.precision(
+        "student", "resnet8"
+    ) == "fp32"
+    with pytest.raises(
+        UserError, match=f"precision=auto: no earlier runs .* executor={executor}: give precision=bf16 or"
+    ):
+        plan_auto([*words, f"runs={tmp_path / 'none'}"], measure)
+    assert measure.networks == []
 
 
 def test_an_interrupted_run_is_resumed_in_its_precision(in_fp32, tmp_path):
