@@ -3,7 +3,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,12 @@ def train(overrides: list[str]) -> list[Outcome]:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def nodes(slow_epochs: Callable[[float], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A Ray cluster whose head executes nothing; nodes are added by the tests."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    slow_epochs(0.25)  # in the workers, so that a node dies before the end of its run
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
     yield cluster
     ray.shutdown()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.commands import bench
+from benchmark.config.compose import load_config
 from benchmark.grid import slurm
 from benchmark.grid.slurm import Detached, SlurmQueue
 from benchmark.grid.training_run import Outcome, TrainingRun
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(slurm_node.missing() is not None, reason=f"no Sl
 pytest.importorskip("submitit", reason="submitit is not installed: .[slurm]")
 
 EPOCHS = 40
+UNTIL_STOPPED = 0.25  # seconds that an epoch waits, so that the run is stopped before its end
 ON_SLURM = ["executor=slurm", "executor.cpus=1", "executor.minutes=30", "executor.mem_gb=0.4"]
 
 
@@ -121,9 +123,10 @@ def test_an_array_and_its_dependents_give_the_results_of_a_local_grid(cluster, f
 
 @pytest.mark.cluster
 def test_a_stopped_command_leaves_its_jobs_and_the_same_command_waits_for_them(
-    cluster, untrained, reference, monkeypatch, capsys
+    cluster, untrained, reference, slow_epochs, monkeypatch, capsys
 ):
     overrides, run = untrained
+    slow_epochs(UNTIL_STOPPED)
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -141,8 +144,9 @@ def test_a_stopped_command_leaves_its_jobs_and_the_same_command_waits_for_them(
 
 
 @pytest.mark.cluster
-def test_a_cancelled_run_is_continued_by_the_same_command(cluster, untrained, reference):
+def test_a_cancelled_run_is_continued_by_the_same_command(cluster, untrained, reference, slow_epochs):
     overrides, run = untrained
+    slow_epochs(UNTIL_STOPPED)
     first = in_background(lambda: train(overrides))
     wait_for(run.folder.checkpoint.exists)
     cluster.run("scancel", job_of(run))
@@ -155,8 +159,9 @@ def test_a_cancelled_run_is_continued_by_the_same_command(cluster, untrained, re
 
 
 @pytest.mark.cluster
-def test_a_run_that_slurm_requeues_continues(cluster, untrained, reference):
+def test_a_run_that_slurm_requeues_continues(cluster, untrained, reference, slow_epochs):
     overrides, run = untrained
+    slow_epochs(UNTIL_STOPPED)
     outcomes = in_background(lambda: train(overrides))
     wait_for(run.folder.checkpoint.exists)
     cluster.run("scontrol", "requeue", job_of(run))
@@ -166,12 +171,10 @@ def test_a_run_that_slurm_requeues_continues(cluster, untrained, reference):
 
 
 @pytest.mark.cluster
-def test_a_run_near_its_time_limit_is_requeued_and_continues(cluster, untrained, reference, monkeypatch):
+def test_a_run_near_its_time_limit_is_requeued_and_continues(cluster, untrained, reference, slow_epochs):
     """A minute is Slurm's shortest limit. Epochs wait, so that the run needs longer."""
     overrides, run = untrained
-    shutil.copy(Path(__file__).with_name("slow_epochs.py"), run.settings.runs / "sitecustomize.py")
-    monkeypatch.setenv("PYTHONPATH", str(run.settings.runs))
-    monkeypatch.setenv("SECONDS_PER_EPOCH", "1.5")
+    slow_epochs(1.5)
     outcomes = train([*overrides, "executor.minutes=1", "executor.signal_s=15"])
     assert [o.status for o in outcomes] == ["done"], logs(run)
     assert "Caught signal SIGUSR2" in logs(run) and "Requeued job" in logs(run) and "resumed after epoch" in logs(run)
@@ -201,5 +204,5 @@ def test_slurm_says_why_it_refuses_jobs(cluster, finished, tmp_path):
 
 
 def test_arrays_are_no_longer_than_slurm_allows(cluster, tmp_path):
-    queue = SlurmQueue(plan_of(["executor=slurm"]).config.executor, tmp_path)
+    queue = SlurmQueue(load_config(["executor=slurm"]).executor, tmp_path)
     assert queue._largest_array() == 1001
