@@ -4,6 +4,7 @@ All missing runs are queued at once: teachers, and what needs no teacher in trai
 in training, to start after it. A student's identity includes the content hash of its teacher, which its job reads.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +48,8 @@ class QueuedRun:
             run = run.taught_by(sha256)
             if run.folder.status == RunStatus.DIVERGED:
                 return Outcome(run.name, RunStatus.DIVERGED, "in an earlier run")
-        return execute(run, self.tracking, self.progress)
+        # a queue may pickle this object again in the middle of the run, which must therefore not change it
+        return execute(run, copy.deepcopy(self.tracking), copy.deepcopy(self.progress))
 
 
 class RunQueue(Protocol):
