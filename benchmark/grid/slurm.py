@@ -14,6 +14,7 @@ import importlib.util
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from benchmark.config.schema import ExecutorConfig
@@ -56,7 +58,11 @@ class SlurmJob:
 
         protect_streams()
         job = submitit.JobEnvironment().job_id
-        outcome = self.queued()
+        _interrupt_where_submitit_exits()
+        try:
+            outcome = self.queued()
+        except KeyboardInterrupt as e:  # the job is requeued or ended
+            raise SystemExit(-1) from e
         content = {"job": job, "name": outcome.name, "status": outcome.status, "reason": outcome.reason}
         store.write_json(self.outcomes / f"{self.queued.run.key}.json", {**content, "tracking": outcome.tracking})
 
@@ -193,6 +199,24 @@ class SlurmQueue:
     def _largest_array(self) -> int:
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config") or "")
         return max(1, int(found[1]) if found else 1)
+
+
+def _interrupt_where_submitit_exits() -> None:
+    """Turn the exit of submitit, after it has requeued the job, into an interruption of the run by the user.
+
+    A SystemExit within a run counts as a failure, as of a method that calls sys.exit.
+    """
+    handler = signal.getsignal(signal.SIGUSR2)
+    if not callable(handler):
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except SystemExit as e:
+            raise KeyboardInterrupt from e
+
+    signal.signal(signal.SIGUSR2, interrupt)
 
 
 def _state(state: str, reason: str) -> str:

@@ -1,6 +1,7 @@
 """What can be said of the queue of Slurm without one; `tests/cluster` uses a real one."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,16 @@ def test_a_plan_for_a_cluster_does_not_look_at_this_machine(monkeypatch):
     assert Hardware.of_cluster(0, 3, 4, False, None) == Hardware("cpu", 3, False, False)
     with pytest.raises(UserError, match="runs have no GPU"):
         Hardware.of_cluster(0, 0, 4, False, True)
+
+
+def test_the_exit_of_submitit_interrupts_the_run_instead_of_failing_it():
+    def exit_as_submitit_does(*_: object) -> None:
+        raise SystemExit(-1)
+
+    before = signal.signal(signal.SIGUSR2, exit_as_submitit_does)
+    try:
+        slurm._interrupt_where_submitit_exits()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
