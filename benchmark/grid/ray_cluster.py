@@ -18,7 +18,7 @@ from benchmark.console import protect_streams
 from benchmark.errors import UserError
 from benchmark.grid.training_run import BUSY, Outcome
 from benchmark.runs.locks import EXPIRY_S
-from benchmark.training.capture import SINGLE_GRAPH, Capture
+from benchmark.training.graphs import SINGLE_GRAPH, Capture
 
 BUSY_POLL_S = 2.0
 
