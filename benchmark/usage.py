@@ -11,9 +11,10 @@ SHARED = (
     "recipe/cifar",
     "tracker/wandb",
     "dataset/cifar100",
+    "executor/slurm",
+    "executor/ray",
 )  # files with the keys of every training command
-GROUPS = ("profile", "dataset", "recipe", "tracker")
-PREFIXES = {"recipe/cifar": "recipe.", "tracker/wandb": "tracker.", "dataset/cifar100": "dataset."}
+GROUPS = ("profile", "dataset", "recipe", "tracker", "executor")
 VARIABLES = {  # of the Makefile, and the key that each of them sets
     "PAIR": "pair", "METHODS": "methods, of the analysis commands method", "SEEDS": "seeds", "PROFILE": "profile",
     "DATASET": "dataset", "DATA": "data", "RUNS": "runs", "JOBS": "jobs", "NAME": "selection",
@@ -61,6 +62,7 @@ def usage(training: Mapping[str, str], analysis: Mapping[str, str]) -> str:
 
 
 def _lines(name: str) -> str:
-    prefix = PREFIXES.get(name, "")
+    group, _, file = name.partition("/")
+    prefix = f"{group}." if file else ""
     keys = yaml_keys(files.CONF / f"{name}.yaml")
     return "\n".join(f"  {f'{prefix}{key}={value}':<28}  {comment}" for key, value, comment in keys)

@@ -1,6 +1,8 @@
 """Grids on a real Slurm of one node: each run ends once, and bit for bit as it does on this machine alone."""
 
+import itertools
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,8 +33,8 @@ ON_SLURM = ["executor=slurm", "executor.cpus=1", "executor.minutes=30", "executo
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmNode]:
     folder = tmp_path_factory.mktemp("slurm")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # munged is another user
+    for part in itertools.takewhile(lambda path: path != Path(tempfile.gettempdir()), (folder, *folder.parents)):
+        part.chmod(0o755)  # munged is another user
     with SlurmNode(folder) as started:
         yield started
 

@@ -178,8 +178,9 @@ def test_the_cache_may_be_on_a_local_disk_and_changes_nothing(finished, tmp_path
 
 
 def test_a_run_that_another_host_has_taken_over_is_left_alone(finished, monkeypatch):
-    folder = student_runs(plan_of([*finished, "kd.temperature=2"]))["kd"].folder
-    write = RunFolder.append_metrics
+    plan = plan_of([*finished, "kd.temperature=2"])
+    run = student_runs(plan)["kd"]
+    folder, write = run.folder, RunFolder.append_metrics
 
     def lose_the_lock(self: RunFolder, line: dict[str, Any]) -> None:
         (self.path / "lock.1").rename(self.path / "lock.2")
@@ -187,7 +188,7 @@ def test_a_run_that_another_host_has_taken_over_is_left_alone(finished, monkeypa
         write(self, line)
 
     monkeypatch.setattr(RunFolder, "append_metrics", lose_the_lock)
-    _, (outcome,) = bench([*finished, "kd.temperature=2"])
+    outcome = execute(run, tracking_of(plan), Progress(1))
     assert outcome.status == "busy" and "another host has taken over" in outcome.reason
     assert folder.status == "running" and folder.metrics() == []
     assert not (folder.path / "error.txt").exists() and (folder.path / "lock.2").exists()

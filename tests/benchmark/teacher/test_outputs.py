@@ -276,7 +276,7 @@ def test_strong_views_of_a_seed_are_computed_once(dataset, tmp_path):
 def test_missing_rows_of_several_batches_are_computed_at_once(dataset, tmp_path):
     live = make_trainer(dataset).epoch(1, no_progress)
     trainer, images = with_caches(dataset, tmp_path)
-    trainer.teacher_outputs._batches_at_once = 2
+    trainer.teacher_outputs.batches_at_once = 2
     assert trainer.epoch(1, no_progress) == live
     assert images == [32, 32, 16, 16]  # both views of two batches of 16; of one of 8, padded
     assert trainer.watch.read().keys() == {"data", "fill", "step"}
