@@ -82,16 +82,17 @@ class Loader:
         strong = generator("second view", self.seed, epoch)
         kept = min(self.size, len(self) * self.batch_size)
         columns = order[:kept], ids[:kept], order[:kept].to(self.device), ids[:kept].to(self.device)
-        for several in zip(*(column.split(self._made_at_once * self.batch_size) for column in columns), strict=True):
-            _, _, indices, device_ids = several
-            weak, labels = self.augmented(indices, device_ids), self.labels[indices]
-            parts = [column.split(self.batch_size) for column in (*several[:3], labels, weak)]
-            for indices_cpu, weak_ids, indices, labels, images in zip(*parts, strict=True):
-                views_of_batch, augmentation_ids = [images], [weak_ids]
+        for group in zip(*(column.split(self._made_at_once * self.batch_size) for column in columns), strict=True):
+            *columns_of_group, device_ids = group
+            in_order = columns_of_group[-1]  # the indices on the device
+            columns_of_group += [self.labels[in_order], self.augmented(in_order, device_ids)]
+            for parts in zip(*(column.split(self.batch_size) for column in columns_of_group), strict=True):
+                indices_cpu, weak_ids, indices, labels, weak = parts
+                images, augmentation_ids = [weak], [weak_ids]
                 if views > 1:
-                    views_of_batch.append(self._strong(indices, strong))
+                    images.append(self._strong(indices, strong))
                     augmentation_ids.append(torch.full_like(weak_ids, epoch - 1) if epoch > 0 else None)
-                yield Batch(views_of_batch, labels, indices, epoch, method, indices_cpu, augmentation_ids)
+                yield Batch(images, labels, indices, epoch, method, indices_cpu, augmentation_ids)
 
     def _crop(self, indices: Tensor, augmentation_ids: Tensor) -> Tensor:
         return augmentation.crop_and_flip(self.images, indices, augmentation_ids, self.padding, self.flip)

@@ -156,13 +156,14 @@ class Lockstep:
 
     def _proceed(self) -> None:
         """Replay the steps of the runs within an epoch; where there are none, let all runs begin one."""
-        ready = [run for run in self._runs if run.step is not None]
-        if ready:
-            self._replay_steps([run.step for run in ready if run.step is not None])
+        steps = [run.step for run in self._runs if run.step is not None]
+        if steps:
+            self._replay_steps(steps)
         else:
             self._captured, self._replay = [], None  # frees the memory of the last epoch's graph
-        for run in ready or self._runs:
-            run.waiting, run.step = False, None
+        for run in self._runs:
+            if run.step is not None or not steps:
+                run.waiting, run.step = False, None
 
     def _replay_steps(self, steps: list[_Step]) -> None:
         try:

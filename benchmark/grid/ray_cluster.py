@@ -52,10 +52,10 @@ class RayCluster:
     def _check_resources(self) -> None:
         import ray
 
-        wanted = {"CPU": self._options.cpus or 1, "GPU": self._options.gpus or 0}
+        per_run = {"CPU": self._options.cpus or 1, "GPU": self._options.gpus or 0}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(all(node.get(kind, 0) >= amount for kind, amount in wanted.items()) for node in nodes):
-            largest = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}" for kind in wanted)
+        if not any(all(node.get(kind, 0) >= amount for kind, amount in per_run.items()) for node in nodes):
+            largest = ", ".join(f"{max((n.get(kind, 0) for n in nodes), default=0):g} {kind}" for kind in per_run)
             ray.shutdown()
             raise UserError(f"no node of the Ray cluster has executor.cpus and executor.gpus: at most {largest}")
 

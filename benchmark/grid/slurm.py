@@ -34,6 +34,7 @@ from benchmark.grid.training_run import Outcome
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunBusy
 from benchmark.runs.record import RunStatus
+from benchmark.tables.cells import counted
 
 FOLDER = "slurm"  # below that of all runs
 POLL_S = 5.0  # seconds between two looks at the queue
@@ -102,8 +103,8 @@ class SlurmQueue:
         recorded = store.read_json(self.folder / "jobs.json") or {}
         jobs = {key: job for key, job in recorded.items() if job in states}
         new = [queued for queued in runs if queued.run.key not in jobs]
-        if attached := len(runs) - len(new):
-            print(f"Slurm: {attached} runs are in the queue already", flush=True)
+        if len(new) < len(runs):
+            print(f"Slurm: {counted(len(runs) - len(new), 'run')} in the queue already", flush=True)
         size = self._largest_array()
         for start in range(0, len(new), size):
             part = new[start : start + size]
@@ -112,7 +113,7 @@ class SlurmQueue:
             store.write_json(self.folder / "jobs.json", jobs)
             array = ids[0].split("_")[0]
             dependency = f", after job {after}" if after else ""
-            print(f"Slurm: submitted {len(part)} runs as job {array} ({self.name}){dependency}", flush=True)
+            print(f"Slurm: submitted {counted(len(part), 'run')} as job {array} ({self.name}){dependency}", flush=True)
         return [jobs[queued.run.key] for queued in runs]
 
     def _submit(self, runs: Sequence[QueuedRun], after: str | None) -> list[str]:
@@ -158,11 +159,10 @@ class SlurmQueue:
                         del waiting[job]
                         print(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {outcome}", flush=True)
                         yield outcome
-                line = ", ".join(
-                    f"{n} {state}" for state, n in sorted(Counter(map(states.get, waiting)).items(), key=str)
-                )
+                counts = Counter(states.get(job, "ended") for job in waiting)
+                line = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
                 if waiting and line != shown:
-                    print(f"Slurm: {line.replace('None', 'ended')}", flush=True)
+                    print(f"Slurm: {line}", flush=True)
                     shown = line
                 if waiting:
                     time.sleep(POLL_S)
@@ -197,8 +197,8 @@ class SlurmQueue:
         return {job: _state(state, reason) for job, state, reason in rows}
 
     def _largest_array(self) -> int:
-        found = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config") or "")
-        return max(1, int(found[1]) if found else 1)
+        limit = re.search(r"MaxArraySize\s*=\s*(\d+)", _slurm("scontrol", "show", "config") or "")
+        return max(1, int(limit[1]) if limit else 1)
 
 
 def _interrupt_where_submitit_exits() -> None:

@@ -97,11 +97,11 @@ def test_an_interrupted_command_resumes_bit_for_bit(tiny, tmp_path, capfd):
 @pytest.fixture
 def hold(monkeypatch):
     """Return a context manager that holds a run's lock until the run is found held, then does `at_end` and ends."""
-    wait_until_free, taken, found = execution._once_free, threading.Event(), threading.Event()
+    wait_until_free, lock_is_held, run_is_busy = execution._once_free, threading.Event(), threading.Event()
 
     def note(run, outcome, *more):
         if outcome.status == "busy":
-            found.set()
+            run_is_busy.set()
         return wait_until_free(run, outcome, *more)
 
     monkeypatch.setattr(execution, "_once_free", note)
@@ -110,13 +110,13 @@ def hold(monkeypatch):
     def held(folder, at_end=lambda: None):
         def another_process() -> None:
             with folder.lock():
-                taken.set()
-                assert found.wait(120)
+                lock_is_held.set()
+                assert run_is_busy.wait(120)
                 at_end()
 
         thread = threading.Thread(target=another_process)
         thread.start()
-        taken.wait()
+        lock_is_held.wait()
         yield
         thread.join()
 
