@@ -49,6 +49,14 @@ def processes(*words: str) -> list[int]:
     return ids
 
 
+def parent_of(pid: int) -> int | None:
+    """Return the id of a process's parent; None once the process has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
 def tracker_process() -> int:
     """Return the id of this process's tracker process."""
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -59,7 +67,9 @@ def tracker_process() -> int:
 def kill_service(wandb_folder: Path) -> None:
     """Kill the wandb service of this process's tracker once it records a run."""
     wait_for(lambda: list(wandb_folder.glob("*run-*/*.wandb")))
-    (service,) = processes("--pid", str(tracker_process()))
+    services = processes("--pid", str(tracker_process()))
+    # a child of the service has the same command line until it starts its own program
+    (service,) = (pid for pid in services if parent_of(pid) not in services)
     os.kill(service, signal.SIGKILL)
 
 
