@@ -53,6 +53,14 @@ class Needs:
         return Needs(*(getattr(self, f.name) | getattr(other, f.name) for f in fields(Needs)))
 
 
+KINDS = {  # fields of `Needs` that some networks do not provide, as messages call them
+    "pooled": "pooled features",
+    "maps": "stage maps",
+    "pre_activations": "pre-activations",
+    "last_map": "map before the average pooling",
+    "class_maps": "class activation maps",
+}
+
 NOT_READ = cast(Tensor, None)  # typed as a tensor: a method reads nothing but what it requires
 
 
@@ -136,14 +144,35 @@ class Shapes:
     """Shapes of a network's outputs for one image."""
 
     stages: tuple[tuple[int, int, int], ...]  # (C_k, H_k, W_k) of stage k
-    pooled: int  # D
+    pooled: int  # D; 0 where it is missing
     last_map: tuple[int, int, int] = (0, 0, 0)  # (D, H, W)
     batch_norms: bool = False  # True where every stage ends in batch norm and activation
+    missing: frozenset[str] = frozenset()  # fields of `Needs` that the network does not provide
 
     @property
     def final_stage(self) -> int:
-        """Number of the last stage."""
+        """Number of the last stage. Raises UnsupportedPair where the network provides no stage maps."""
+        if not self.stages:
+            raise UnsupportedPair("it reads stage maps, which one of the networks does not provide")
         return len(self.stages) - 1
+
+    @property
+    def final_map(self) -> tuple[int, int, int]:
+        """(C, H, W) of the last stage. Raises UnsupportedPair where the network provides no stage maps."""
+        return self.stages[self.final_stage]
+
+    def check_provided(self, needs: Needs, role: str) -> None:
+        """Raise UnsupportedPair where a network of these shapes does not provide what `needs` names.
+
+        role: student or teacher, for the message.
+        """
+        for kind, description in KINDS.items():
+            if kind in self.missing and getattr(needs, kind):
+                raise UnsupportedPair(f"it reads the {role}'s {description}, which this network does not provide")
+        deepest = max({*needs.maps, *needs.pre_activations}, default=-1)
+        if deepest >= len(self.stages):
+            stages = f"the stages 0 to {len(self.stages) - 1}" if self.stages else "no stages"
+            raise UnsupportedPair(f"it reads stage {deepest} of the {role}, which has {stages}")
 
 
 @dataclass(frozen=True)
@@ -209,6 +238,15 @@ class Requirements:
         """Return what is read of student and teacher in an epoch."""
         stage = self if self.initialization is None or epoch >= 1 else self.initialization
         return stage.student, stage.teacher
+
+    def check_provided(self, student: Shapes, teacher: Shapes) -> None:
+        """Raise UnsupportedPair where networks of these shapes do not provide what is read of them."""
+        for epoch in (0, 1):
+            needs_of_student, needs_of_teacher = self.needs(epoch)
+            student.check_provided(needs_of_student, "student")
+            teacher.check_provided(needs_of_teacher, "teacher")
+        if self.teacher_features:
+            teacher.check_provided(Needs(pooled=True), "teacher")
 
 
 class Method(nn.Module):

@@ -38,7 +38,7 @@ class FitNet(Method):
 
     @classmethod
     def requirements(cls, options: FitNetOptions, student: Shapes, teacher: Shapes) -> Requirements:
-        layer, last = options.hint_layer, min(len(student.stages), len(teacher.stages)) - 1
+        layer, last = options.hint_layer, min(student.final_stage, teacher.final_stage)
         if layer > last:
             raise ValueError(f"hint_layer is {layer}, but the last stage that both networks have is {last}")
         check_resizable(student.stages[layer], teacher.stages[layer])

@@ -59,7 +59,7 @@ class FSP(Method):
             raise UnsupportedPair(
                 f"FSP needs equal channels in all stages: {channels_s} (student), {channels_t} (teacher)"
             )
-        maps = Needs(maps=range(len(channels_s)))
+        maps = Needs(maps=range(student.final_stage + 1))
         initialization = Initialization(math.ceil(options.init_epochs), maps, maps)
         return Requirements(Needs(logits=True), Needs(), initialization=initialization)
 

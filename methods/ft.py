@@ -85,10 +85,10 @@ class FT(Method):
 
     @classmethod
     def requirements(cls, options: FTOptions, student: Shapes, teacher: Shapes) -> Requirements:
-        channels = teacher.stages[-1][0]
+        channels = teacher.final_map[0]
         if int(options.rate * channels) < 1:
             raise ValueError(f"rate is {options.rate}: no factor is left of the teacher's {channels} channels")
-        if (1, 1) in (student.stages[-1][1:], teacher.stages[-1][1:]):
+        if (1, 1) in (student.final_map[1:], teacher.final_map[1:]):
             raise UnsupportedPair(
                 "FT compares where in a map factors are large, but a last map here has a single position"
             )
@@ -97,7 +97,7 @@ class FT(Method):
 
     def __init__(self, options: FTOptions, context: Context) -> None:
         super().__init__(options, context)
-        channels_s, channels_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
+        channels_s, channels_t = context.student.final_map[0], context.teacher.final_map[0]
         factors = int(options.rate * channels_t)
         self.paraphraser = Paraphraser(channels_t, factors)
         self.translator = conv_stack(nn.Conv2d, [channels_s, channels_s, factors, factors], batch_norm=True)

@@ -59,7 +59,7 @@ class ICKD(Method):
 
     def __init__(self, options: ICKDOptions, context: Context) -> None:
         super().__init__(options, context)
-        c_s, c_t = context.student.stages[-1][0], context.teacher.stages[-1][0]
+        c_s, c_t = context.student.final_map[0], context.teacher.final_map[0]
         self.embed = nn.Sequential(nn.Conv2d(c_s, c_t, 1, bias=False), nn.BatchNorm2d(c_t))
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:

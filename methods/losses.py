@@ -98,17 +98,28 @@ def share_up_to_median(values: Tensor) -> Tensor:
 
 
 def shared_stages(student: Shapes, teacher: Shapes) -> list[int]:
-    """Return the stages that both networks have, without the stem; where one has more, its last ones are left out."""
-    return list(range(1, min(len(student.stages), len(teacher.stages))))
+    """Return the stages that both networks have, without the stem; where one has more, its last ones are left out.
+
+    Raises UnsupportedPair where there are none.
+    """
+    return list(range(1, _common_stages(student, teacher) + 1))
 
 
 def last_stages(student: Shapes, teacher: Shapes) -> list[tuple[int, int]]:
     """Return pairs of stages of student and teacher, aligned at the last, without the stems.
 
-    Where one network has more stages its first ones are left out.
+    Where one network has more stages its first ones are left out. Raises UnsupportedPair where no stages are common.
     """
-    n = min(len(student.stages), len(teacher.stages)) - 1
+    n = _common_stages(student, teacher)
     return [(len(student.stages) - n + i, len(teacher.stages) - n + i) for i in range(n)]
+
+
+def _common_stages(student: Shapes, teacher: Shapes) -> int:
+    """Return the number of stages besides the stem that both networks have. Raises UnsupportedPair for none."""
+    n = min(student.final_stage, teacher.final_stage)
+    if n < 1:
+        raise UnsupportedPair("it reads stages after the stem, which one of the networks does not provide")
+    return n
 
 
 def pool_to_smaller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

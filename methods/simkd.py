@@ -77,6 +77,7 @@ class SimKD(Method):
 
     @classmethod
     def requirements(cls, options: SimKDOptions, student: Shapes, teacher: Shapes) -> Requirements:
+        teacher.check_provided(Needs(last_map=True), "teacher")
         channels = teacher.last_map[0]
         if options.factor > channels:
             raise ValueError(f"factor is {options.factor}, but the teacher has {channels} channels to divide by it")
@@ -84,7 +85,7 @@ class SimKD(Method):
 
     def __init__(self, options: SimKDOptions, context: Context) -> None:
         super().__init__(options, context)
-        self.projector = Projector(context.student.stages[-1], context.teacher.last_map, options.factor)
+        self.projector = Projector(context.student.final_map, context.teacher.last_map, options.factor)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         projected = self.projector(student.maps[self.context.student.final_stage])

@@ -69,12 +69,12 @@ class WKDF(Method):
 
     @classmethod
     def requirements(cls, options: WKDFOptions, student: Shapes, teacher: Shapes) -> Requirements:
-        check_resizable(student.stages[-1], teacher.stages[-1])
+        check_resizable(student.final_map, teacher.final_map)
         return Requirements(Needs(logits=True, maps=[student.final_stage]), Needs(maps=[teacher.final_stage]))
 
     def __init__(self, options: WKDFOptions, context: Context) -> None:
         super().__init__(options, context)
-        self.regressor = Regressor(context.student.stages[-1], context.teacher.stages[-1])
+        self.regressor = Regressor(context.student.final_map, context.teacher.final_map)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, context = self.options, self.context

@@ -107,7 +107,7 @@ class SpeedHarness:
     def network(self, name: str, *, reference: bool) -> networks.Network:
         """Return a network on the device, in the layout of the reference loop (NCHW) or of this suite's."""
         with seeded(name, 0):
-            network = networks.build(name, CLASSES)
+            network = networks.build(name, CLASSES, self.dataset.config.size)
         return network.to(self.hardware.device) if reference else to_device(network, self.hardware.device)
 
     def method_config(self, name: str) -> MethodConfig:

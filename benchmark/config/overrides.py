@@ -187,6 +187,6 @@ def _in_hydra_grammar(word: str) -> str:
     names = _split(value)
     if key == "seeds":
         names = [seed for name in names for seed in _expand_range(word, name)]
-    if not all(re.fullmatch(r"[\w.+-]+", name) for name in names):
+    if not all(re.fullmatch(r"[\w./+-]+", name) for name in names):
         raise UserError(f"cannot read {word!r}: write names with commas between, as in {key}={LISTS[key]}")
     return f"{key}=[{','.join(names)}]"

@@ -37,7 +37,10 @@ def method_requirements(config: Mapping[str, Any], student: str, teacher: str, d
     config: the method part of a run's config. Raises UnsupportedPair, or ValueError where the options do not fit.
     """
     method, options = method_class_and_options(config)
-    return method.requirements(options, output_shapes(student, dataset), output_shapes(teacher, dataset))
+    shapes = output_shapes(student, dataset), output_shapes(teacher, dataset)
+    requires = method.requirements(options, *shapes)
+    requires.check_provided(*shapes)
+    return requires
 
 
 def check_momentum(config: Mapping[str, Any], momentum: float) -> None:
@@ -75,7 +78,7 @@ def build_method(
     """
     method, options = method_class_and_options(config)
     shapes = output_shapes(student, dataset), output_shapes(teacher, dataset)
-    stages = method.requirements(options, *shapes).batch_norms
+    stages = method_requirements(config, student, teacher, dataset).batch_norms
     batch_norms = {} if teacher_network is None else networks.batch_norm_parameters(teacher_network, stages)
     context = Context(dataset.classes, *shapes, dataset.train.labels.to(device), epochs, batch_norms)
     with seeded("method", seed):
@@ -87,14 +90,14 @@ def to_device(network: Network, device: str) -> Network:
     return network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def load_teacher(folder: Path, network: str, classes: int, sha256: str) -> tuple[Network, Tensor]:
+def load_teacher(folder: Path, network: str, dataset: Dataset, sha256: str) -> tuple[Network, Tensor]:
     """Load a frozen teacher in eval mode from its run folder, with its test logits [N, C].
 
     Raises DamagedFile where its weights cannot be read, ValueError where they do not have the content hash `sha256`,
     which the run was planned with.
     """
     run_folder = RunFolder(folder)
-    teacher = networks.build(network, classes)
+    teacher = networks.build(network, dataset.classes, dataset.config.size)
     weights = load_weights(run_folder.weights)
     if content_hash(weights) != sha256:
         raise ValueError(f"the teacher in {folder} has changed since the run was planned")

@@ -152,7 +152,7 @@ def student_hours(plan: Plan, times: StepTimes, key: MethodKey, trained_epochs: 
 def run_gigabytes(plan: Plan, network: str) -> float:
     """Return the size of a finished run's folder: the weights, and the test logits before their compression."""
     logits = len(plan.dataset.test.labels) * plan.dataset.classes
-    return 4 * (networks.state_size(network, plan.dataset.classes) + logits) / GIGABYTE
+    return 4 * (networks.state_size(network, plan.dataset.classes, plan.dataset.config.size) + logits) / GIGABYTE
 
 
 class CacheSizes:

@@ -134,12 +134,12 @@ def _build(run: TrainingRun, dataset: Dataset, capture: Capture) -> tuple[Traine
     config, hardware = run.config, run.settings.hardware
     recipe, seed, device, precision = config["recipe"], config["seed"], hardware.device, config["precision"]
     with seeded("network", seed):
-        network = networks.build(run.network, dataset.classes)
+        network = networks.build(run.network, dataset.classes, dataset.config.size)
     teacher, teacher_logits, teacher_name = None, None, run.network
     if run.teacher_run:
         teacher_name = config["teacher"]["network"]
         teacher, teacher_logits = load_teacher(
-            run.settings.runs / run.teacher_run, teacher_name, dataset.classes, config["teacher"]["sha256"]
+            run.settings.runs / run.teacher_run, teacher_name, dataset, config["teacher"]["sha256"]
         )
         teacher = to_device(teacher, device)
     method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)

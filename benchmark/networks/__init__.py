@@ -1,10 +1,12 @@
 """The registry: the field's networks by their usual names.
 
     resnet<6n+2>, resnet<6n+2>x4     wrn<6n+4>_<width>     vgg8, 11, 13, 16, 19
-    MobileNetV2 (half width)         ShuffleV1, ShuffleV2  ResNet18, 34, 50, 101 (ImageNet form, 3×3 stem)
+    MobileNetV2 (half width)         ShuffleV1, ShuffleV2  ResNet18, 34, 50, 101 (ImageNet form)
+    MobileNetV1                      timm/<name>: any network of timm
 
 Case and underscores are ignored (wrn_40_2, mobilenetv2). `resnet50` is ResNet50, as in the field, though 50 is also
-6n+2.
+6n+2. The ResNets have the 3×3 stem of the field's CIFAR tables for images below 128 px, and from there on the stem of
+its ImageNet tables: they are timm's resnet18, 34, 50 and 101 then. MobileNetV1 is timm's mobilenetv1_100.
 """
 
 import functools
@@ -14,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from benchmark.errors import UserError, nearest
-from benchmark.networks.base import LOGITS, Network, batch_norm_parameters, check_image_size, meta_shapes, shapes
+from benchmark.networks.base import LOGITS, TIMM, Network, batch_norm_parameters, check_image_size, meta_shapes, shapes
 from benchmark.networks.meta import ShapesOnly
 from benchmark.networks.mobilenet import MobileNetV2
 from benchmark.networks.resnet import BasicBlock, Bottleneck, CifarResNet, ImageNetResNet
@@ -38,8 +40,12 @@ _FIXED_NETWORKS: dict[str, Callable[[int], Network]] = {
     "ResNet50": lambda classes: ImageNetResNet(Bottleneck, (3, 4, 6, 3), classes),
     "ResNet101": lambda classes: ImageNetResNet(Bottleneck, (3, 4, 23, 3), classes),
 }
+# The names of the field's ImageNet tables that the networks of timm have
+IMAGENET_SIZE = 128  # px; smaller images have the stem of the CIFAR tables
+_IMAGENET_NETWORKS = {f"ResNet{depth}": f"timm/resnet{depth}" for depth in (18, 34, 50, 101)}
+_TIMM_NETWORKS = {"MobileNetV1": "timm/mobilenetv1_100"}
 _ALIASES = {"mobilehalf": "MobileNetV2", "shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2"}
-_FIXED_BY_SPELLING = {name.lower(): name for name in _FIXED_NETWORKS} | _ALIASES
+_FIXED_BY_SPELLING = {name.lower(): name for name in (*_FIXED_NETWORKS, *_TIMM_NETWORKS)} | _ALIASES
 _RESNET = re.compile(r"resnet_?([1-9]\d*)(x4)?")
 _WRN = re.compile(r"wrn_?([1-9]\d*)_([1-9]\d*)")
 MAX_DEPTH = 1202  # of the deepest published CIFAR ResNet; a deeper one is a typing mistake
@@ -51,7 +57,7 @@ def names() -> list[str]:
     """Return the usual names, for messages; other depths and widths of resnet and wrn can be built as well."""
     resnets = [f"resnet{d}" for d in (8, 14, 20, 32, 44, 56, 110)] + ["resnet8x4", "resnet32x4"]
     wrns = [f"wrn{d}_{w}" for d in (16, 40) for w in (1, 2)]
-    return [*resnets, *wrns, *(f"vgg{d}" for d in CONVOLUTIONS), *_FIXED_NETWORKS]
+    return [*resnets, *wrns, *(f"vgg{d}" for d in CONVOLUTIONS), *_FIXED_NETWORKS, *_TIMM_NETWORKS]
 
 
 def canonical(name: str) -> str:
@@ -60,6 +66,10 @@ def canonical(name: str) -> str:
     Raises UserError for an unknown network, with the nearest names or depths.
     """
     key = name.lower()
+    if key.startswith(TIMM):
+        from benchmark.networks import timm_networks  # imports timm, which takes seconds
+
+        return timm_networks.canonical(name)
     if fixed := _FIXED_BY_SPELLING.get(key.replace("_", "")):
         return fixed
     if m := _RESNET.fullmatch(key):
@@ -85,12 +95,18 @@ def _check_depth(name: str, depth: int, remainder: int, prefix: str, suffix: str
     )
 
 
-def build(name: str, classes: int) -> Network:
+def build(name: str, classes: int, image_size: int | None = None) -> Network:
     """Build a network with fresh weights, drawn from the global generator of the default device.
 
-    Raises UserError for an unknown network.
+    image_size: pixels a side, on which some networks depend: those with ImageNet's names have another stem for large
+    images, and transformers a position for each patch. None: a small image, and timm's own size. Raises UserError for
+    an unknown network, and for one that cannot be made for the size.
     """
-    name = canonical(name)
+    name = _timm_name(canonical(name), image_size)
+    if name.startswith(TIMM):
+        from benchmark.networks.timm_networks import TimmNetwork
+
+        return TimmNetwork(name, classes, image_size)
     if name in _FIXED_NETWORKS:
         return _FIXED_NETWORKS[name](classes)
     if m := _RESNET.fullmatch(name):
@@ -100,13 +116,20 @@ def build(name: str, classes: int) -> Network:
     return VGG(CONVOLUTIONS[int(name.removeprefix("vgg"))], classes)
 
 
+def _timm_name(name: str, image_size: int | None) -> str:
+    """Return `timm/<name>` for a network of ImageNet's tables, which may depend on the image size; else the name."""
+    if image_size is not None and image_size >= IMAGENET_SIZE and name in _IMAGENET_NETWORKS:
+        return _IMAGENET_NETWORKS[name]
+    return _TIMM_NETWORKS.get(name, name)
+
+
 @functools.cache
 def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOGITS) -> int:
     """Count the multiplications of one image's forward pass as deep as `needs` requires, on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode  # slow to import, and a plan counts nothing
 
     with torch.device("meta"):
-        network = build(name, classes).eval()
+        network = build(name, classes, image_size).eval()
         with FlopCounterMode(display=False) as counter:
             network(torch.empty(1, 3, image_size, image_size), needs)
     return counter.get_total_flops() // 2
@@ -117,20 +140,20 @@ def output_shapes(name: str, classes: int, image_size: int) -> Shapes:
     """Return the shapes of a network's outputs, from a build on the meta device."""
     check_image_size(image_size)
     with torch.device("meta"), ShapesOnly():
-        return meta_shapes(_on_meta_device(name, classes), image_size)
+        return meta_shapes(_on_meta_device(name, classes, image_size), image_size)
 
 
 @functools.cache
-def state_size(name: str, classes: int) -> int:
+def state_size(name: str, classes: int, image_size: int | None = None) -> int:
     """Return the number of entries of a network's state, parameters and buffers, from a build on the meta device."""
-    return sum(value.numel() for value in _on_meta_device(name, classes).state_dict().values())
+    return sum(value.numel() for value in _on_meta_device(name, classes, image_size).state_dict().values())
 
 
 @functools.cache
-def _on_meta_device(name: str, classes: int) -> Network:
+def _on_meta_device(name: str, classes: int, image_size: int | None) -> Network:
     """Build a network without values."""
     with torch.device("meta"), ShapesOnly():
-        return build(name, classes)
+        return build(name, classes, image_size)
 
 
 def is_light(name: str) -> bool:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from benchmark.errors import UserError
 from methods.contract import Needs, Outputs, Shapes
 
+TIMM = "timm/"  # prefix of the names of timm's networks
 LOGITS = Needs(logits=True)
 MIN_IMAGE_SIZE = 8  # px; below, the three poolings of VGG leave nothing
 
@@ -27,6 +28,8 @@ class Network(nn.Module):
     """
 
     stages: int
+    missing: frozenset[str] = frozenset()  # fields of `Needs` that the network does not provide
+    image_size: int | None = None  # pixels a side, where the layers depend on them
 
     def stage(self, k: int, x: Tensor, pre_activation: bool) -> tuple[Tensor, Tensor | None]:
         """Run stage `k`, 0 being the stem, on the previous map. Return its map and, if `pre_activation`, the map before
@@ -42,6 +45,19 @@ class Network(nn.Module):
         """Return the map [N, D, H, W] that is pooled, from the last stage's map [N, C, H, W]."""
         return x
 
+    @property
+    def foreign_module(self) -> nn.Module:
+        """The module whose names of layers are those of other code bases' checkpoints."""
+        return self
+
+    def check_provided(self, needs: Needs) -> None:
+        """Raise ValueError where `needs` names a stage or a kind of output that the network does not provide."""
+        unknown = [k for k in sorted({*needs.maps, *needs.pre_activations}) if not 0 <= k < self.stages]
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has the stages 0 to {self.stages - 1}, not {unknown}")
+        if kinds := [kind for kind in sorted(self.missing) if getattr(needs, kind)]:
+            raise ValueError(f"{type(self).__name__} does not provide {', '.join(kinds)}")
+
     def batch_norm(self, k: int) -> nn.BatchNorm2d | None:
         """Return the batch norm whose output is (a summand of) stage `k`'s pre-activation; None where there is none."""
         return None
@@ -51,9 +67,7 @@ class Network(nn.Module):
 
         Raises ValueError where `needs` names a stage that the network does not have.
         """
-        unknown = [k for k in sorted({*needs.maps, *needs.pre_activations}) if not 0 <= k < self.stages]
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has the stages 0 to {self.stages - 1}, not {unknown}")
+        self.check_provided(needs)
         outputs = Outputs()
         last = self.stages - 1 if needs.last_stage is None else needs.last_stage
         for k in range(last + 1):
@@ -71,15 +85,19 @@ class Network(nn.Module):
                 outputs.pooled = pooled
             if needs.logits:
                 outputs.logits = self.head(pooled)
-            for m in needs.class_maps:
-                cells = functional.adaptive_avg_pool2d(x, m)
-                outputs.class_maps[m] = functional.conv2d(cells, self.head.weight[:, :, None, None], self.head.bias)
+            outputs.class_maps = {m: class_map(self.head, x, m) for m in needs.class_maps}
         return outputs
 
 
 def global_average(x: Tensor) -> Tensor:
     """Average a map over its positions: [N, C, H, W] -> [N, C]."""
     return x.mean((2, 3))
+
+
+def class_map(head: nn.Linear, x: Tensor, m: int) -> Tensor:
+    """Apply a classifier to the cells of a map's m × m grid: [N, D, H, W] -> [N, C, m, m]."""
+    cells = functional.adaptive_avg_pool2d(x, m)
+    return functional.conv2d(cells, head.weight[:, :, None, None], head.bias)
 
 
 def check_image_size(image_size: int) -> None:
@@ -106,11 +124,14 @@ def shapes(network: Network, image_size: int) -> Shapes:
 def meta_shapes(meta_network: Network, image_size: int) -> Shapes:
     """Return the shapes of the outputs of a network on the meta device; it is set to evaluation mode."""
     network = meta_network.eval()
-    everything = Needs(pooled=True, last_map=True, maps=range(network.stages))
+    has_pooled, has_last_map = "pooled" not in network.missing, "last_map" not in network.missing
+    everything = Needs(logits=True, pooled=has_pooled, last_map=has_last_map, maps=range(network.stages))
     outputs = network(torch.empty(1, 3, image_size, image_size, device="meta"), everything)
     stages = tuple(tuple(outputs.maps[k].shape[1:]) for k in range(network.stages))
-    batch_norms = all(network.batch_norm(k) is not None for k in range(network.stages))
-    return Shapes(stages, outputs.pooled.shape[1], tuple(outputs.last_map.shape[1:]), batch_norms)
+    batch_norms = bool(stages) and all(network.batch_norm(k) is not None for k in range(network.stages))
+    pooled = outputs.pooled.shape[1] if has_pooled else 0
+    last_map = tuple(outputs.last_map.shape[1:]) if has_last_map else (0, 0, 0)
+    return Shapes(stages, pooled, last_map, batch_norms, network.missing)
 
 
 def batch_norm_parameters(network: Network, stages: Iterable[int]) -> dict[int, tuple[Tensor, Tensor]]:

@@ -2,7 +2,8 @@
 
 Accepted are a plain state dictionary, one under a usual key ("model", "state_dict", "net", …), and the state of a whole
 distiller (mdistiller's "student.…" and "teacher.…"), each with or without the prefixes of DataParallel and
-torch.compile. Layer names are those of RepDistiller and mdistiller. If a file holds several networks, the one that fits
+torch.compile; and a .safetensors file of weights. Layer names are those of RepDistiller and mdistiller, and for timm's
+networks those of timm, which torchvision's ResNets share. If a file holds several networks, the one that fits
 is loaded; a file with two different networks that fit is rejected.
 """
 
@@ -31,7 +32,14 @@ WITHOUT_CHECKSUMS = "torch's older format has no checksums, so damage can go unn
 _WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 _NETWORK_ATTRIBUTES = ("student", "teacher", "model", "net", "network")  # under which trainers keep a network
 _PREFIXES = frozenset({"module", "_orig_mod"})  # of DataParallel and torch.compile; no layer has these names
-_CLASSIFIERS = ("fc", "linear", "classifier", "classifier.0")  # of the registered networks
+_CLASSIFIERS = (
+    "fc",
+    "linear",
+    "classifier",
+    "classifier.0",
+    "head",
+    "head.fc",
+)  # of the registered networks and timm's
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # RepDistiller saves accuracies as NumPy scalars (of another module under NumPy 1) and the command line's options with
 # the weights. Weights-only loading rejects these types by default; none of them can run code.
@@ -56,10 +64,10 @@ def load_foreign(path: Path, network: Network, name: str) -> None:
         raise UserError(
             f"{path}: holds no state dictionary; expected torch.save(model.state_dict(), …), or one under 'model'"
         )
-    expected = network.state_dict()
+    expected = network.foreign_module.state_dict()
     fitting = {location: state for location, state in candidates.items() if not _mismatches(state, expected)}
     if not fitting:
-        raise UserError(f"{path}: {_explain_mismatch(candidates, expected, name)}")
+        raise UserError(f"{path}: {_explain_mismatch(candidates, network, name)}")
     if len(fitting) > 1 and len({content_hash(state) for state in fitting.values()}) > 1:
         raise UserError(
             f"{path}: holds {len(fitting)} different networks that fit {name} ({'; '.join(fitting)}); "
@@ -69,11 +77,13 @@ def load_foreign(path: Path, network: Network, name: str) -> None:
     for key, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path}: '{key}' holds values that are not finite; its training has diverged")
-    network.load_state_dict(dict(state), strict=True)
+    network.foreign_module.load_state_dict(dict(state), strict=True)
 
 
 def _read(path: Path) -> Any:
-    """Read the object in a file written by torch.save onto the CPU, without running code from the file."""
+    """Read the object in a file of torch.save or safetensors onto the CPU, without running code from the file."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return _read_safetensors(path)
     try:
         with open_file(path) as file, torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
             is_zip = file.read(4) == ZIP_SIGNATURE
@@ -92,6 +102,16 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: no such checkpoint") from None
     except OSError as error:
         raise UserError(f"{path}: the checkpoint cannot be opened ({error.strerror})") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable .safetensors file ({' '.join(str(error).split())})") from None
 
 
 def _explain_unreadable(error: Exception) -> str:
@@ -152,12 +172,17 @@ def _mismatches(state: StateDict, expected: StateDict) -> list[str]:
     return sorted((state.keys() ^ expected.keys()) | different)
 
 
-def _explain_mismatch(candidates: Mapping[str, StateDict], expected: StateDict, name: str) -> str:
+def _explain_mismatch(candidates: Mapping[str, StateDict], network: Network, name: str) -> str:
     """Explain why no candidate fits: another number of classes, another architecture, or the first differences."""
+    expected, size = network.foreign_module.state_dict(), network.image_size
     classes = _count_classes(expected)
     for state in candidates.values():
         candidate_classes = _count_classes(state)
-        if candidate_classes is not None and candidate_classes != classes and _fits(name, state, candidate_classes):
+        if (
+            candidate_classes is not None
+            and candidate_classes != classes
+            and _fits(name, state, candidate_classes, size)
+        ):
             return f"has {candidate_classes} classes, this data set has {classes}"
     for state in candidates.values():
         if architecture := _identify(state):
@@ -188,10 +213,10 @@ def _count_classes(state: StateDict) -> int | None:
     return None if weight is None else weight.shape[0]
 
 
-def _fits(name: str, state: StateDict, classes: int) -> bool:
+def _fits(name: str, state: StateDict, classes: int, image_size: int | None = None) -> bool:
     """Return True if `state` fits the registered network `name` with `classes` classes."""
     with torch.device("meta"):
-        return not _mismatches(state, build(name, classes).state_dict())
+        return not _mismatches(state, build(name, classes, image_size).foreign_module.state_dict())
 
 
 def _identify(state: StateDict) -> str | None:

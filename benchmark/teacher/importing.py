@@ -27,7 +27,7 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
     training: the run that would train this teacher. Return the run that stands for the imported one. Raises UserError
     where the file cannot be read or does not fit the network and the data set.
     """
-    teacher = networks.build(network, dataset.classes)
+    teacher = networks.build(network, dataset.classes, dataset.config.size)
     load_foreign(path, teacher, network)
     weights = teacher.state_dict()
     sha256 = content_hash(weights)

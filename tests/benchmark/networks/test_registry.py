@@ -38,7 +38,7 @@ def test_case_and_underscores_do_not_matter(name, data):
 
 def test_the_usual_names_are_canonical_and_distinct():
     assert [canonical(name) for name in networks.names()] == networks.names()
-    assert len(set(networks.names())) == len(networks.names()) == 25
+    assert len(set(networks.names())) == len(networks.names()) == 26
 
 
 @given(st.integers(1, 400), st.sampled_from([("resnet", 2, ""), ("resnet", 2, "x4"), ("wrn", 4, "_2")]))
