@@ -12,7 +12,7 @@ from analysis.conditions import Where, parse_where
 from analysis.load import load_config, profile_of, run_folders
 from benchmark.config.schema import AnalysisOptions
 from benchmark.errors import UserError
-from benchmark.runs.folder import RunBusy, RunFolder
+from benchmark.runs.folder import RunBusy, RunFolder, location
 from benchmark.runs.record import TEACHERS
 
 FILTERS = ("dataset", "profile", "pair", "method", "identity", "where")
@@ -69,7 +69,7 @@ def _is_student(folder: Path) -> bool:
 
 def _passes(folder: Path, options: AnalysisOptions, where: Sequence[Where]) -> bool:
     """Return whether a run has the chosen names and settings."""
-    dataset, pair, method, identity, _ = folder.parts[-5:]
+    dataset, pair, method, identity, _ = location(folder)
     names = {"dataset": dataset, "pair": pair, "method": method, "identity": identity}
     if any(getattr(options, key) and name not in getattr(options, key) for key, name in names.items()):
         return False

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis import students
 from analysis.students import OF_TEACHER, Pairs
-from benchmark.runs.folder import RunFolder
+from benchmark.runs.folder import RunFolder, location, network_name
 from benchmark.runs.reading import well_formed
 from benchmark.runs.record import TEACHERS, UNREADABLE, RunConfig, RunRecord, RunStatus, StatusRecord, number
 
@@ -78,7 +78,7 @@ def load_runs(root: Path) -> Runs:
     """Read all runs below `root`; empty where there are none."""
     finished, unfinished, pairs = [], [], Pairs(_pair_folders(root))
     for folder, error in _folders(root):
-        dataset, pair, method, identity, leaf = map(well_formed, folder.parts[-5:])
+        dataset, pair, method, identity, leaf = map(well_formed, location(folder))
         run = RunFolder(folder)
         status, record = run.status_record, run.record
         if not error and status.status is None and not os.path.lexists(folder / "result.json"):
@@ -175,11 +175,11 @@ def profile_of(config: RunConfig) -> str | None:
 
 
 def _pair_folders(root: Path) -> dict[str, set[str]]:
-    """Names of the folders of pairs, by data set; those of pairs without runs count."""
+    """Names of pairs with a folder, by data set; those of pairs without runs count."""
     pairs: dict[str, set[str]] = {}
     for folder in root.glob("*/*-*/"):
         if folder.name.count("-") == 1:
-            pairs.setdefault(folder.parent.name, set()).add(folder.name)
+            pairs.setdefault(folder.parent.name, set()).add(network_name(folder.name))
     return pairs
 
 
@@ -197,12 +197,12 @@ def _rejection_reason(record: RunRecord, folder: Path) -> str | None:
     """Why the record of a finished run is not used; None where it is."""
     if record.status not in (None, RunStatus.DONE):
         return f"its result.json says {record.status}"
-    pair = folder.parts[-4]
+    pair = location(folder)[1]
     if pair != TEACHERS and record.problem != UNREADABLE:
-        location = dict(zip(LOCATION, (*folder.parts[-5:-1], int(folder.name.removeprefix("seed="))), strict=True))
+        place = dict(zip(LOCATION, (*location(folder)[:-1], int(folder.name.removeprefix("seed="))), strict=True))
         if "-" not in pair:
-            location |= {"pair": None, "student": pair}
-        for key, expected in location.items():
+            place |= {"pair": None, "student": pair}
+        for key, expected in place.items():
             if (value := getattr(record, key)) != expected:
                 return f"its result.json says {key} {json.dumps(value)}: it belongs to another folder"
         for key in REQUIRED:

@@ -15,7 +15,7 @@ from analysis.tables import ablation as ablation_tables
 from analysis.tables import accuracy, cost, notes, ranks, significance
 from analysis.tables import fidelity as fidelity_tables
 from analysis.tables.results import without_baselines
-from benchmark.runs.folder import read_json
+from benchmark.runs.folder import folder_name, read_json
 from benchmark.tables import cells, model
 from benchmark.tables.model import CODE, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
 
@@ -123,7 +123,7 @@ def costs(source: Source) -> Section:
 def _peak_memory(source: Source, pair: str) -> Iterator[tuple[str, float]]:
     """Iterate over method and peak memory in MB, of `speed/<pair>.json` among the reports or next to the runs."""
     for folder in (source.reports, source.root):
-        rows = (read_json(folder / "speed" / f"{pair}.json") or {}).get("rows")
+        rows = (read_json(folder / "speed" / folder_name(f"{pair}.json")) or {}).get("rows")
         if isinstance(rows, list):
             for row in rows:
                 if isinstance(row, dict) and isinstance(row.get("peak_mb"), int | float):

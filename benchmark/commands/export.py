@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmark.config.command_options import load_export
 from benchmark.config.schema import ExportOptions
 from benchmark.errors import UserError
-from benchmark.runs.folder import RunFolder
+from benchmark.runs.folder import RunFolder, location
 from benchmark.runs.record import TEACHERS
 from benchmark.runs.weights import DamagedFile
 
@@ -68,7 +68,7 @@ def _problem(folder: RunFolder) -> str:
 
 
 def _passes(folder: RunFolder, options: ExportOptions) -> bool:
-    dataset, pair, method, identity, leaf = folder.path.parts[-5:]
+    dataset, pair, method, identity, leaf = location(folder.path)
     if options.pair and not any(
         name == pair or ("-" not in pair and name.endswith(f"-{pair}")) for name in options.pair
     ):

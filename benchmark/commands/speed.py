@@ -64,7 +64,7 @@ def run(words: Sequence[str]) -> int:
     written = []
     for pair in config.pair:
         teacher, student = networks.split_pair(pair)
-        path, text = Path(config.reports) / "speed" / f"{teacher}-{student}.json", ""
+        path, text = Path(config.reports) / "speed" / folder.folder_name(f"{teacher}-{student}.json"), ""
         for result in measure(plan_measurement(config, overrides, teacher, student, options)):
             text = speed_table.document(result, rounds=options.rounds, steps=options.steps, epochs=FULL_EPOCHS)
             folder.write_json(path, result)

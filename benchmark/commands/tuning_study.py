@@ -125,7 +125,7 @@ class Tuning:
         space = {k: optuna.distributions.distribution_to_json(d) for k, d in self.space.items()}
         default = self.runs({})[0].identity
         hashed = {"default": default, "of": self.seeds, "space": space, "sampler": self.sampler_seed}
-        names = (self.plan.dataset.name, self.plan.config.profile, self.pair, self.method.name)
+        names = (self.plan.dataset.name, self.plan.config.profile, folder.folder_name(self.pair), self.method.name)
         return f"{'-'.join(names)}-{folder.identity(hashed)}"
 
     @property

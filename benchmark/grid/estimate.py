@@ -17,7 +17,7 @@ from benchmark.data.augmentation import count_outcomes
 from benchmark.grid.build import output_shapes
 from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.plan import MethodKey, Plan
-from benchmark.runs.folder import RunFolder, read_json
+from benchmark.runs.folder import RunFolder, folder_name, location, read_json
 from benchmark.runs.record import TEACHERS, number
 from benchmark.runs.students import is_student_alone
 from benchmark.tables.cells import counted
@@ -58,7 +58,7 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
     recorded = folder.config
     data = recorded.dataset
     conditions = (record.hardware, record.precision, recorded.recipe.get("batch_size"), data.get("size"))
-    pair, method = folder.path.parts[-4], folder.path.parts[-3]
+    _, pair, method, *_ = location(folder.path)
     role = "teacher" if pair == TEACHERS else "student"
     if conditions != _conditions(plan, role, record.network):
         return None
@@ -81,7 +81,7 @@ def of_speed(plan: Plan) -> StepTimes:
     measured = 0
     for teacher, student in plan.pairs:
         for root in (Path(plan.config.reports), plan.settings.runs):
-            content = read_json(root / "speed" / f"{teacher}-{student}.json") or {}
+            content = read_json(root / "speed" / folder_name(f"{teacher}-{student}.json")) or {}
             if _is_like(plan, content, student):
                 times = dict(_of_pair(content, teacher, student))
                 # older files have one precision for both networks

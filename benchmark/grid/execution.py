@@ -15,6 +15,7 @@ from benchmark.grid.plan import Plan, is_finished
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import execute
 from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
+from benchmark.runs.folder import folder_name
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from benchmark.teacher.cache import cacheable_kinds
@@ -85,7 +86,8 @@ def make_pair_folders(plan: Plan) -> None:
     students = {run.network for run in plan.students_alone()}
     for teacher, student in plan.pairs:
         if student in students:
-            (plan.settings.runs / plan.dataset.name / f"{teacher}-{student}").mkdir(parents=True, exist_ok=True)
+            name = folder_name(f"{teacher}-{student}")
+            (plan.settings.runs / plan.dataset.name / name).mkdir(parents=True, exist_ok=True)
 
 
 def _submit(

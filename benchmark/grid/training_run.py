@@ -88,7 +88,8 @@ class TrainingRun:
         if self.finished_copy is not None:
             return self.finished_copy
         leaf = f"seed={self.config['seed']}" if "seed" in self.config else "imported"
-        return f"{self.config['dataset']['name']}/{self.pair}/{self.method}/{self.identity}/{leaf}"
+        pair, method = store.folder_name(self.pair), store.folder_name(self.method)
+        return f"{self.config['dataset']['name']}/{pair}/{method}/{self.identity}/{leaf}"
 
     @property
     def key(self) -> str:

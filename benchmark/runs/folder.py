@@ -5,6 +5,8 @@
     <runs>/<dataset>/teachers/<network>/<identity>/seed=<n>/  a trained teacher
     <runs>/<dataset>/teachers/<network>/<identity>/imported/  a teacher imported from a checkpoint
 
+A `/` in the name of a network, as in timm/resnet18, is a `+` in these folders.
+
 Files of a run folder:
 
     config.yaml        the fully resolved config (`RunConfig`); the identity is its hash without the seed
@@ -47,7 +49,7 @@ from benchmark.runs import locks
 from benchmark.runs.locks import HeldLock, lock
 from benchmark.runs.locks import RunBusy as RunBusy  # part of this module, too
 from benchmark.runs.reading import read_bytes, read_json
-from benchmark.runs.record import RunConfig, RunRecord, RunStatus, StatusRecord, checksum
+from benchmark.runs.record import TEACHERS, RunConfig, RunRecord, RunStatus, StatusRecord, checksum
 
 SELECTIONS = "selections"  # folder of reports that records which runs and which command made each file
 LARGEST_EPOCH = 10**9  # a larger one is a mistake
@@ -60,6 +62,26 @@ def identity(config: Mapping[str, Any]) -> str:
     rest = {k: v for k, v in config.items() if k != "seed"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def folder_name(name: str) -> str:
+    """Return the folder's name of a pair or a network: `/`, as in timm/resnet18, becomes `+`, which neither holds."""
+    return name.replace("/", "+")
+
+
+def network_name(folder: str) -> str:
+    """Return the name of the pair or network whose `folder_name` is `folder`."""
+    return folder.replace("+", "/")
+
+
+def location(folder: Path) -> tuple[str, str, str, str, str]:
+    """Return data set, pair, method, identity and leaf of a run's folder, as their names are written elsewhere.
+
+    For a teacher they are data set, `teachers`, network, identity and leaf. A `+` in a method's name, as in the
+    combination kd+crd, stays.
+    """
+    dataset, pair, method, identity, leaf = folder.parts[-5:]
+    return dataset, network_name(pair), network_name(method) if pair == TEACHERS else method, identity, leaf
 
 
 def file_name(*parts: str) -> str:

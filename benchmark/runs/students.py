@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmark.runs.folder import RunFolder, identity
+from benchmark.runs.folder import RunFolder, folder_name, identity
 
 METHODS_UNDER_PAIRS = ("ce",)  # methods that read no teacher and have runs in older folders
 
@@ -35,8 +35,9 @@ def finished_under_a_pair(root: Path, config: Mapping[str, Any]) -> str | None:
     if method not in METHODS_UNDER_PAIRS:
         return None
     dataset = glob.escape(config["dataset"]["name"])
+    student = glob.escape(folder_name(config["student"]))
     planned = identity_without_teacher(config)
-    for relative in sorted(glob.glob(f"{dataset}/*-{config['student']}/{method}/*/seed={seed}", root_dir=root)):
+    for relative in sorted(glob.glob(f"{dataset}/*-{student}/{method}/*/seed={seed}", root_dir=root)):
         folder = RunFolder(root / relative)
         if folder.done and identity_without_teacher(folder.config.tree) == planned:
             return relative
