@@ -10,8 +10,10 @@ its ImageNet tables: they are timm's resnet18, 34, 50 and 101 then. MobileNetV1 
 """
 
 import functools
+import importlib.util
 import re
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 
@@ -67,9 +69,7 @@ def canonical(name: str) -> str:
     """
     key = name.lower()
     if key.startswith(TIMM):
-        from benchmark.networks import timm_networks  # imports timm, which takes seconds
-
-        return timm_networks.canonical(name)
+        return _timm_networks(name).canonical(name)
     if fixed := _FIXED_BY_SPELLING.get(key.replace("_", "")):
         return fixed
     if m := _RESNET.fullmatch(key):
@@ -102,11 +102,10 @@ def build(name: str, classes: int, image_size: int | None = None) -> Network:
     images, and transformers a position for each patch. None: a small image, and timm's own size. Raises UserError for
     an unknown network, and for one that cannot be made for the size.
     """
-    name = _timm_name(canonical(name), image_size)
+    requested = canonical(name)
+    name = _timm_name(requested, image_size)
     if name.startswith(TIMM):
-        from benchmark.networks.timm_networks import TimmNetwork
-
-        return TimmNetwork(name, classes, image_size)
+        return _timm_networks(requested).TimmNetwork(name, classes, image_size)
     if name in _FIXED_NETWORKS:
         return _FIXED_NETWORKS[name](classes)
     if m := _RESNET.fullmatch(name):
@@ -114,6 +113,13 @@ def build(name: str, classes: int, image_size: int | None = None) -> Network:
     if m := _WRN.fullmatch(name):
         return WideResNet(int(m[1]), int(m[2]), classes)
     return VGG(CONVOLUTIONS[int(name.removeprefix("vgg"))], classes)
+
+
+def _timm_networks(name: str) -> ModuleType:
+    """Import the adapter for timm, which takes seconds. Raises UserError, for the network `name`, without timm."""
+    if importlib.util.find_spec("timm") is None:
+        raise UserError(f"network '{name}' is one of timm, which is not installed: pip install 'kd-benchmark[timm]'")
+    return importlib.import_module("benchmark.networks.timm_networks")
 
 
 def _timm_name(name: str, image_size: int | None) -> str:

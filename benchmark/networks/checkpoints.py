@@ -8,6 +8,7 @@ is loaded; a file with two different networks that fit is rejected.
 """
 
 import argparse
+import importlib.util
 import pickle
 import re
 import sys
@@ -32,14 +33,7 @@ WITHOUT_CHECKSUMS = "torch's older format has no checksums, so damage can go unn
 _WRAPPER_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 _NETWORK_ATTRIBUTES = ("student", "teacher", "model", "net", "network")  # under which trainers keep a network
 _PREFIXES = frozenset({"module", "_orig_mod"})  # of DataParallel and torch.compile; no layer has these names
-_CLASSIFIERS = (
-    "fc",
-    "linear",
-    "classifier",
-    "classifier.0",
-    "head",
-    "head.fc",
-)  # of the registered networks and timm's
+_CLASSIFIERS = ("fc", "linear", "classifier", "classifier.0", "head", "head.fc")  # of our networks and timm's
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 # RepDistiller saves accuracies as NumPy scalars (of another module under NumPy 1) and the command line's options with
 # the weights. Weights-only loading rejects these types by default; none of them can run code.
@@ -105,6 +99,8 @@ def _read(path: Path) -> Any:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if importlib.util.find_spec("safetensors") is None:
+        raise UserError(f"{path}: reading it takes safetensors, which is not installed: pip install safetensors")
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -238,4 +234,6 @@ def _possible_names(state: StateDict, pooled: int) -> list[str]:
         return [f"wrn{6 * n + 4}_{pooled // 64}"] if pooled >= 64 else []
     if "fc.weight" in state and (n := count_blocks(r"layer1\.\d+\.conv1\.weight")):
         return [f"resnet{6 * n + 2}{'x4' if pooled == 256 else ''}"]
-    return [name for name in names() if not re.match(r"resnet\d|wrn\d", name)]
+    if "conv_stem.weight" in state:  # named as by timm
+        return ["MobileNetV1"] if importlib.util.find_spec("timm") else []
+    return [name for name in names() if name != "MobileNetV1" and not re.match(r"resnet\d|wrn\d", name)]

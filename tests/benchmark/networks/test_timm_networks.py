@@ -2,16 +2,24 @@
 
 import copy
 import csv
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from benchmark import networks
 from benchmark.errors import UserError
 from benchmark.networks import build, canonical, output_shapes, shapes, split_pair
+from benchmark.networks.base import meta_shapes
+from benchmark.networks.checkpoints import load_foreign
 from methods.contract import Needs
+from tests.conftest import ROOT
 
 PARAMETERS = Path(__file__).with_name("model_params_imagenet.csv")
 SMALL = "timm/test_resnet"  # timm's own networks for tests: a few thousand to a few hundred thousand weights
@@ -149,3 +157,45 @@ def test_a_size_that_does_not_suit_a_network_is_an_error_of_one_line():
     with pytest.raises(UserError, match="cannot run on images of 16 px") as error:
         output_shapes("timm/inception_v3", 10, 16)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_state_dict_of_timm_loads_strictly(suffix, tmp_path):
+    source = timm.create_model("test_resnet", num_classes=5)
+    path = tmp_path / f"weights{suffix}"
+    torch.save({"state_dict": source.state_dict()}, path) if suffix == ".pth" else save_file(source.state_dict(), path)
+    network = network_of(SMALL)
+    load_foreign(path, network, SMALL)
+    with torch.no_grad():
+        assert torch.equal(network(images()).logits, source.eval()(images()))
+    with pytest.raises(UserError, match="has 5 classes, this data set has 7"):
+        load_foreign(path, build(SMALL, 7), SMALL)
+    with pytest.raises(UserError, match="fits neither resnet8 nor another network"):
+        load_foreign(path, build("resnet8", 5), "resnet8")
+
+
+def test_without_timm_its_networks_are_an_error_that_says_how_to_install_it(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "timm" else real(name, *rest))
+    message = r"^network '{}' is one of timm, which is not installed: pip install 'kd-benchmark\[timm\]'$"
+    for name, size in ((SMALL, 32), ("MobileNetV1", 32), ("ResNet18", 224)):
+        with pytest.raises(UserError, match=message.format(name)):
+            build(name, 5, size)
+    assert build("ResNet18", 5, 32) and "MobileNetV1" in networks.names()  # which do not need timm
+
+
+def test_the_suite_starts_without_importing_timm():
+    code = "import sys, benchmark.networks as n; n.canonical('MobileNetV1'); n.names(); sys.exit('timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet26d", "seresnet33ts", "mobilenetv3_small_050", "densenet121", "swin_tiny_patch4_window7_224", "dla34",
+     "mobilevit_xxs", "regnetx_002", "convnext_atto", "deit_tiny_distilled_patch16_224", "mixer_s32_224",
+     "inception_v3"],
+)  # fmt: skip
+def test_shapes_without_torchs_meta_kernels_are_those_with_them(name):
+    with torch.device("meta"):
+        expected = meta_shapes(build(f"timm/{name}", 7, 224), 224)
+    assert output_shapes(f"timm/{name}", 7, 224) == expected
