@@ -95,7 +95,7 @@ def _sampler(config: Config, hardware: Hardware, network: str, batch_size: int, 
     method = build_method(load_method("ce", "", []).resolved(), network, network, dataset, recipe["epochs"], 0, device)
     outputs = TeacherOutputs(None, method.requires, loader, device=device, precision=precision)
     with seeded(network, 0):
-        student = to_device(networks.build(network, CLASSES), device)
+        student = to_device(networks.build(network, CLASSES, size), device)
     schedule, graph = Schedule.from_recipe(recipe), graphs.SINGLE_GRAPH if hardware.graphs else None
     trainer = Trainer(student.train(), method, outputs, schedule, capture=graph)
     batch = next(loader.epoch(1))

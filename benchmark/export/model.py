@@ -67,11 +67,11 @@ def build(description: Mapping[str, Any], method_state: Mapping[str, Tensor] | N
     its teacher where inference uses layers of one.
     """
     classes, size = description["classes"], description["size"]
-    network = networks.build(description["network"], classes)
+    network = networks.build(description["network"], classes, size)
     normalization = description["mean"], description["std"]
     if description["teacher"] is None:
         return Classifier(network, *normalization).eval(), network
-    teacher = networks.build(description["teacher"], classes)
+    teacher = networks.build(description["teacher"], classes, size)
     shapes = tuple(networks.output_shapes(description[name], classes, size) for name in ("network", "teacher"))
     method_class, options = method_class_and_options(description["method"])
     labels = torch.zeros(1, dtype=torch.long)  # of the training set, which inference does not depend on

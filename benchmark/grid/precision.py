@@ -113,9 +113,9 @@ def earlier_precisions(runs: Path, network: str, run_config: Mapping[str, Any]) 
 
     Runs of all methods and teachers count: tables compare them.
     """
-    dataset = glob.escape(run_config["dataset"]["name"])
-    students = (f"{dataset}/{network}/*/*", f"{dataset}/*-{network}/*/*")
-    patterns = (f"{dataset}/{TEACHERS}/{network}/*",) if run_config["role"] == "teacher" else students
+    dataset, folder = glob.escape(run_config["dataset"]["name"]), store.folder_name(network)
+    students = (f"{dataset}/{folder}/*/*", f"{dataset}/*-{folder}/*/*")
+    patterns = (f"{dataset}/{TEACHERS}/{folder}/*",) if run_config["role"] == "teacher" else students
     counts: Counter[str] = Counter()
     for path in sorted(path for pattern in patterns for path in runs.glob(pattern)):
         started = [run for run in map(RunFolder, sorted(path.iterdir())) if run.status not in (None, RunStatus.SKIPPED)]

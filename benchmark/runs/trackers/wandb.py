@@ -20,6 +20,7 @@ from benchmark.runs.trackers.contract import Ending, Request
 ID_FILE = "wandb.json"  # in a run's folder: id and address of its W&B run
 WANDB_MODES = ("online", "offline", "disabled")
 FORBIDDEN_IN_PROJECT = "/\\#?%:"  # characters that W&B rejects in the name of a project
+LONGEST_TAG = 64  # characters; W&B rejects longer ones, and pairs of networks of timm can be longer
 PUBLIC_HOST = "api.wandb.ai"
 CHECK_S = 60.0  # for the answer whether there is a login
 
@@ -36,9 +37,10 @@ class WandbTracker:
             x_stats_pid=request.trainer_pid,
         )  # fmt: skip
         self._run: Any = wandb.init(
-            id=request.id, name=request.name, group=request.group, job_type=request.job_type, tags=request.tags,
-            config=request.config, project=request.project, entity=request.entity, dir=request.root,
-            mode=cast(Any, request.mode), resume="allow" if request.mode == "online" else None, settings=settings,
+            id=request.id, name=request.name, group=request.group, job_type=request.job_type,
+            tags=[tag[:LONGEST_TAG] for tag in request.tags], config=request.config, project=request.project,
+            entity=request.entity, dir=request.root, mode=cast(Any, request.mode),
+            resume="allow" if request.mode == "online" else None, settings=settings,
         )  # fmt: skip
         self._request, self._first_step = request, self._run.step  # 0, or the step after the server's last one
         if request.run_folder:
