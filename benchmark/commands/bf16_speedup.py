@@ -13,6 +13,7 @@ import torch
 
 from benchmark import networks
 from benchmark.commands.timed_loop import TimedLoop
+from benchmark.config import own_networks
 from benchmark.config.compose import load_method
 from benchmark.config.schema import Config
 from benchmark.data.datasets import Dataset, Split
@@ -68,6 +69,7 @@ def compare(samples: Mapping[str, Sample], rounds: int = MAX_ROUNDS) -> float:
 
 def _measure(config: Config, hardware: Hardware, network: str) -> float:
     hardware.prepare()
+    own_networks.register(config.network)  # in a process of its own
     batch_size = network_recipe(config, network)["batch_size"]
     speedup = _compare_steps(config, hardware, network, min(FEW_IMAGES, batch_size), FEW_ROUNDS)
     if speedup > TOO_SLOW:

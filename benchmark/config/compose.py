@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
-from benchmark.config import checks, files, method_files, method_parts, overrides, pairs
+from benchmark.config import checks, files, method_files, method_parts, overrides, own_networks, pairs
 from benchmark.config.overrides import LISTS, Override
 from benchmark.config.references import missing_references
 from benchmark.config.schema import Config, MethodConfig
@@ -37,11 +37,14 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     for word in words:
         if overrides.key_of(word) == "method":
             raise UserError(f"{word} is not understood: the methods are chosen by methods=kd,clkd")
+    command_networks, words = own_networks.split_words(words)
     parsed = overrides.parse_all(words)
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
     checks.check_dataset_name(config.dataset)
     checks.check_teacher_size(config.teacher)
     checks.check_executor(config)
+    config.network = own_networks.merge(config.network, command_networks)
+    own_networks.register(config.network)
     config.pair = _expand_pairs(config.pair)
     config.methods = _expand_methods(config.methods)
     for key, values in (("pair", config.pair), ("methods", config.methods), ("seeds", config.seeds)):
@@ -92,7 +95,7 @@ class MethodComposer:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        parsed = overrides.parse_all(words)
+        parsed = overrides.parse_all(own_networks.split_words(words)[1])
         self._shared = [o for o in parsed if overrides.is_shared(o.key)]
         self._method_overrides = [o for o in parsed if not overrides.is_shared(o.key)]
         self._composed: dict[str, ComposedMethod] = {}

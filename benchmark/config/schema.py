@@ -128,6 +128,7 @@ class Config:
     dataset: DatasetConfig = option()
     recipe: Recipe = option()
     method: dict[str, Any] = option()
+    network: dict[str, Any] = option()  # the user's own networks, by name: see `benchmark.config.own_networks`
     teacher: TeacherConfig = option()
     tracker: TrackerConfig = option()
     executor: ExecutorConfig = option()

@@ -92,14 +92,14 @@ def load(config: DatasetConfig, folder: Path, teacher_size: str | None = None) -
         if name in splits:
             _check_every_class(called, splits[name].labels, arrays.class_names)
     if config.mean is None or config.std is None:
-        config = _resolve_statistics(config, splits["train"].images)
+        config = resolve_statistics(config, splits["train"].images)
     teacher = None
     if further := further_images(teacher_size, len(train), len(arrays.y_train) - len(val)):
         chosen = _choose_further(arrays.y_train, train, val, further, config.split_seed)
         teacher_train = _make_split(arrays.x_train, arrays.y_train, chosen, config.size)
-        teacher = TeacherSplit(teacher_train, _fingerprint({**splits, "train": teacher_train}))
+        teacher = TeacherSplit(teacher_train, fingerprint({**splits, "train": teacher_train}))
     return Dataset(
-        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, _fingerprint(splits),
+        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, fingerprint(splits),
         config, teacher,
     )  # fmt: skip
 
@@ -267,7 +267,7 @@ def _check_every_class(split: str, labels: Tensor, class_names: tuple[str, ...])
         )
 
 
-def _resolve_statistics(config: DatasetConfig, images: Tensor) -> DatasetConfig:
+def resolve_statistics(config: DatasetConfig, images: Tensor) -> DatasetConfig:
     """Return the config with mean and std of the training images where it has null."""
     mean, std = _channel_statistics(images)
     config = dataclasses.replace(config, mean=config.mean or mean, std=config.std or std)
@@ -290,7 +290,8 @@ def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def _fingerprint(splits: dict[str, Split]) -> str:
+def fingerprint(splits: dict[str, Split]) -> str:
+    """Return the SHA-256 (hex) of the images and labels of all splits."""
     digest = hashlib.sha256()
     for name, split in splits.items():
         digest.update(f"{name} {tuple(split.images.shape)}".encode())

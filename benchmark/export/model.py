@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmark import networks
 from benchmark.grid.build import method_class_and_options
+from benchmark.networks import custom
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunRecord
 from benchmark.runs.weights import DamagedFile, content_hash, load_weights
@@ -48,6 +49,7 @@ def describe(folder: RunFolder, classes: int, class_names: list[str]) -> dict[st
         return {
             "dataset": config.dataset["name"],
             "network": folder.record.network or config.tree["network"],
+            "networks": config.tree.get("networks", {}),  # the user's own
             "classes": classes,
             "class_names": class_names,
             **{k: config.dataset[k] for k in ("size", "mean", "std")},
@@ -67,6 +69,7 @@ def build(description: Mapping[str, Any], method_state: Mapping[str, Tensor] | N
     its teacher where inference uses layers of one.
     """
     classes, size = description["classes"], description["size"]
+    custom.add_all(description.get("networks", {}))
     network = networks.build(description["network"], classes, size)
     normalization = description["mean"], description["std"]
     if description["teacher"] is None:

@@ -135,11 +135,13 @@ class Plan:
         self, student: str, method: MethodConfig, seed: int, teacher: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the resolved config of a student's run; teacher: its part about the teacher, which may be empty."""
+        names = [student, *(part["network"] for part in teacher.values())]
         return {
             "role": "student",
             "dataset": dataset_identity(self.dataset),
             **teacher,
             "student": student,
+            **custom_part(*names),
             "method": method.resolved(),
             "recipe": network_recipe(self.config, student),
             "precision": self.precision("student", student),
@@ -319,6 +321,7 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
             "dataset": dataset_identity(dataset),
             **training_split(dataset),
             "network": network,
+            **custom_part(network),
             "method": method.resolved(),
             "recipe": network_recipe(config, network),
             "precision": plan.precision("teacher", network),
@@ -355,6 +358,12 @@ def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teac
     except Exception as e:  # a mistake in a user's own method
         return f"{method.name} on {teacher}-{student} cannot be built: {method_files.describe_exception(e)}"
     return None
+
+
+def custom_part(*names: str) -> dict[str, Any]:
+    """Return the part of a run's config about the user's own networks; none where it has none of them."""
+    identity = networks.custom_identity(*names)
+    return {"networks": identity} if identity else {}
 
 
 def is_finished(run: TrainingRun) -> bool:

@@ -24,6 +24,7 @@ from benchmark.grid.build import build_method, load_teacher, to_device
 from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.progress import Progress
 from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
+from benchmark.networks import custom
 from benchmark.runs import folder as store
 from benchmark.runs import provenance
 from benchmark.runs.folder import RunBusy, RunFolder
@@ -43,22 +44,26 @@ CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older chec
 
 
 def execute(
-    run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture = SINGLE_GRAPH, *, wait: bool = False
-) -> Outcome:
-    """Train, resume or skip a run. capture: captures its steps where they are captured.
+    run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture = SINGLE_GRAPH,
+    dataset: Dataset | None = None, *, wait: bool = False,
+) -> Outcome:  # fmt: skip
+    """Train, resume or skip a run. capture: captures its steps where they are captured. dataset: that of the run; None
+    loads it.
 
     wait: wait for another process that holds the run, and train it only where that one did not finish it.
 
     A failure is recorded in the run's folder and returned, not raised; an interruption by the user is raised.
     """
     run.settings.hardware.prepare()
-    outcome = _execute(run, tracking, progress, capture, wait)
+    outcome = _execute(run, tracking, progress, capture, dataset, wait)
     if run.settings.hardware.device == "cuda":
         gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next run
     return dataclasses.replace(outcome, tracking=tracking.mode)
 
 
-def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, wait: bool) -> Outcome:
+def _execute(
+    run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, dataset: Dataset | None, wait: bool
+) -> Outcome:
     folder = run.folder
     try:
         with folder.lock(wait):
@@ -69,7 +74,7 @@ def _execute(run: TrainingRun, tracking: Tracking, progress: Progress, capture: 
                 folder.set_status(RunStatus.SKIPPED, run.unsupported_reason)
                 return Outcome(run.name, RunStatus.SKIPPED, run.unsupported_reason)
             try:
-                _train(run, tracking, progress, capture)
+                _train(run, tracking, progress, capture, dataset)
             except Diverged as e:
                 folder.set_status(RunStatus.DIVERGED, str(e))
                 return Outcome(run.name, RunStatus.DIVERGED, str(e))
@@ -97,9 +102,10 @@ def _record_failure(folder: RunFolder, error: BaseException) -> str:
     return reason
 
 
-def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture) -> None:
+def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, dataset: Dataset | None) -> None:
     provenance.record_fields()  # before the training, during which the working tree may change
-    dataset = _load_dataset(run)
+    custom.add_all(run.config.get("networks", {}))
+    dataset = _load_dataset(run) if dataset is None else dataset
     trainer, evaluator = _build(run, dataset, capture)
     _connect_cache(run, trainer, dataset, progress)
     last_epoch, wall_s = _resume(run, trainer)

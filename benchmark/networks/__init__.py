@@ -14,10 +14,12 @@ import importlib.util
 import re
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from benchmark.errors import UserError, nearest
+from benchmark.networks import custom
 from benchmark.networks.base import LOGITS, TIMM, Network, batch_norm_parameters, check_image_size, meta_shapes, shapes
 from benchmark.networks.meta import ShapesOnly
 from benchmark.networks.mobilenet import MobileNetV2
@@ -28,8 +30,8 @@ from benchmark.networks.wrn import WideResNet
 from methods.contract import Needs, Shapes
 
 __all__ = [
-    "Network", "batch_norm_parameters", "build", "canonical", "is_light", "multiplications", "names", "output_shapes",
-    "shapes", "split_pair", "state_size",
+    "Network", "add_custom", "batch_norm_parameters", "build", "canonical", "custom_identity", "is_light",
+    "multiplications", "names", "output_shapes", "shapes", "split_pair", "state_size",
 ]  # fmt: skip
 
 _LIGHT_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
@@ -67,6 +69,8 @@ def canonical(name: str) -> str:
 
     Raises UserError for an unknown network, with the nearest names or depths.
     """
+    if custom.find(name):
+        return name
     key = name.lower()
     if key.startswith(TIMM):
         return _timm_networks(name).canonical(name)
@@ -102,6 +106,8 @@ def build(name: str, classes: int, image_size: int | None = None) -> Network:
     images, and transformers a position for each patch. None: a small image, and timm's own size. Raises UserError for
     an unknown network, and for one that cannot be made for the size.
     """
+    if own := custom.find(name):
+        return custom.TappedNetwork(name, own.build(classes, image_size), own)
     requested = canonical(name)
     name = _timm_name(requested, image_size)
     if name.startswith(TIMM):
@@ -160,6 +166,26 @@ def _on_meta_device(name: str, classes: int, image_size: int | None) -> Network:
     """Build a network without values."""
     with torch.device("meta"), ShapesOnly():
         return build(name, classes, image_size)
+
+
+def add_custom(name: str, network: custom.CustomNetwork) -> None:
+    """Make a user's network known in this process. Raises UserError for a name that a network of this suite has."""
+    custom.check_name(name)
+    if custom.find(name) is None:
+        try:
+            existing = canonical(name)
+        except UserError:
+            existing = None
+        if existing is not None:
+            raise UserError(f"network.{name}: {existing} is a network of this suite; choose another name")
+    custom.add(name, network)
+    for cached in (multiplications, output_shapes, state_size, _on_meta_device):
+        cached.cache_clear()
+
+
+def custom_identity(*names: str) -> dict[str, dict[str, Any]]:
+    """Return what the identity of runs holds of the user's own networks among these; empty where there are none."""
+    return {name: own.identity() for name in names if (own := custom.find(name))}
 
 
 def is_light(name: str) -> bool:

@@ -10,6 +10,7 @@ from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError
 from benchmark.grid.build import to_device
 from benchmark.grid.training_run import TrainingRun
+from benchmark.networks import Network
 from benchmark.networks.checkpoints import load_foreign
 from benchmark.runs import provenance
 from benchmark.runs.folder import RunFolder
@@ -29,9 +30,22 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
     """
     teacher = networks.build(network, dataset.classes, dataset.config.size)
     load_foreign(path, teacher, network)
+    return import_network(teacher, path.name, network, training, dataset)
+
+
+def import_network(teacher: Network, origin: str, network: str, training: TrainingRun, dataset: Dataset) -> TrainingRun:
+    """Import a trained network as a teacher; its weights and test outputs are stored the first time.
+
+    origin: where it comes from, for the record and messages. network, training: as in `import_checkpoint`, whose run
+    is returned. Raises UserError where the network's outputs are not finite.
+    """
     weights = teacher.state_dict()
     sha256 = content_hash(weights)
-    config = {k: training.config[k] for k in ("role", "dataset", "network", "precision", "profile")}
+    config = {
+        k: training.config[k]
+        for k in ("role", "dataset", "network", "networks", "precision", "profile")
+        if k in training.config
+    }
     run = TrainingRun({**config, "imported": sha256}, training.dataset, training.about, training.settings)
     folder, hardware = run.folder, run.settings.hardware
     with folder.lock(wait=True):  # an import takes seconds
@@ -41,7 +55,7 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
         test = dataset.test.to(hardware.device)
         logits = predict(teacher, test, dataset.config, config["precision"])
         if not logits.isfinite().all():
-            raise UserError(f"{path}: the network's outputs on {dataset.name} are not finite")
+            raise UserError(f"{origin}: the network's outputs on {dataset.name} are not finite")
         folder.write_config(run.config)
         weights = {k: v.cpu() for k, v in weights.items()}
         save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
@@ -52,7 +66,7 @@ def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: 
             network=network,
             profile=config["profile"],
             identity=run.identity,
-            imported_from=path.name,
+            imported_from=origin,
             top1_last=metrics.top_k(logits, test.labels),
             parameters=count_parameters(teacher)[0],
             precision=config["precision"],
