@@ -47,7 +47,7 @@ def _measure_if_asked(options: PlanOptions) -> Measure | None:
 def _outline(config: Config, teacher_size: str | None) -> Dataset | None:
     """Return the data set without its images; None where they must be read: data of the user's own, a checkpoint that
     is imported and tested, or images that are here while no earlier run says what their hash is."""
-    if config.dataset.source not in outline.KNOWN_SOURCES or config.teacher.checkpoint is not None:
+    if config.dataset.source not in outline.KNOWN_SOURCES or config.teacher.imported:
         return None
     if earlier := dataset_of_earlier_run(config.dataset, Path(config.runs)):
         return outline.outline(earlier.config, earlier.fingerprint, teacher_size, earlier.teacher_fingerprints)

@@ -70,8 +70,11 @@ def check_dataset_name(config: DatasetConfig) -> None:
         raise UserError(f"dataset.name cannot be {name!r}, which is {taken}: choose another name")
 
 
-def check_teacher_size(config: TeacherConfig) -> None:
-    """Raise UserError where `teacher.train_size` is neither a number of images nor `all`."""
+def check_teacher(config: TeacherConfig) -> None:
+    """Raise UserError where `teacher.train_size` is neither a number of images nor `all`, and for two sources of one
+    teacher."""
+    if config.checkpoint is not None and config.pretrained:
+        raise UserError("teacher.checkpoint and teacher.pretrained are two sources of one teacher: give one of them")
     size = config.train_size
     if size in (None, ALL_IMAGES) or (size.isdecimal() and int(size) > 0):
         return

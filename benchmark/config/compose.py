@@ -41,7 +41,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     parsed = overrides.parse_all(words)
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
     checks.check_dataset_name(config.dataset)
-    checks.check_teacher_size(config.teacher)
+    checks.check_teacher(config.teacher)
     checks.check_executor(config)
     config.network = own_networks.merge(config.network, command_networks)
     own_networks.register(config.network)

@@ -53,6 +53,7 @@ class TeacherConfig:
     """Where the teacher comes from and how its outputs are cached."""
 
     checkpoint: str | None = option()  # a file to import; null: train the teacher
+    pretrained: bool = boolean()  # take timm's weights of the teacher instead of training it
     seed: int = integer(0)
     method: str = option()  # the method that trains the teacher
     # training images of the teacher, those of its students included; null: theirs alone; all: every one that is not
@@ -62,6 +63,11 @@ class TeacherConfig:
     cache_dir: str | None = option()  # folder of the caches, such as $TMPDIR of a node; null: the teacher's own folder
     # minimum test accuracy in per cent; null: twice chance
     min_top1: float | None = bounded(at_least=0.0, at_most=100.0)
+
+    @property
+    def imported(self) -> bool:
+        """Whether the teacher's weights are given, so that it is not trained."""
+        return self.checkpoint is not None or self.pretrained
 
 
 @dataclass

@@ -270,12 +270,13 @@ def _run_settings(config: Config, hardware: Hardware) -> RunSettings:
 def teacher_train_size(config: Config, overrides: Sequence[str]) -> str | None:
     """Return `teacher.train_size`; None for an imported teacher, whose training images are not known.
 
-    Raises UserError where the command line gives both a number and a checkpoint.
+    Raises UserError where the command line gives both a number and an imported teacher.
     """
-    if config.teacher.checkpoint is None:
+    if not config.teacher.imported:
         return config.teacher.train_size
     if config.teacher.train_size is not None and "teacher.train_size" in keys_of(overrides):
-        raise UserError("teacher.train_size is of a teacher that is trained here: leave it out, or teacher.checkpoint")
+        option = "checkpoint" if config.teacher.checkpoint else "pretrained"
+        raise UserError(f"teacher.train_size is of a teacher that is trained here: leave it out, or teacher.{option}")
     return None
 
 
@@ -313,7 +314,7 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
                 f"teacher.method={method.name} needs a teacher, which a teacher does not have: use teacher.method=ce"
             )
         shared = {"role": "teacher", "network": network, **_shared_settings(plan, network)}
-        if config.teacher.checkpoint is not None:
+        if config.teacher.imported:
             shared = {key: value for key, value in shared.items() if key != "recipe"} | {"imported": True}
         plan.precisions["teacher", network] = chooser.choose(network, shared)
         run_config = {
@@ -332,12 +333,11 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
         plan.teachers[network] = TrainingRun(
             run_config, config.dataset, method.about, settings, changed_settings=changed
         )
-    if config.teacher.checkpoint is not None:
-        if len(plan.teachers) > 1:
-            raise UserError(f"teacher.checkpoint is one file, but the pairs have teachers {', '.join(plan.teachers)}")
-        ((network, run),) = plan.teachers.items()
-        checkpoint = Path(config.teacher.checkpoint)
-        plan.teachers[network] = importing.import_checkpoint(checkpoint, network, run, dataset)
+    if config.teacher.checkpoint is not None and len(plan.teachers) > 1:
+        raise UserError(f"teacher.checkpoint is one file, but the pairs have teachers {', '.join(plan.teachers)}")
+    if config.teacher.imported:
+        for network, run in plan.teachers.items():
+            plan.teachers[network] = importing.import_teacher(config.teacher.checkpoint, network, run, dataset)
 
 
 def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teacher: str, student: str) -> str | None:

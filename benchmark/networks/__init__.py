@@ -30,8 +30,8 @@ from benchmark.networks.wrn import WideResNet
 from methods.contract import Needs, Shapes
 
 __all__ = [
-    "Network", "add_custom", "batch_norm_parameters", "build", "canonical", "custom_identity", "is_light",
-    "multiplications", "names", "output_shapes", "shapes", "split_pair", "state_size",
+    "Network", "add_custom", "batch_norm_parameters", "build", "build_pretrained", "canonical", "custom_identity",
+    "is_light", "multiplications", "names", "output_shapes", "shapes", "split_pair", "state_size",
 ]  # fmt: skip
 
 _LIGHT_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
@@ -47,6 +47,7 @@ _FIXED_NETWORKS: dict[str, Callable[[int], Network]] = {
 # The names of the field's ImageNet tables that the networks of timm have
 IMAGENET_SIZE = 128  # px; smaller images have the stem of the CIFAR tables
 _IMAGENET_NETWORKS = {f"ResNet{depth}": f"timm/resnet{depth}" for depth in (18, 34, 50, 101)}
+TORCHVISION_TAG = ".tv_in1k"  # timm's name of torchvision's first weights
 _TIMM_NETWORKS = {"MobileNetV1": "timm/mobilenetv1_100"}
 _ALIASES = {"mobilehalf": "MobileNetV2", "shufflenetv1": "ShuffleV1", "shufflenetv2": "ShuffleV2"}
 _FIXED_BY_SPELLING = {name.lower(): name for name in (*_FIXED_NETWORKS, *_TIMM_NETWORKS)} | _ALIASES
@@ -119,6 +120,23 @@ def build(name: str, classes: int, image_size: int | None = None) -> Network:
     if m := _WRN.fullmatch(name):
         return WideResNet(int(m[1]), int(m[2]), classes)
     return VGG(CONVOLUTIONS[int(name.removeprefix("vgg"))], classes)
+
+
+def build_pretrained(name: str, classes: int, image_size: int) -> tuple[Network, list[float], list[float]]:
+    """Build a network of timm with timm's weights; return it with mean and std of the images that it was trained on.
+    The ResNets of ImageNet's tables have the weights of torchvision, with which these tables were made.
+
+    Raises UserError for a network that timm does not have, and as `timm_networks.create` does.
+    """
+    requested = canonical(name)
+    timm_name = _timm_name(requested, image_size)
+    if custom.find(name) or not timm_name.startswith(TIMM):
+        raise UserError(f"teacher.pretrained: {name} is not a network of timm at {image_size} px: use timm/<name>")
+    if requested in _IMAGENET_NETWORKS:
+        timm_name += TORCHVISION_TAG
+    adapter = _timm_networks(requested)
+    network = adapter.TimmNetwork(timm_name, classes, image_size, pretrained=True)
+    return network, *adapter.normalization(timm_name)
 
 
 def _timm_networks(name: str) -> ModuleType:

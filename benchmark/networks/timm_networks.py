@@ -18,8 +18,18 @@ from typing import Any, NamedTuple, cast
 
 import timm
 from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.models import (
+    PretrainedCfg,
+    byobnet,
+    convnext,
+    densenet,
+    efficientnet,
+    regnet,
+    resnet,
+    swin_transformer,
+    vision_transformer,
+)
 from timm.models import _efficientnet_blocks as efficientnet_blocks
-from timm.models import byobnet, convnext, densenet, efficientnet, regnet, resnet, swin_transformer, vision_transformer
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, nearest
@@ -56,17 +66,45 @@ def _names_like(name: str) -> list[str]:
 def create(name: str, classes: int, image_size: int | None, *, pretrained: bool = False) -> nn.Module:
     """Create a network of timm by its canonical name, `timm/<name>`.
 
-    image_size: pixels a side; networks with positions of patches are made for it. None: timm's size. Raises UserError
-    where the network cannot be made for that size.
+    image_size: pixels a side; networks with positions of patches are made for it. None: timm's size. pretrained: load
+    timm's weights, which are downloaded once. Raises UserError where the network cannot be made for that size, and
+    where there are no weights for that number of classes or they cannot be downloaded.
     """
     bare = name.removeprefix(TIMM)
     settings = timm.get_pretrained_cfg(bare)
     sized = image_size is not None and settings is not None and settings.fixed_input_size
     more: dict[str, Any] = {"img_size": image_size} if sized else {}
+    if pretrained:
+        _check_pretrained(name, classes, settings)
     try:
         return timm.create_model(bare, pretrained, num_classes=classes, **more)
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as e:
         raise UserError(f"{name} cannot be made for images of {image_size} px: {_reason(e)}") from e
+    except (OSError, RuntimeError) as e:
+        if not pretrained:
+            raise
+        raise UserError(
+            f"{name}: its pretrained weights cannot be loaded ({_reason(e)}): give their file by teacher.checkpoint"
+        ) from e
+
+
+def normalization(name: str) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation of each channel of the images that the weights of a network of timm, by its
+    canonical name, were trained on."""
+    settings = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    assert settings is not None, f"{name} has no weights"
+    return list(settings.mean), list(settings.std)
+
+
+def _check_pretrained(name: str, classes: int, settings: PretrainedCfg | None) -> None:
+    """Raise UserError where timm has no weights of a network, or only for another number of classes."""
+    if settings is None or not settings.has_weights:
+        raise UserError(f"timm has no pretrained weights of {name}: train it, or give teacher.checkpoint")
+    if settings.num_classes != classes:
+        raise UserError(
+            f"{name} is pretrained for {settings.num_classes} classes, this data set has {classes}: "
+            "train it, or give teacher.checkpoint"
+        )
 
 
 def _reason(e: BaseException) -> str:

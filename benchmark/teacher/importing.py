@@ -1,4 +1,4 @@
-"""Teachers imported from a user's checkpoint, and the check of every finished teacher before it is used."""
+"""Teachers imported from a checkpoint or from timm, and the check of every finished teacher before it is used."""
 
 import io
 from pathlib import Path
@@ -22,21 +22,34 @@ from benchmark.training.evaluation import count_parameters, predict
 from benchmark.training.hardware import versions
 
 
-def import_checkpoint(path: Path, network: str, training: TrainingRun, dataset: Dataset) -> TrainingRun:
-    """Import a teacher from a checkpoint; its weights and test outputs are stored the first time.
+def import_teacher(checkpoint: str | None, network: str, training: TrainingRun, dataset: Dataset) -> TrainingRun:
+    """Import a teacher; its weights and test outputs are stored the first time.
 
-    training: the run that would train this teacher. Return the run that stands for the imported one. Raises UserError
-    where the file cannot be read or does not fit the network and the data set.
+    checkpoint: the file with its weights; None: the weights that timm publishes, which are downloaded once. training:
+    the run that would train this teacher. Return the run that stands for the imported one. Raises UserError where the
+    weights cannot be read or do not fit the network and the data set.
     """
+    if checkpoint is None:
+        teacher, mean, std = networks.build_pretrained(network, dataset.classes, dataset.config.size)
+        _check_normalization(network, mean, std, dataset)
+        return import_network(teacher, f"timm's weights of {network}", network, training, dataset)
+    path = Path(checkpoint)
     teacher = networks.build(network, dataset.classes, dataset.config.size)
     load_foreign(path, teacher, network)
     return import_network(teacher, path.name, network, training, dataset)
 
 
+def _check_normalization(network: str, mean: list[float], std: list[float], dataset: Dataset) -> None:
+    """Raise UserError where images are normalized by another mean and std than pretrained weights need."""
+    if (mean, std) != (dataset.config.mean, dataset.config.std):
+        settings = f"dataset.mean={mean} dataset.std={std}".replace(", ", ",")
+        raise UserError(f"{network} is pretrained on images of another normalization: add {settings}")
+
+
 def import_network(teacher: Network, origin: str, network: str, training: TrainingRun, dataset: Dataset) -> TrainingRun:
     """Import a trained network as a teacher; its weights and test outputs are stored the first time.
 
-    origin: where it comes from, for the record and messages. network, training: as in `import_checkpoint`, whose run
+    origin: where it comes from, for the record and messages. network, training: as in `import_teacher`, whose run
     is returned. Raises UserError where the network's outputs are not finite.
     """
     weights = teacher.state_dict()
