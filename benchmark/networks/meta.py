@@ -16,9 +16,9 @@ class ShapesOnly(TorchFunctionMode):
     """Replaces what takes most of the time of a build and of a forward pass on the meta device by what is quicker and
     has the same shape.
 
-    What changes no shape is left out. The meta kernels of convolutions, pooling, sums, means and concatenations are
-    written in Python and import `torch._dynamo` and sympy, which takes longer than all shapes of a large grid. A call
-    of a form that no rule here knows, or one that leaves no map, goes to torch's own kernel.
+    What changes no shape is left out. The meta kernels of convolutions, linear layers, pooling, sums, means and
+    concatenations are written in Python and import `torch._dynamo` and sympy, which takes longer than all shapes of a
+    large grid. A call of a form that no rule here knows, or one that leaves no map, goes to torch's own kernel.
     """
 
     _KEEP_SHAPE = (
@@ -90,6 +90,13 @@ def _check_maps(*tensors: Tensor) -> None:
         raise TypeError("not maps")
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Shape:
+    """[..., D] -> [..., C]."""
+    if x.dtype != torch.get_default_dtype() or x.ndim < 2 or x.shape[-1] != weight.shape[1]:
+        raise TypeError("not the input of this layer")
+    return (*x.shape[:-1], len(weight))
+
+
 def _sum_shape(a: Tensor, b: Tensor) -> Shape:
     if not isinstance(b, Tensor) or a.shape != b.shape:
         raise TypeError("broadcast")
@@ -115,6 +122,7 @@ def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Shape:
 
 _RULES: dict[Any, Callable[..., Shape]] = {
     torch.conv2d: _convolved,
+    functional.linear: _linear,
     functional.max_pool2d: _max_pooled,
     functional.avg_pool2d: _average_pooled,
     Tensor.add: _sum_shape,

@@ -12,6 +12,9 @@ CALLS = {
     "convolution_of_groups": lambda x: functional.conv2d(x, x.new_empty(6, 2, 3, 3), stride=2, groups=2),
     "convolution_with_padding_by_name": lambda x: functional.conv2d(x, x.new_empty(5, 4, 3, 3), padding="same"),
     "convolution_of_one_image": lambda x: functional.conv2d(x[0], x.new_empty(5, 4, 1, 1)),
+    "linear": lambda x: functional.linear(x.flatten(1), x.new_empty(5, 4 * 13 * 9), x.new_empty(5)),
+    "linear_on_maps": lambda x: functional.linear(x, x.new_empty(5, 9)),
+    "linear_on_a_vector": lambda x: functional.linear(x[0, 0, 0], x.new_empty(5, 9)),
     "max_pool": lambda x: functional.max_pool2d(x, 3, 2, 1),
     "max_pool_of_a_layer": nn.MaxPool2d(3, 2, ceil_mode=True),
     "max_pool_with_indices": lambda x: functional.max_pool2d(x, 2, return_indices=True)[1],
@@ -50,6 +53,7 @@ def test_shapes_are_those_of_torch(name):
         lambda x: functional.conv2d(x, x.new_empty(5, 3, 3, 3)),  # of 3 channels, on 4
         lambda x: functional.conv2d(x, x.new_empty(5, 4, 15, 15)),  # larger than the map
         lambda x: functional.max_pool2d(x, 20),
+        lambda x: functional.linear(x, x.new_empty(5, 8)),  # of 8 features, on 9
         lambda x: torch.cat([x, x[:, :, 1:]], 1),
     ],
 )
