@@ -38,14 +38,15 @@ Examples = tuple[Tensor, Tensor] | Iterable[Any]
 
 
 def distill(
-    student: nn.Module, teacher: nn.Module, train: Examples, test: Examples, *, method: str = "kd", epochs: int = 20,
-    seed: int = 0, name: str = "custom", stages: Sequence[str] = (), teacher_stages: Sequence[str] = (),
-    classifier: str | None = None, teacher_classifier: str | None = None, names: tuple[str, str] = (TEACHER, STUDENT),
-    overrides: Sequence[str] = (),
+    student: nn.Module, teacher: nn.Module | None, train: Examples, test: Examples, *, method: str = "kd",
+    epochs: int = 20, seed: int = 0, name: str = "custom", stages: Sequence[str] = (),
+    teacher_stages: Sequence[str] = (), classifier: str | None = None, teacher_classifier: str | None = None,
+    names: tuple[str, str] = (TEACHER, STUDENT), overrides: Sequence[str] = (),
 ) -> RunRecord:  # fmt: skip
     """Train `student` with the outputs of `teacher`; return the record of the run. The student is trained in place.
 
-    student, teacher: modules from images [N, 3, H, W] to logits [N, C]. The teacher is used as it is.
+    student, teacher: modules from images [N, 3, H, W] to logits [N, C]. The teacher is used as it is; None for a method
+        that reads nothing of one, such as "ce", which trains a network alone.
     train, test: images [N, 3, H, H] and labels [N] as tensors; or a `Dataset` or `DataLoader`, which is read once, so
         that its random transforms are drawn once: crops and flips are those of `dataset.padding` and `dataset.flip`.
         Images are uint8, normalized by the statistics of the training images, or floats, which are used as they are.
@@ -58,7 +59,10 @@ def distill(
     run that did not finish.
     """
     dataset = _dataset(train, test, name)
-    _add(names[0], from_module(teacher, tuple(teacher_stages), teacher_classifier))
+    if teacher is None:
+        names = (names[1], names[1])
+    else:
+        _add(names[0], from_module(teacher, tuple(teacher_stages), teacher_classifier))
     _add(names[1], from_module(student, tuple(stages), classifier))
     words = [
         f"pair={'-'.join(names)}", f"methods={method}", f"seeds={seed}", "profile=short", "dataset=npz",
@@ -92,6 +96,8 @@ def _planned_run(plan: Plan, method: str, teacher: str, student: str) -> Trainin
     if plan.needs_no_teacher(key):
         (run,) = plan.students_alone()
         return run
+    if teacher == student:
+        raise UserError(f"{method} needs a teacher: give a network, not None")
     network = networks.build(teacher, plan.dataset.classes, plan.dataset.config.size)
     training = plan.teachers[teacher]
     plan.teachers[teacher] = importing.import_network(network, "the module given", teacher, training, plan.dataset)
@@ -116,7 +122,10 @@ def _dataset(train: Examples, test: Examples, name: str) -> Dataset:
     if int(y_test.max()) >= classes or min(int(y_train.min()), int(y_test.min())) < 0:
         raise UserError(f"labels must be 0 to {classes - 1}, as in train")
     splits = {"train": _split(x_train, y_train), "test": _split(x_test, y_test)}
-    config = DatasetConfig(name, "npz", x_train.shape[3], 4, True, None, None, None, None, 0.0, 0, None, None)
+    config = DatasetConfig(
+        name=name, source="npz", size=x_train.shape[3], padding=4, flip=True, mean=None, std=None, train_size=None,
+        test_size=None, validation=0.0, split_seed=0, file=None, root=None,
+    )  # fmt: skip
     names = tuple(map(str, range(classes)))
     return Dataset(name, splits["train"], splits["test"], None, names, datasets.fingerprint(splits), config)
 

@@ -202,10 +202,10 @@ def add_all(networks: Mapping[str, Mapping[str, Any]]) -> None:
     of a function has changed, and for a network that was given as an object to another process.
     """
     for name, identity in networks.items():
-        if (known := find(name)) is not None and known.identity() == dict(identity):
+        if (existing := find(name)) is not None and existing.identity() == dict(identity):
             continue
         if not identity["function"]:
-            raise UserError(f"network {name} was given to `distill` as an object, which cannot be built anew")
+            raise UserError(f"network {name} was given to `distill` as an object, which another process cannot build")
         network = from_function(name, identity["function"], tuple(identity["stages"]), identity["classifier"])
         if network.version != identity["version"]:
             raise UserError(f"network.{name}: the file of {network.function} has changed since the run was planned")
@@ -216,8 +216,8 @@ def _submodule(name: str, module: nn.Module, path: str) -> nn.Module:
     try:
         return module.get_submodule(path)
     except AttributeError:
-        known = ", ".join(path for path, _ in module.named_children())
-        raise UserError(f"network {name} has no module {path!r}; its first level: {known}") from None
+        children = ", ".join(path for path, _ in module.named_children())
+        raise UserError(f"network {name} has no module {path!r}; its first level: {children}") from None
 
 
 def _form(value: Any) -> str:

@@ -73,6 +73,27 @@ def test_a_student_is_trained_in_place_and_the_same_call_finds_the_run(place, tm
     assert len(list((tmp_path / "runs").rglob("seed=0/result.json"))) == 1
 
 
+def test_a_network_is_trained_alone_without_a_teacher(place):
+    student, _ = networks_of()
+    record = distill(student, None, examples(64), examples(32), method="ce", **place)
+    assert (record.method, record.teacher_top1) == ("ce", None)
+    with pytest.raises(UserError, match="kd needs a teacher: give a network, not None"):
+        distill(student, None, examples(64), examples(32), method="kd", **place)
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    notebook = json.loads((ROOT / "docs" / "distill.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    process = subprocess.run(
+        [sys.executable, "-c", "\n".join(cells)], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    alone, distilled = map(float, re.findall(r"(?:alone|distilled): (\d+\.\d) %", process.stdout))
+    assert 50 < alone < distilled <= 100
+    assert not any(cell.get("outputs") for cell in notebook["cells"])  # a stored output would go stale
+
+
 def statistics(images):
     return (images / 255).mean((0, 2, 3)), (images / 255).std((0, 2, 3))
 
