@@ -21,6 +21,7 @@ def load_options(command: str, schema: type[Schema], words: Sequence[str]) -> tu
 
     Raises UserError for a value of another type or outside its limits.
     """
+    files.check_kinds()
     values, others = overrides.split_by_schema(words, schema)
     path = files.CONF / f"{command}.yaml"
     try:

@@ -37,6 +37,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     for word in words:
         if overrides.key_of(word) == "method":
             raise UserError(f"{word} is not understood: the methods are chosen by methods=kd,clkd")
+    files.check_kinds()
     command_networks, words = own_networks.split_words(words)
     parsed = overrides.parse_all(words)
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
