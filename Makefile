@@ -14,7 +14,7 @@ SELECTION = 'runs=$(RUNS)' $(call list,pair,$(PAIR)) \
 	$(if $(WHERE),'where=$(WHERE)') $(if $(NAME),selection=$(NAME)) $(ARGS)
 
 # make ignores a misspelled variable silently
-VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS PROBE LIST PAIRWISE WHERE NAME ARGS
+VARIABLES = PYTHON BIN PAIR PAIRS METHODS METHOD GRID SEEDS PROFILE DATASET DATA RUNS JOBS TRIALS PROBE LIST PAIRWISE WHERE NAME FROM TO ARGS
 $(foreach v,$(.VARIABLES),$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(v),$(VARIABLES)),,$(error unknown variable $(v); known: $(VARIABLES)))))
 
@@ -30,18 +30,20 @@ OF_PROBE = plan
 OF_LIST = plan
 OF_PAIRWISE = table
 OF_GRIDS = bench plan ablate tune
-OF_SEEDS = $(OF_GRIDS) export
-OF_JOBS = $(OF_GRIDS)
-OF_DATA = $(OF_GRIDS)
+OF_SEEDS = $(OF_GRIDS) export transfer
+OF_JOBS = $(OF_GRIDS) transfer
+OF_DATA = $(OF_GRIDS) transfer
+OF_FROM = transfer
+OF_TO = transfer
 OF_TABLES = table plots structure report
 OF_PROFILE = $(OF_SEEDS) $(OF_TABLES) drop help
 OF_DATASET = $(OF_SEEDS) $(OF_TABLES) drop
 OF_WHERE = $(OF_TABLES) drop
 OF_NAME = bench $(OF_TABLES)
-$(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME,$(if $(filter command line,$(origin $(v))),\
+$(foreach v,METHOD GRID TRIALS PROBE LIST PAIRWISE SEEDS JOBS DATA PROFILE DATASET WHERE NAME FROM TO,$(if $(filter command line,$(origin $(v))),\
 	$(if $(filter $(OF_$(v)),$(MAKECMDGOALS)),,$(error $(v) is a variable of $(OF_$(v)) only$(if $(filter METHOD,$(v)),; give METHODS)))))
 
-.PHONY: bench plan ablate tune speed methods table plots structure report export drop restore scale simulate types docs test fuzz chaos sync \
+.PHONY: bench plan ablate tune speed methods table plots structure report export transfer drop restore scale simulate types docs test fuzz chaos sync \
 	clean help
 .DEFAULT_GOAL := help
 
@@ -107,6 +109,12 @@ chaos: $(BIN)/installed ## kill commands at random file events, repeat them, and
 
 export: $(BIN)/installed ## write finished students as safetensors and ONNX with a model card: PAIR= METHODS= SEEDS= PROFILE= DATASET= RUNS= or ARGS="run=<run folder>"
 	@$(KD) export 'runs=$(RUNS)' $(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
+		$(call list,method,$(METHODS)) $(call list,seeds,$(SEEDS)) $(if $(PROFILE),profile=$(PROFILE)) \
+		$(if $(DATASET),dataset=$(DATASET)) $(ARGS)
+
+transfer: $(BIN)/installed ## linear probe of finished students on other data sets, then a table: FROM=runs TO=stl10,tinyimagenet PAIR= METHODS= SEEDS= PROFILE= DATASET= DATA= JOBS= ARGS=
+	@$(KD) transfer 'from=$(or $(FROM),$(RUNS))' $(call list,to,$(TO)) $(if $(DATA),data=$(DATA)) $(if $(JOBS),jobs=$(JOBS)) \
+		$(if $(filter-out default file,$(origin PAIR)),$(call list,pair,$(PAIR))) \
 		$(call list,method,$(METHODS)) $(call list,seeds,$(SEEDS)) $(if $(PROFILE),profile=$(PROFILE)) \
 		$(if $(DATASET),dataset=$(DATASET)) $(ARGS)
 

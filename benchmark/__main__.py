@@ -21,6 +21,7 @@ TRAINING = {  # modules of benchmark.commands
     "tune": "choose the weights of a method on the validation split: methods=clkd trials=20",
     "speed": "time a training step of every method, of the student alone and of the reference loop",
     "export": "write finished students as safetensors and ONNX with a model card: pair=… method=… or run=<folder>",
+    "transfer": "linear probe of finished students on other data sets, then a table: from=runs to=stl10,tinyimagenet",
     "sync": "record the runs whose tracking failed, and upload the W&B runs that were recorded offline",
     "pairs": "list the pairs and the learning rates of their students",
     "methods": "list the methods with their papers, default options and costs, as Markdown",

@@ -18,6 +18,7 @@ GROUPS = ("profile", "dataset", "recipe", "tracker", "executor")
 VARIABLES = {  # of the Makefile, and the key that each of them sets
     "PAIR": "pair", "METHODS": "methods, of the analysis commands method", "SEEDS": "seeds", "PROFILE": "profile",
     "DATASET": "dataset", "DATA": "data", "RUNS": "runs", "JOBS": "jobs", "NAME": "selection",
+    "FROM": "from of transfer, the folder of all runs", "TO": "to of transfer",
     "METHOD": "method of ablate, methods of tune", "GRID": "grid", "TRIALS": "trials", "WHERE": "where",
     "LIST": "list", "PROBE": "probe", "PAIRWISE": "pairwise", "ARGS": "any further words",
 }  # fmt: skip

@@ -59,7 +59,18 @@ def test_keys_of_a_yaml_file_are_documented_by_their_dotted_names(hooks):
 
 @pytest.mark.parametrize(
     "path",
-    ["config", "recipe/cifar", "tracker/wandb", "dataset/cifar100", "ablate", "plan", "tune", "speed", "analysis"],
+    [
+        "config",
+        "recipe/cifar",
+        "tracker/wandb",
+        "dataset/cifar100",
+        "ablate",
+        "plan",
+        "tune",
+        "speed",
+        "analysis",
+        "transfer",
+    ],
 )
 def test_every_key_has_a_comment(hooks, path):
     assert "|  |" not in hooks.yaml_keys(f"conf/{path}.yaml")

@@ -9,11 +9,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import checks, files, overrides
-from benchmark.config.schema import AnalysisOptions, ExportOptions, ScaleOptions, SimulateOptions, SyncOptions
+from benchmark.config.schema import (
+    AnalysisOptions,
+    DatasetConfig,
+    ExportOptions,
+    ScaleOptions,
+    SimulateOptions,
+    StudentFilters,
+    SyncOptions,
+    TransferOptions,
+)
 from benchmark.errors import UserError, nearest
 from methods.options import dotted_names
 
 Schema = TypeVar("Schema")
+TARGET = "target."  # prefix of the keys of the data sets that `transfer` probes on
 
 
 def load_options(command: str, schema: type[Schema], words: Sequence[str]) -> tuple[Schema, list[str]]:
@@ -72,6 +82,46 @@ def load_export(words: Sequence[str]) -> ExportOptions:
         if isinstance(names, list) and "all" in names:
             setattr(options, key, [])
     return options
+
+
+def load_transfer(words: Sequence[str]) -> tuple[TransferOptions, list[DatasetConfig]]:
+    """Return the options of `transfer` and its targets; a filter with `all` among its names passes everything.
+
+    `from=` is another name of `runs=`, and `target.<key>=` sets a key of every target. Raises UserError for an unknown
+    key or target, and where there is no target.
+    """
+    words = [f"runs={word.partition('=')[2]}" if overrides.key_of(word) == "from" else word for word in words]
+    of_targets = [word for word in words if word.startswith(TARGET)]
+    others = [word for word in words if word not in of_targets]
+    options = _load_all("transfer", TransferOptions, others, [*dotted_names(TransferOptions), "from", "target.<key>"])
+    for key in ("runs", "data", "reports"):
+        setattr(options, key, str(Path(getattr(options, key)).expanduser()))
+    for key, names in vars(options).items():
+        if key in dotted_names(StudentFilters) and isinstance(names, list) and "all" in names:
+            setattr(options, key, [])
+    if not options.to:
+        raise UserError("to is empty: name the data sets to transfer to, as in to=stl10,tinyimagenet")
+    return options, [load_dataset(name, of_targets) for name in dict.fromkeys(options.to)]
+
+
+def load_dataset(name: str, words: Sequence[str]) -> DatasetConfig:
+    """Return the options of `conf/dataset/<name>.yaml` with the words `target.<key>=value` that change them.
+
+    Raises UserError for an unknown data set or key.
+    """
+    if name not in (names := files.group_names("dataset")):
+        raise UserError(f"unknown target {name!r}{nearest(name, names)}")
+    keys, tree = dotted_names(DatasetConfig), OmegaConf.load(files.CONF / "dataset" / f"{name}.yaml")
+    for word in words:
+        key = overrides.key_of(word).removeprefix(TARGET)
+        if key not in keys:
+            raise UserError(f"unknown key {TARGET + key!r}{nearest(TARGET + key, [TARGET + k for k in keys])}")
+        override = overrides.parse(f"dataset.{word.removeprefix(TARGET)}")
+        OmegaConf.update(tree, key, override.value)
+    assert isinstance(tree, DictConfig)
+    config = checks.build(DatasetConfig, tree, TARGET)
+    checks.check_dataset_name(config)
+    return config
 
 
 def _load_all(command: str, schema: type[Schema], words: Sequence[str], keys: Sequence[str] | None = None) -> Schema:

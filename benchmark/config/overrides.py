@@ -118,6 +118,12 @@ def parse_names(word: str) -> list[str]:
     return names
 
 
+def expand_seeds(names: Iterable[str]) -> list[str]:
+    """Return seeds with ranges such as 0-4 expanded, their ends included. Raises UserError for a range that counts
+    down, or is too long."""
+    return [seed for name in names for seed in _expand_range(f"seeds={name}", name)]
+
+
 def split_by_schema(words: Sequence[str], schema: type) -> tuple[dict[str, Any], list[str]]:
     """Separate the words about the options of a flat schema, parsed, from the others. The last word of a key counts."""
     fields = leaf_fields(schema)

@@ -243,12 +243,45 @@ class AnalysisOptions(RunFilters):
 
 
 @dataclass
-class ExportOptions(RunFilters):
+class StudentFilters(RunFilters):
+    """Keys of the commands that read the weights of finished students."""
+
+    seeds: list[str] = option()
+
+
+@dataclass
+class ExportOptions(StudentFilters):
     """Keys of `export`: one run, or filters."""
 
     exports: str = option()
     run: str | None = option()
-    seeds: list[str] = option()
+
+
+@dataclass
+class TransferOptions(StudentFilters):
+    """Keys of `transfer`: the students, the targets, and the protocol of the linear probe."""
+
+    to: list[str] = option()  # names of data sets
+    data: str = option()
+    reports: str = option()
+    teachers: bool = boolean()  # probe the teachers of the students, too
+    size: int | None = integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)  # pixels a side; null: the student's own
+    padding: int = integer(0)
+    flip: bool = boolean()
+    epochs: int = integer(1)
+    batch_size: int = integer(1)
+    lr: float = positive()
+    momentum: float = bounded(at_least=0.0, below=1.0)
+    weight_decay: float = non_negative()
+    milestones: list[float] = non_negative()  # the rate drops in epochs, counted from 1, above each of these
+    gamma: float = positive()  # factor of each drop
+    init_std: float = non_negative()  # of the new layer's weights
+    probe_seed: int = integer(0)  # of the new layer, the order and the views: the same for all students
+    features_gb: float = non_negative()  # largest file of one student's features; above, they are computed every epoch
+    features_dir: str | None = option()  # folder of these files; null: the folder of the probe
+    device: str = one_of("auto", "cpu", "cuda")
+    threads: int = integer(0)
+    jobs: int = integer(1)
 
 
 @dataclass

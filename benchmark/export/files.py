@@ -5,14 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmark.export.card import model_card
 from benchmark.export.model import DESCRIPTION, WEIGHTS, Classifier, describe, from_run
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunFolder
-from benchmark.runs.weights import DamagedFile
+from benchmark.runs.weights import recorded_classes
 
 CARD, ONNX = "README.md", "model.onnx"
 
@@ -27,7 +26,7 @@ def export(folder: RunFolder, target: Path) -> None:
 
     Raises DamagedFile where the run's files cannot be used.
     """
-    description = describe(folder, *_classes(folder))
+    description = describe(folder, *recorded_classes(folder))
     classifier = from_run(folder, description)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
@@ -41,15 +40,6 @@ def export(folder: RunFolder, target: Path) -> None:
         part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _classes(folder: RunFolder) -> tuple[int, list[str]]:
-    """Return the number and the names of the classes, which the test outputs of a run hold."""
-    try:
-        with np.load(folder.test_outputs) as saved:
-            return saved["logits"].shape[1], [str(name) for name in saved["class_names"]]
-    except (OSError, ValueError, KeyError, EOFError) as e:
-        raise DamagedFile(f"{folder.test_outputs} is missing or damaged") from e
 
 
 def _write_weights(classifier: Classifier, path: Path) -> None:

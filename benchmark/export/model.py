@@ -13,7 +13,7 @@ from benchmark.grid.build import method_class_and_options
 from benchmark.networks import custom
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import RunRecord
-from benchmark.runs.weights import DamagedFile, content_hash, load_weights
+from benchmark.runs.weights import DamagedFile, load_recorded_weights, load_weights
 from methods.contract import Context
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
@@ -93,9 +93,9 @@ def from_run(folder: RunFolder, description: Mapping[str, Any]) -> Classifier:
     method_state = load_weights(folder.method_state) if description["teacher"] else None
     with torch.random.fork_rng(devices=[]):
         classifier, network, *teachers = build(description, method_state)
-    network.load_state_dict(_checked(folder, record.sha256))
+    network.load_state_dict(load_recorded_weights(folder, record.sha256))
     for teacher in teachers:
-        teacher.load_state_dict(_checked(_teacher_folder(folder, record), record.teacher_sha256))
+        teacher.load_state_dict(load_recorded_weights(_teacher_folder(folder, record), record.teacher_sha256))
     assert isinstance(classifier, Classifier)
     return classifier
 
@@ -115,11 +115,3 @@ def load(folder: str | Path) -> Classifier:
 def _teacher_folder(folder: RunFolder, record: RunRecord) -> RunFolder:
     """Return the teacher's folder; a run lies five folders below that of all runs."""
     return RunFolder(folder.path.absolute().parents[4] / (record.teacher_run or ""))
-
-
-def _checked(folder: RunFolder, sha256: str | None) -> dict[str, Tensor]:
-    """Return the weights in a run folder. Raises DamagedFile where they do not have the recorded hash."""
-    weights = load_weights(folder.weights)
-    if content_hash(weights) != sha256:
-        raise DamagedFile(f"{folder.weights} is not what the run has recorded")
-    return weights

@@ -139,7 +139,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically. NaN and infinities become null, which every JSON reader accepts."""
-    write_text(path, json.dumps(_finite(value), indent=1) + "\n")
+    write_text(path, json.dumps(finite(value), indent=1) + "\n")
 
 
 class RunFolder:
@@ -191,7 +191,7 @@ class RunFolder:
     def write_record(self, record: RunRecord) -> None:
         """Write the result, with a checksum by which a later change is noticed."""
         locks.verify(self._lock)
-        content = _finite(record.to_json())
+        content = finite(record.to_json())
         write_json(self.path / "result.json", {**content, "checksum": checksum(content)})
 
     @property
@@ -222,7 +222,7 @@ class RunFolder:
         """Add one epoch to metrics.jsonl. Raises RunBusy where another host has taken over the lock."""
         locks.verify(self._lock)
         with open(self.path / "metrics.jsonl", "a") as f:
-            f.write(json.dumps(_finite(line)) + "\n")
+            f.write(json.dumps(finite(line)) + "\n")
             f.flush()
             os.fsync(f.fileno())  # before the checkpoint that a resumed run continues from
 
@@ -241,14 +241,14 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in remaining))
 
 
-def _finite(value: Any) -> Any:
-    """Copy a JSON value, with None in place of NaN and infinities."""
+def finite(value: Any) -> Any:
+    """Return a copy of a JSON value, with None in place of NaN and infinities."""
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value
 
 

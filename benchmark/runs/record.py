@@ -7,7 +7,7 @@ Reading is tolerant, because old runs lack newer keys: a missing key, or a value
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -131,7 +131,7 @@ class RunRecord:
             return cls(problem=UNREADABLE)
         text = well_formed(content)  # the checksum is of the content as it is
         values = {name: read(text[key]) for name, key, read in _READERS if key in text}
-        return cls(problem=_problem(content), **values)
+        return cls(problem=result_problem(content), **values)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json, without the checksum."""
@@ -208,8 +208,8 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _problem(content: Mapping[str, Any]) -> str | None:
-    """Why a parsed result.json says nothing about its run; None where it does."""
+def result_problem(content: Mapping[str, Any]) -> str | None:
+    """Return why a parsed result.json says nothing about its run; None where it does."""
     top1 = content.get("top1_last")
     if not is_number(top1) or not 0 <= top1 <= 100:
         return f"its result.json has no top1_last from 0 to 100, but {json.dumps(top1)}"
@@ -286,8 +286,16 @@ _READER_OF_TYPE: dict[Any, Any] = {
     Mapping[str, Any]: _mapping,
     tuple[str, ...]: _texts,
 }
-_READERS = [
-    (f.name, NAMES_ON_DISK.get(f.name, f.name), _READER_OF_TYPE[f.type])
-    for f in dataclasses.fields(RunRecord)
-    if f.name != "problem"
-]
+
+
+def readers(record: type) -> list[tuple[str, str, Callable[[Any], Any]]]:
+    """Return name, key on disk and reader of each field of a record; a reader turns any JSON value into the field's
+    type, or None."""
+    return [
+        (f.name, NAMES_ON_DISK.get(f.name, f.name), _READER_OF_TYPE[f.type])
+        for f in dataclasses.fields(record)
+        if f.name != "problem"
+    ]
+
+
+_READERS = readers(RunRecord)

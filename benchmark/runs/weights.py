@@ -44,6 +44,26 @@ def load_weights(path: Path, device: str = "cpu") -> dict[str, Any]:
     return content
 
 
+def load_recorded_weights(folder: RunFolder, sha256: str | None) -> dict[str, Tensor]:
+    """Return the weights in a run folder. Raises DamagedFile where they do not have the recorded hash."""
+    weights = load_weights(folder.weights)
+    if content_hash(weights) != sha256:
+        raise DamagedFile(f"{folder.weights} is not what the run has recorded")
+    return weights
+
+
+def recorded_classes(folder: RunFolder) -> tuple[int, list[str]]:
+    """Return the number and the names of the classes of a run's data set, which its test outputs hold.
+
+    Raises DamagedFile where they cannot be read.
+    """
+    try:
+        with np.load(folder.test_outputs) as saved:
+            return saved["logits"].shape[1], [str(name) for name in saved["class_names"]]
+    except (OSError, ValueError, KeyError, EOFError) as e:
+        raise DamagedFile(f"{folder.test_outputs} is missing or damaged") from e
+
+
 def save(path: Path, content: Any) -> None:
     """Write a file of torch.save atomically."""
     buffer = io.BytesIO()  # writing to the disk directly, torch.save would hide the reason of a failure

@@ -15,6 +15,7 @@ from benchmark.config.schema import (
     ScaleOptions,
     SimulateOptions,
     SpeedOptions,
+    TransferOptions,
     TuneOptions,
 )
 from benchmark.errors import UserError
@@ -22,7 +23,7 @@ from tests.conftest import ROOT
 
 COMMANDS = {
     "tune": TuneOptions, "ablate": AblateOptions, "speed": SpeedOptions, "analysis": AnalysisOptions,
-    "scale": ScaleOptions, "simulate": SimulateOptions,
+    "scale": ScaleOptions, "simulate": SimulateOptions, "transfer": TransferOptions,
 }  # fmt: skip
 
 
