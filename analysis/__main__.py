@@ -19,7 +19,7 @@ COMMANDS = {
 }
 FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
-TABLE_OPTIONS = ("pairwise",)
+TABLE_OPTIONS = ("pairwise", "accuracy")
 MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
 FIGURES = ("highlight", "titles", "width")  # keys of the commands that draw figures
 USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
@@ -49,6 +49,7 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   identity=a,b      only runs of these identities: the names of their folders
   where=key=value   only runs with this setting, as in where=recipe.epochs=240,precision=fp32
   selection=main    a name for the selection, which its files carry
+  accuracy=both     of table: top1, top5 or both
   pairwise=true     of table: also compare every two rows of a pair, in files of their own
   highlight=a,b     methods that stand out in figures of many, or all, the others in gray; by default the student alone,
                     KD, CLKD and the best four

@@ -25,10 +25,11 @@ def tables(selection: Selection) -> list[Path]:
     """Print and write the tables of all groups."""
     written = []
     for i, group in enumerate(selection.groups):
-        collected = results.collect(group, selection.unfinished_of(group))
-        written += files.write(collected, selection.reports)
-        written += files.write_pairwise(collected, selection.reports) if selection.options.pairwise else []
-        print(("\n" if i else "") + files.document(collected), end="")
+        for j, metric in enumerate(results.METRICS[selection.options.accuracy]):
+            collected = results.collect(group, selection.unfinished_of(group), metric)
+            written += files.write(collected, selection.reports)
+            written += files.write_pairwise(collected, selection.reports) if selection.options.pairwise else []
+            print(("\n" if i or j else "") + files.document(collected), end="")
     lists = results.missing_runs(selection.unfinished_elsewhere)
     lists += [Listing("Not shown", selection.left_out)] if selection.left_out else []
     if lists:

@@ -206,7 +206,10 @@ def _teachers(runs: pd.DataFrame) -> list[TeacherRow]:
         pair: sha256 if isinstance(sha256, str) else None
         for pair, sha256 in zip(by_pair.pair, by_pair.teacher_sha256, strict=True)
     }
-    return [TeacherRow("Teacher", dict(zip(by_pair.pair, by_pair.teacher_top1.astype(float), strict=True)), hashes)]
+    top1 = dict(zip(by_pair.pair, by_pair.teacher_top1.astype(float), strict=True))
+    with_top5 = runs.dropna(subset="teacher_top5").drop_duplicates("pair")
+    top5 = dict(zip(with_top5.pair, with_top5.teacher_top5.astype(float), strict=True))
+    return [TeacherRow("Teacher", top1, hashes, top5)]
 
 
 def _sort_key(value: Any) -> tuple[int, float, str]:

@@ -6,7 +6,7 @@ different configs are never averaged. `analysis.grouping` builds these from fini
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,7 @@ class TeacherRow:
     label: str
     top1: dict[str, float]  # by pair
     sha256: dict[str, str | None]
+    top5: dict[str, float] = field(default_factory=dict)  # by pair; older results of students do not hold it
 
 
 @dataclass(frozen=True)

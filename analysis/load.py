@@ -27,14 +27,15 @@ STUDENT_FOLDER = re.compile(r"seed=(\d+)")
 TEACHER_FOLDER = re.compile(r"seed=\d+|imported|sha256=\w+")
 VALIDATION_SUFFIX = "+validation"  # of the profile of runs that held out a part of the training set
 LOCATION = ("dataset", "pair", "method", "identity", "seed")  # given by the folder too
-SEALED = ("top1_best", "teacher_top1", "agreement", "correlation_distance")  # measured on the test set
+SEALED = ("top1_best", "teacher_top1", "teacher_top5", "agreement", "correlation_distance")  # of the test set
 REQUIRED = ("profile", "teacher", "student", "epochs")  # a student alone has no teacher
 TEXTS = (
     "teacher_run", "teacher_sha256", "precision", "code_version", "engine_version", "commit", "clean", "versions",
-    "hardware", "changed_settings", "family",
+    "hardware", "changed_settings", "family", "recipe", "sha256",
 )  # fmt: skip
 NUMBERS = (
-    "top1_last", "top1_best", "teacher_top1", "agreement", "correlation_distance", "wall_s", "step_ms", "parameters",
+    "top1_last", "top1_best", "top5_last", "teacher_top1", "teacher_top5", "agreement", "correlation_distance",
+    "wall_s", "step_ms", "parameters",
     "extra_parameters", "extra_buffers", "inference_parameters", "init_epochs", "views", "year",
 )  # fmt: skip
 
@@ -65,8 +66,8 @@ class Runs:
 
     finished: one row per finished student, with the fields of its `RunRecord` (missing ones are None or NaN), its
         `folder`, and the columns of `students.mark`; a student alone has a row on each pair with this student.
-        `top1_last` is the validation accuracy of a run that has a validation split, and what such a run measured on the
-        test set is left out.
+        `top1_last` and `top5_last` are the validation accuracies of a run that has a validation split, and what such a
+        run measured on the test set is left out.
     unfinished: students and teachers that are running, failed, diverged, or have no usable result.
     """
 
@@ -217,6 +218,7 @@ def _row(record: RunRecord, folder: Path) -> dict[str, Any]:
     if record.is_sealed:  # trained on fewer images: a separate table
         row["profile"] += VALIDATION_SUFFIX
         row |= dict.fromkeys(SEALED, math.nan) | {"top1_last": record.val_top1_last}
+        row["top5_last"] = math.nan if record.val_top5_last is None else record.val_top5_last
     return row | {"title": record.title or record.method, "folder": folder}
 
 

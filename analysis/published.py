@@ -22,7 +22,9 @@ import pandas as pd
 from analysis.frames import rows_where
 
 FILE = Path(__file__).with_name("published_results.csv")
-EPOCHS = 240  # of the field's recipe, by which these values were obtained
+# epochs of the field's recipe on a data set, by which these values were obtained; 240 on CIFAR
+EPOCHS = {"imagenet": 100, "tinyimagenet": 200}
+CIFAR_EPOCHS = 240
 OWN_RUNS = ("HobbitLong/RepDistiller", "DefangChen/SimKD")  # sources that ran every method themselves
 PREFERRED_SOURCES = ("HobbitLong/RepDistiller", "megvii-research/mdistiller")
 TEACHER, STUDENT = "teacher", "ce"  # methods of the baselines
@@ -59,8 +61,8 @@ def load() -> pd.DataFrame:
 
 
 @functools.cache
-def find(dataset: str, teacher: str, student: str, method: str) -> Published | None:
-    """Return the published top-1 accuracy to show; None where there is none.
+def find(dataset: str, teacher: str, student: str, method: str, metric: str = "top1") -> Published | None:
+    """Return the published accuracy to show; None where there is none. metric: top1 or top5.
 
     Of several, RepDistiller's value is taken (its rule is ours, the last epoch), then mdistiller's, then the first in
     the file. A baseline depends on one network only, so the teacher's value may come from any pair with this teacher,
@@ -68,13 +70,18 @@ def find(dataset: str, teacher: str, student: str, method: str) -> Published | N
     """
     rows = [
         row
-        for row in _top1_rows().get((dataset, method), ())
+        for row in _rows(metric).get((dataset, method), ())
         if (method == STUDENT or row["teacher"] == teacher) and (method == TEACHER or row["student"] == student)
     ]
     if not rows:
         return None
     row = min(rows, key=lambda r: _preference(r["source"]))
     return Published(row["value"], None if pd.isna(row["std"]) else row["std"], row["rule"], row["source"])
+
+
+def epochs(dataset: str) -> int:
+    """Return the length of the recipe by which the published values on a data set were obtained."""
+    return EPOCHS.get(dataset, CIFAR_EPOCHS)
 
 
 def _preference(source: str) -> int:
@@ -84,11 +91,11 @@ def _preference(source: str) -> int:
 
 
 @functools.cache
-def _top1_rows() -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The file's rows of top-1 accuracies by data set and method."""
+def _rows(metric: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The file's rows of a metric by data set and method."""
     frame = load()
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows_where(frame, metric="top1").to_dict("records"):
+    for row in rows_where(frame, metric=metric).to_dict("records"):
         rows.setdefault((row["dataset"], row["method"]), []).append(row)
     return rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from analysis import statistics
 from analysis.tables import accuracy, cost, csv, latex, ranks, significance
-from analysis.tables.results import Results
+from analysis.tables.results import TOP1, Results
 from benchmark.runs.folder import write_text
 from benchmark.tables import markdown, model
 from benchmark.tables.model import Table
@@ -28,32 +28,39 @@ def around(table: Table, parts: Iterable[Table]) -> list[Table]:
 
 def write(results: Results, reports: Path) -> list[Path]:
     """Write the files of a group's accuracies, costs and tests to `<reports>/tables`; return their paths."""
-    table, costs = accuracy.table(results), cost.table(results)
+    table = accuracy.table(results)
     texts = {
         ".md": document(results),
         ".tex": _latex(results, "", table.caption, [table]),
-        ".csv": csv.render(accuracy.COLUMNS, accuracy.records(results)),
-        "-cost.tex": _latex(results, "-cost", costs.caption, around(costs, model.group_by_first_column(costs))),
-        "-cost.csv": csv.render(cost.COLUMNS, cost.records(results)),
+        ".csv": csv.render(accuracy.columns(results.metric), accuracy.records(results)),
     }
+    if results.metric == TOP1:  # costs are those of the runs, whatever is measured on them
+        costs = cost.table(results)
+        texts["-cost.tex"] = _latex(results, "-cost", costs.caption, around(costs, model.group_by_first_column(costs)))
+        texts["-cost.csv"] = csv.render(cost.COLUMNS, cost.records(results))
     if results.comparisons:
         texts |= _significance(results)
     if ranking := results.ranking:
-        heading, tables = f"{results.group.heading}: ranks over pairs", ranks.tables(ranking)
+        heading, tables = f"{_heading(results)}: ranks over pairs", ranks.tables(ranking)
         texts["-ranks.md"] = markdown.document(heading, tables, listed=None)
         texts["-ranks.tex"] = _latex(results, "-ranks", "Ranks over pairs", tables)
         texts["-ranks.csv"] = csv.render(ranks.COLUMNS, ranks.records(results, ranking))
-    return write_texts(reports / "tables", results.group.stem, texts)
+    return write_texts(reports / "tables", results.stem, texts)
 
 
 def document(results: Results) -> str:
     """Return the tables of a group as they are printed: accuracies, differences to KD, costs."""
-    tables = [accuracy.table(results), accuracy.kd_table(results), cost.table(results)]
-    return markdown.document(results.group.heading, [table for table in tables if table])
+    tables = [accuracy.table(results), accuracy.kd_table(results)]
+    tables += [cost.table(results)] if results.metric == TOP1 else []
+    return markdown.document(_heading(results), [table for table in tables if table])
+
+
+def _heading(results: Results) -> str:
+    return results.group.heading if results.metric == TOP1 else f"{results.group.heading}: {results.metric.title}"
 
 
 def _significance(results: Results) -> dict[str, str]:
-    table, heading = significance.table(results), f"{results.group.heading}: significance"
+    table, heading = significance.table(results), f"{_heading(results)}: significance"
     by_pair = model.group_by_first_column(table)
     without_notes = around(table, [_without_last_column(part) for part in by_pair])
     return {
@@ -65,21 +72,21 @@ def _significance(results: Results) -> dict[str, str]:
 
 def write_pairwise(results: Results, reports: Path) -> list[Path]:
     """Write the comparisons of every two rows to `<reports>/tables`; return the paths, none where there are no two."""
-    comparisons = statistics.compare_all(results.group)
+    comparisons = statistics.compare_all(results.group, results.metric.column)
     if not comparisons:
         return []
     table = significance.pairwise_table(results, comparisons)
     parts = around(table, model.group_by_first_column(table))
     texts = {
-        "-pairwise.md": markdown.document(f"{results.group.heading}: every two rows", parts),
+        "-pairwise.md": markdown.document(f"{_heading(results)}: every two rows", parts),
         "-pairwise.csv": csv.render(significance.COLUMNS, significance.records(results, comparisons)),
     }
-    return write_texts(reports / "tables", results.group.stem, texts)
+    return write_texts(reports / "tables", results.stem, texts)
 
 
 def _latex(results: Results, end: str, caption: str, tables: Sequence[Table]) -> str:
     """Tables as LaTeX, captioned with data set and profile. end: of the file's name."""
-    return latex.floats(f"{results.group.stem}{end}", f"{caption}: {results.group.heading}.", tables)
+    return latex.floats(f"{results.stem}{end}", f"{caption}: {results.group.heading}.", tables)
 
 
 def _without_last_column(table: Table) -> Table:

@@ -14,16 +14,20 @@ from benchmark.statistics import MIN_SEEDS
 from benchmark.tables.cells import counted
 
 LISTED = 20  # reasons of skipped runs in one note
+DECODER = "dataset.decoder"  # key of a run's config
 NAMED = 5  # rows that one version of the engine's code is followed by
 
 
 def setting(group: ResultGroup) -> str:
-    """Return epochs, the teachers' training images where they have their own, settings that differ from the profile's,
-    precision, hardware and versions of all runs."""
+    """Return recipe, epochs, the teachers' training images where they have their own, the decoder of a streamed data
+    set, settings that differ from the profile's, precision, hardware and versions of all runs."""
     runs = group.runs
     epochs = sorted(set(runs.epochs))
     precisions = sorted(set(runs.precision.dropna()))
-    parts = [f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}"]
+    recipes = sorted(set(runs.recipe.dropna()))  # older results do not record it
+    parts = [f"recipe {', '.join(recipes)}"] if recipes else []
+    parts.append(f"{', '.join(map(str, epochs))} epoch{'' if epochs == [1] else 's'}")
+    parts += [f"images decoded by {', '.join(decoders)}"] if (decoders := _decoders(group)) else []
     parts += [teachers] if (teachers := teacher_images(group)) else []
     changes = changed_settings(group)
     parts += [f"not as in the profile: {', '.join(changes)}"] if changes else []
@@ -31,6 +35,12 @@ def setting(group: ResultGroup) -> str:
     parts.append(", ".join(machines(group)))
     parts.append(" / ".join(sorted({", ".join(f"{k} {v}" for k, v in vs.items()) for vs in runs.versions if vs})))
     return "; ".join(filter(None, parts))
+
+
+def _decoders(group: ResultGroup) -> list[str]:
+    """The decoders of a data set that is streamed from files; none for one in memory."""
+    of_rows = (s.config.get(DECODER) for row in group.rows for s in row.seed_groups.values())
+    return sorted({str(decoder) for decoder in of_rows if decoder is not None})
 
 
 def teacher_images(group: ResultGroup) -> str:
@@ -72,12 +82,16 @@ def changed_settings(group: ResultGroup) -> list[str]:
 
 def follows_paper(group: ResultGroup) -> bool:
     """Return whether the runs follow the recipe of the published values."""
-    return group.profile == "paper" and set(group.runs.epochs) == {published.EPOCHS} and not changed_settings(group)
+    return (
+        group.profile == "paper"
+        and set(group.runs.epochs) == {published.epochs(group.dataset)}
+        and not changed_settings(group)
+    )
 
 
 def published_note(group: ResultGroup) -> str:
     """Return whether published values may be compared with the group's."""
-    recipe = f"Published values are from the {published.EPOCHS}-epoch recipe"
+    recipe = f"Published values are from the {published.epochs(group.dataset)}-epoch recipe"
     if follows_paper(group):
         return (
             f"{recipe}, which these runs follow, with teachers of their own; mind the epoch that each source reports."

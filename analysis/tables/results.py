@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from analysis import published, statistics
-from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup
+from analysis.groups import MethodRow, ResultGroup, RowKey, SeedGroup, TeacherRow
 from analysis.load import UnfinishedRun
 from analysis.published import Published
 from analysis.statistics import Comparison, Ranking
@@ -18,12 +18,37 @@ BASELINES = (published.TEACHER, published.STUDENT)
 
 
 @dataclass(frozen=True)
+class Metric:
+    """The accuracy that a table is about. name: also of its published values; suffix: of the names of its files."""
+
+    name: str
+    column: str  # of the runs
+    title: str
+    suffix: str = ""
+
+    def of_teacher(self, teacher: TeacherRow) -> dict[str, float]:
+        """Return a teacher's accuracies by pair."""
+        return teacher.top1 if self.name == "top1" else teacher.top5
+
+
+TOP1 = Metric("top1", "top1_last", "Top-1")
+TOP5 = Metric("top5", "top5_last", "Top-5", "-top5")
+METRICS = {"top1": (TOP1,), "top5": (TOP5,), "both": (TOP1, TOP5)}  # values of the key `accuracy`
+
+
+@dataclass(frozen=True)
 class Results:
     """A group with the comparisons between its rows. unfinished: runs that would have been in it."""
 
     group: ResultGroup
     unfinished: list[UnfinishedRun]
     comparisons: list[Comparison]
+    metric: Metric = TOP1
+
+    @property
+    def stem(self) -> str:
+        """Stem of the names of the files about the metric."""
+        return f"{self.group.stem}{self.metric.suffix}"
 
     @functools.cached_property
     def kd_comparisons(self) -> dict[tuple[RowKey, str], Comparison]:
@@ -33,7 +58,7 @@ class Results:
     @functools.cached_property
     def ranking(self) -> Ranking | None:
         """The rows ranked over the pairs; None where there is nothing to rank."""
-        return statistics.rank(self.group)
+        return statistics.rank(self.group, self.metric.column)
 
     @property
     def skipped(self) -> list[UnfinishedRun]:
@@ -51,18 +76,19 @@ class Results:
         test set."""
         if self.group.is_sealed:
             return None
-        return published.find(self.group.dataset, *self.group.networks[pair], method)
+        return published.find(self.group.dataset, *self.group.networks[pair], method, self.metric.name)
 
     def student_difference(self, pair: str, row: MethodRow) -> float:
         """Return the difference of the mean accuracy to that of the student alone, in points; NaN without one."""
         seed_group = row.seed_groups[pair]
         baseline = None if row.method == published.STUDENT else self.group.baseline(seed_group, pair)
-        return seed_group.mean("top1_last") - baseline.mean("top1_last") if baseline else math.nan
+        column = self.metric.column
+        return seed_group.mean(column) - baseline.mean(column) if baseline else math.nan
 
 
-def collect(group: ResultGroup, unfinished: Iterable[UnfinishedRun]) -> Results:
-    """Compare all rows of a group."""
-    return Results(group, list(unfinished), statistics.compare(group))
+def collect(group: ResultGroup, unfinished: Iterable[UnfinishedRun], metric: Metric = TOP1) -> Results:
+    """Compare all rows of a group by a metric."""
+    return Results(group, list(unfinished), statistics.compare(group, metric.column), metric)
 
 
 def missing_runs(unfinished: Iterable[UnfinishedRun]) -> list[Listing]:

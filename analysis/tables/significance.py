@@ -65,8 +65,8 @@ def _line(c: Comparison, difference: Cell) -> Line:
 
 def _compared(results: Results) -> str:
     return (
-        f"Top-1 accuracy on {results.group.images} at the last epoch, compared seed by seed over the n seeds that both "
-        "rows have, of runs with equal settings outside the method and the same teacher."
+        f"{results.metric.title} accuracy on {results.group.images} at the last epoch, compared seed by seed over the "
+        "n seeds that both rows have, of runs with equal settings outside the method and the same teacher."
     )
 
 

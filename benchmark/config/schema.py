@@ -46,6 +46,7 @@ class Recipe:
     weight_decay: float = non_negative()
     milestones: list[float] = non_negative()  # the rate drops in epochs, counted from 1, above each of these
     gamma: float = positive()  # factor of each drop
+    name: str | None = _or_null(option())  # as results and tables name it; not part of a run's identity
 
 
 @dataclass
@@ -237,6 +238,7 @@ class AnalysisOptions(RunFilters):
     name: list[str] = option()
     grid: list[str] = option()
     pairwise: bool = boolean()
+    accuracy: str = one_of("top1", "top5", "both")
     highlight: list[str] = option()  # methods that stand out in figures of many
     titles: bool = boolean()  # of figures
     width: str = one_of("page", "column")  # of figures

@@ -98,8 +98,9 @@ def _dataset_options(config: DatasetConfig) -> dict[str, Any]:
 
 
 def network_recipe(config: Config, network: str) -> dict[str, Any]:
-    """Return the recipe of one network, with its learning rate resolved."""
+    """Return the recipe of one network, with its learning rate resolved and without its name."""
     recipe = dataclasses.asdict(config.recipe)
+    recipe.pop("name")
     default, light = recipe.pop("lr_default"), recipe.pop("lr_light")
     if recipe["lr"] is None:
         recipe["lr"] = light if networks.is_light(network) else default

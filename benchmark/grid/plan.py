@@ -263,8 +263,9 @@ def _run_settings(config: Config, hardware: Hardware) -> RunSettings:
     if config.executor.name != "local":  # whose runs start in another folder
         runs, data = runs.absolute(), data.absolute()
     return RunSettings(
-        runs, data, hardware, teacher.cache_gb, len(config.seeds), config.evaluate_every, teacher.cache_dir
-    )
+        runs, data, hardware, teacher.cache_gb, len(config.seeds), config.evaluate_every, teacher.cache_dir,
+        config.recipe.name,
+    )  # fmt: skip
 
 
 def teacher_train_size(config: Config, overrides: Sequence[str]) -> str | None:

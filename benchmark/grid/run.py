@@ -286,6 +286,7 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
         **_pair_fields(run),
         seed=config["seed"],
         profile=config["profile"],
+        recipe=run.settings.recipe,
         identity=run.identity,
         epochs=config["recipe"]["epochs"],
         evaluated_epochs=sum("val_top1" in line or "test_top1" in line for line in lines),
@@ -293,6 +294,7 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
         top1_best=None if sealed else max(line["test_top1"] for line in lines if "test_top1" in line),
         top5_last=measures.get("test_top5"),
         val_top1_last=measures.get("val_top1"),
+        val_top5_last=measures.get("val_top5"),
         agreement=measures.get("agreement"),
         correlation_distance=measures.get("correlation_distance"),
         wall_s=wall_s,
@@ -319,10 +321,12 @@ def _pair_fields(run: TrainingRun) -> dict[str, Any]:
     fields = {"student": run.network, "method": run.method, **{k: run.about[k] for k in ("title", "year", "family")}}
     if run.teacher_run is None:
         return fields
+    teacher = RunFolder(run.settings.runs / run.teacher_run).record
     return fields | {
         "pair": run.pair,
         "teacher": run.config["teacher"]["network"],
-        "teacher_top1": RunFolder(run.settings.runs / run.teacher_run).record.top1_last,
+        "teacher_top1": teacher.top1_last,
+        "teacher_top5": teacher.top5_last,
         "teacher_sha256": run.config["teacher"]["sha256"],
         "teacher_run": run.teacher_run,
     }

@@ -31,6 +31,7 @@ class RunSettings:
     seeds: int  # number of seeds of the command, each of which reads the teacher's cache
     evaluate_every: int = 1  # epochs between two evaluations, counted back from the last
     cache_dir: str | None = None  # folder of the caches on the machine that trains; None: the teacher's run folder
+    recipe: str | None = None  # name of the recipe, as results record it
 
 
 @dataclass(frozen=True)

@@ -79,11 +79,13 @@ class RunRecord:
     year: int | None = None  # of the method's publication
     family: str | None = None  # of the method: baseline, logits, features or relations
     teacher_top1: float | None = None  # accuracy of the teacher
+    teacher_top5: float | None = None  # its top-5 accuracy, with more than 5 classes
     teacher_sha256: str | None = None  # content hash of the teacher's weights
     teacher_run: str | None = None  # the teacher's run folder, relative to the root of all runs
 
     seed: int | None = None  # of all random streams
     profile: str | None = None  # name in conf/profile
+    recipe: str | None = None  # name in conf/recipe
     identity: str | None = None  # hash of the config without the seed
     epochs: int | None = None  # training epochs, without those of the initialization stage
     evaluated_epochs: int | None = None  # epochs that were evaluated, those of the initialization stage included
@@ -93,6 +95,7 @@ class RunRecord:
     top1_best: float | None = None  # best test accuracy of all evaluated epochs; never a headline
     top5_last: float | None = None  # top-5 accuracy after the last epoch, with more than 5 classes
     val_top1_last: float | None = None  # validation accuracy, where a part of the training set is held out
+    val_top5_last: float | None = None  # likewise top-5, with more than 5 classes
     agreement: float | None = None  # test images on which student and teacher predict the same class, per cent
     correlation_distance: float | None = None  # between the class correlations of student's and teacher's test logits
 

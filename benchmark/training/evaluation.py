@@ -63,7 +63,7 @@ class Evaluator:
         """
         if self._val is None:
             return self.test(network, epoch)
-        return {"val_top1": metrics.top_k(self._predict(network, self._val, epoch), self._val.labels)}, None
+        return self._accuracies("val", self._predict(network, self._val, epoch), self._val), None
 
     def test(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
         """Return the metrics on the test set, compared with the teacher, and the test logits [N, C].
@@ -71,15 +71,20 @@ class Evaluator:
         The logits are on the network's device. Raises Diverged where one is not finite.
         """
         logits = self._predict(network, self._test, epoch)
-        measures = {"test_top1": metrics.top_k(logits, self._test.labels)}
-        if self._classes > 5:
-            measures["test_top5"] = metrics.top_k(logits, self._test.labels, 5)
+        measures = self._accuracies("test", logits, self._test)
         if self._teacher is not None:
             teacher_logits, teacher_correlation = self._teacher
             correlation = metrics.class_correlation(logits)
             measures["agreement"] = metrics.agreement(logits, teacher_logits)
             measures["correlation_distance"] = metrics.correlation_distance(correlation, teacher_correlation)
         return measures, logits
+
+    def _accuracies(self, name: str, logits: Tensor, split: Split) -> dict[str, float]:
+        """Return top-1 accuracy and, with more than five classes, top-5. name: of the split."""
+        measures = {f"{name}_top1": metrics.top_k(logits, split.labels)}
+        if self._classes > 5:
+            measures[f"{name}_top5"] = metrics.top_k(logits, split.labels, 5)
+        return measures
 
     def _predict(self, network: nn.Module, split: Split, epoch: int) -> Tensor:
         logits = predict(network, split, self._config, self._precision)

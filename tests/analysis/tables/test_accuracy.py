@@ -321,3 +321,77 @@ def test_runs_with_a_validation_split_have_their_own_table(tree, analyse):
     assert "on the validation split" in validation and "Teacher" not in validation
     out = analyse("table", "profile=short+validation")[1]
     assert "57.00 (1)" in out and "60.00 (1)" not in out and "58.00" not in out
+
+
+# ---------------------------------------------------------------- top-5
+
+
+def top5_tree(tree):
+    """Three seeds with top-5 accuracies, of which the student alone's are higher by one point than KD's."""
+    for seed, top1 in enumerate((59.0, 60.0, 61.0)):
+        more = {"teacher_top5": 91.5}
+        tree.student(PAIR, "ce", "0000000000a1", seed, top1, changes={"top5_last": 85.0 + seed, **more})
+        tree.student(PAIR, "kd", "0000000000a2", seed, top1 + 2, changes={"top5_last": 84.0 + seed, **more})
+
+
+def test_top5_has_a_table_and_files_of_its_own(tree, analyse, tmp_path):
+    top5_tree(tree)
+    markdown = analyse("table", "accuracy=top5")[1]
+    assert "## cifar100, profile short: Top-5" in markdown and "Top-5 accuracy on the test set in per cent" in markdown
+    assert cells(markdown, "Teacher") == ["91.50 (1)", "–"]
+    assert cells(markdown, "Student") == ["86.00 ± 1.00 (3)", "–"]
+    assert cells(markdown, "KD") == ["**85.00 ± 1.00 (3)**", "−1.00"]
+    assert not (tmp_path / CSV).exists()
+    (teacher, student, kd) = csv_records(tmp_path / "reports/tables/cifar100-short-top5.csv")
+    assert (student["mean"], kd["delta_student"], kd["teacher_top5"], teacher["mean"]) == ("86", "-1", "91.5", "91.5")
+    assert "best_mean" not in kd and "teacher_top1" not in kd
+    text = (tmp_path / "reports/tables/cifar100-short-top5.tex").read_text()
+    assert r"\label{tab:cifar100-short-top5}" in text and "Top-5 accuracy in per cent" in text
+    significance = (tmp_path / "reports/tables/cifar100-short-top5-significance.md").read_text()
+    assert "Top-5 accuracy on the test set at the last epoch" in significance
+
+
+def test_both_accuracies_leave_the_files_of_top1_as_they_are(tree, analyse, tmp_path):
+    top5_tree(tree)
+    top1 = analyse("table")[1]
+    before = {path: path.read_bytes() for path in (tmp_path / "reports/tables").iterdir()}
+    both = analyse("table", "accuracy=both")[1]
+    assert both.startswith(top1) and both.count("accuracy on the test set in per cent") == 2
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_results_without_top5_are_read_and_shown_as_missing(tree, analyse):
+    top5_tree(tree)
+    tree.student(PAIR, "crd", "0000000000a3", 0, 60.0)  # older than the key, or of five classes
+    status, markdown, _ = analyse("table", "accuracy=top5")
+    assert status == 0 and cells(markdown, "CRD") == ["–", "–"]
+
+
+def test_top5_of_a_validation_split_is_not_that_of_the_test_set(tree, analyse):
+    changes = {"val_top1_last": 50.0, "val_top5_last": 80.0, "top5_last": 99.0}
+    tree.student(PAIR, "kd", "0000000000a2", 0, 60.0, changes=changes)
+    markdown = analyse("table", "accuracy=top5")[1]
+    assert cells(markdown, "KD")[0] == "**80.00 (1)**" and "99.00" not in markdown
+
+
+def test_published_top5_stands_beside_on_imagenet(tree, analyse):
+    """LSKD's table prints 89.80 for KD and 92.86 for the teacher of ResNet50 and MobileNetV1."""
+    shutil.rmtree(tree.root, ignore_errors=True)
+    tree.student(
+        "ResNet50-MobileNetV1", "kd", "0000000000a2", 0, 70.0, dataset="imagenet", profile="imagenet", sha256="d" * 64,
+        changes={"top5_last": 89.5, "teacher_top5": 92.9},
+    )  # fmt: skip
+    markdown = analyse("table", "accuracy=both")[1]
+    top1, top5 = markdown.split("## imagenet, profile imagenet: Top-5")
+    assert cells(top1, "KD")[-1] == "70.50 [2]" and cells(top5, "KD")[-1].startswith("89.80")
+    assert cells(top5, "Teacher")[0] == "92.90 (1)" and cells(top5, "Teacher")[-1].startswith("92.86")
+    assert "100-epoch recipe" in top1
+
+
+def test_the_line_of_the_protocol_names_recipe_and_decoder(tree, analyse):
+    folder = tree.student(PAIR, "kd", "0000000000a2", 0, 60.0, changes={"recipe": "imagenet"})
+    assert "Runs: recipe imagenet; 20 epochs; precision" in analyse("table")[1]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset"]["decoder"] = "turbo"
+    tree.config(folder, config)
+    assert "Runs: recipe imagenet; 20 epochs; images decoded by turbo; precision" in analyse("table")[1]

@@ -17,6 +17,7 @@ RESULTS = Path(__file__).parents[3] / "results"
 RECORD = RunRecord(
     status=RunStatus.DONE, role="student", dataset="cifar100", network="resnet8", pair="resnet20-resnet8",
     teacher="resnet20", student="resnet8", method="kd", title="KD", year=2015, family="logits", teacher_top1=69.5,
+    teacher_top5=92.0, recipe="cifar",
     teacher_sha256="ab" * 32, teacher_run="cifar100/teachers/resnet20/0123456789ab/seed=0", seed=0, profile="paper",
     identity="0123456789ab", epochs=240, top1_last=60.25, top1_best=60.5, top5_last=88.0, agreement=70.0,
     correlation_distance=0.25, wall_s=800.0, step_ms=30.5, parameters=83892, extra_parameters=0, extra_buffers=0,
@@ -55,7 +56,8 @@ def test_keys_on_disk_keep_their_names():
     assert "imported_from" not in content and "problem" not in content
     assert content.keys() == {
         "status", "role", "dataset", "network", "pair", "teacher", "student", "method", "title", "year", "family",
-        "teacher_top1", "teacher_sha256", "teacher_run", "seed", "profile", "identity", "epochs", "top1_last",
+        "teacher_top1", "teacher_top5", "teacher_sha256", "teacher_run", "seed", "profile", "recipe", "identity",
+        "epochs", "top1_last",
         "top1_best", "top5_last", "val_top1_last", "agreement", "correlation_distance", "wall_s", "step_ms",
         "parameters", "extra_parameters", "extra_buffers", "inference_parameters", "pre_epochs", "views", "precision",
         "changed", "code", "engine_version", "commit", "clean", "sha256", "versions", "hardware",

@@ -62,9 +62,10 @@ def test_the_metrics_of_an_epoch(dataset, network):
 
 
 def test_with_a_validation_split_an_epoch_does_not_look_at_the_test_set(dataset, network):
-    val_top1 = metrics.top_k(predict(network, dataset.val, dataset.config, "fp32"), dataset.val.labels)
+    logits, labels = predict(network, dataset.val, dataset.config, "fp32"), dataset.val.labels
+    val_top1, val_top5 = metrics.top_k(logits, labels), metrics.top_k(logits, labels, 5)
     evaluator = Evaluator(dataset, None, "cpu", "fp32")
-    assert evaluator(network, 1) == ({"val_top1": val_top1}, None)
+    assert evaluator(network, 1) == ({"val_top1": val_top1, "val_top5": val_top5}, None)
     measures, logits = evaluator.test(network, 1)
     assert measures["test_top1"] == metrics.top_k(logits, dataset.test.labels) and "val_top1" not in measures
 
