@@ -14,6 +14,7 @@ from benchmark.statistics import MIN_SEEDS
 from benchmark.tables.cells import counted
 
 LISTED = 20  # reasons of skipped runs in one note
+PAPER_PROFILES = ("paper", "imagenet", "tinyimagenet")  # whose recipes are those of published tables
 DECODER = "dataset.decoder"  # key of a run's config
 NAMED = 5  # rows that one version of the engine's code is followed by
 
@@ -83,7 +84,7 @@ def changed_settings(group: ResultGroup) -> list[str]:
 def follows_paper(group: ResultGroup) -> bool:
     """Return whether the runs follow the recipe of the published values."""
     return (
-        group.profile == "paper"
+        group.profile in PAPER_PROFILES
         and set(group.runs.epochs) == {published.epochs(group.dataset)}
         and not changed_settings(group)
     )

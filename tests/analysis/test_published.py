@@ -104,3 +104,34 @@ def test_methods_since_2023_have_the_values_of_their_authors():
         assert accuracy.source.startswith("JiamingLv/WKD@214cf88")
     gkl = published.find("imagenet", "ResNet34", "ResNet18", "gkl")
     assert gkl is not None and gkl.value == 71.91
+
+
+# ImageNet top-1 and top-5 of the two pairs that the field's tables have: ResNet34-ResNet18, then ResNet50-MobileNetV1.
+IMAGENET = {
+    "teacher": ((73.31, 91.42), (76.16, 92.86)),
+    "ce": ((69.75, 89.07), (68.87, 88.76)),
+    "kd": ((71.03, 90.05), (70.50, 89.80)),
+    "at": ((70.69, 90.01), (69.56, 89.33)),
+    "ofd": ((70.81, 89.98), (71.25, 90.34)),
+    "crd": ((71.17, 90.13), (71.37, 90.41)),
+    "reviewkd": ((71.61, 90.51), (72.56, 91.00)),
+    "dkd": ((71.70, 90.41), (72.05, 91.05)),
+    "dist": ((72.07, None), (73.24, None)),
+}
+
+
+@pytest.mark.parametrize("method", IMAGENET)
+def test_imagenet_has_the_values_of_the_fields_tables(method):
+    for pair, expected in zip((("ResNet34", "ResNet18"), ("ResNet50", "MobileNetV1")), IMAGENET[method], strict=True):
+        shown = [published.find("imagenet", *pair, method, metric) for metric in ("top1", "top5")]
+        assert tuple(value and value.value for value in shown) == expected
+        assert all(value.source and value.rule in published.RULES for value in shown if value)
+    assert published.epochs("imagenet") == 100 and published.epochs("cifar100") == 240
+
+
+def test_the_rules_of_imagenet_values_are_known_where_their_source_is():
+    rules = {}
+    for method in ("kd", "dkd", "lskd", "crd"):
+        accuracy = published.find("imagenet", "ResNet34", "ResNet18", method)
+        rules[method] = accuracy and accuracy.rule
+    assert rules == {"kd": "best", "dkd": "best", "lskd": "best", "crd": "unknown"}
