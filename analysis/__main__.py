@@ -13,18 +13,21 @@ from benchmark.tables.cells import counted
 
 COMMANDS = {
     "table": commands.tables,
+    "transfer": commands.transfer,
     "plots": commands.plots,
     "structure": commands.fidelity,  # its name on the command line and in file names
     "report": commands.report,
 }
 FOLDERS = ("runs", "reports")
 ALONE = ("ablation", "drop", "restore")  # commands that are not combined with others
-TABLE_OPTIONS = ("pairwise", "accuracy")
+TABLE_OPTIONS = ("pairwise",)
+ACCURACY_OPTIONS = ("accuracy", "target")  # of table and transfer
 MEASUREMENTS = {"scale": scale.main, "simulate": simulation.main}  # of this code itself; they stand alone
 FIGURES = ("highlight", "titles", "width")  # keys of the commands that draw figures
-USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=value …]
+USAGE = """usage: python -m analysis table [transfer] [plots] [structure] [report] [key=value …]
 
   table       tables of all finished runs: Markdown on the terminal; .md, .tex and .csv in <reports>/tables
+  transfer    tables of linear probes of the students on other data sets; they are among those of table, too
   plots       gains with their intervals, learning curves, class correlations and ranks: .png and .pdf in
               <reports>/plots, to be shown in a two-column paper as they are
   structure   fidelity: how well class structure is passed on, from the test outputs of all runs; tables and plots
@@ -49,7 +52,8 @@ USAGE = """usage: python -m analysis table [plots] [structure] [report] [key=val
   identity=a,b      only runs of these identities: the names of their folders
   where=key=value   only runs with this setting, as in where=recipe.epochs=240,precision=fp32
   selection=main    a name for the selection, which its files carry
-  accuracy=both     of table: top1, top5 or both
+  accuracy=both     of table and transfer: top1, top5 or both
+  target=a,b        of table and transfer: only probes on these data sets
   pairwise=true     of table: also compare every two rows of a pair, in files of their own
   highlight=a,b     methods that stand out in figures of many, or all, the others in gray; by default the student alone,
                     KD, CLKD and the best four
@@ -75,7 +79,8 @@ def run(arguments: Sequence[str]) -> list[Path]:
     if not names:
         raise UserError(f"no command given: python -m analysis with one or more of {', '.join(COMMANDS)}")
     keys = [*FOLDERS, *RUN_FILTERS, "where", "selection", "command"]
-    keys += [*(TABLE_OPTIONS if "table" in names else ()), *(FIGURES if set(names) - {"table"} else ())]
+    keys += [*(TABLE_OPTIONS if "table" in names else ()), *(FIGURES if set(names) - {"table", "transfer"} else ())]
+    keys += ACCURACY_OPTIONS if {"table", "transfer"} & set(names) else ()
     selection = select(load_analysis(words, keys))
     written = [path for name, command in COMMANDS.items() if name in names for path in command(selection)]
     return [*written, selection.record([*names, *words], written)]

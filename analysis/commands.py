@@ -12,6 +12,8 @@ from analysis.ablation import Ablation
 from analysis.selection import FILTERS, Selection
 from analysis.tables import ablation as ablation_tables
 from analysis.tables import files, results
+from analysis.tables import transfer as transfer_tables
+from analysis.transfer import collect as collect_transfer
 from benchmark.config.schema import AnalysisOptions
 from benchmark.errors import UserError, nearest
 from benchmark.progress import Meter
@@ -30,11 +32,35 @@ def tables(selection: Selection) -> list[Path]:
             written += files.write(collected, selection.reports)
             written += files.write_pairwise(collected, selection.reports) if selection.options.pairwise else []
             print(("\n" if i or j else "") + files.document(collected), end="")
+    documents, files_of_probes = _transfer(selection)
+    print("".join(f"\n{text}" for text in documents), end="")
+    written += files_of_probes
     lists = results.missing_runs(selection.unfinished_elsewhere)
     lists += [Listing("Not shown", selection.left_out)] if selection.left_out else []
     if lists:
         print("\n" + markdown.document("", [Table("", [], [], lists=lists)]), end="")
     return written
+
+
+def transfer(selection: Selection) -> list[Path]:
+    """Print and write the tables of linear probes. Raises UserError where no chosen student has a probe."""
+    documents, written = _transfer(selection)
+    if not documents:
+        raise UserError(f"no probes of these students in {selection.root}: make some with `make transfer TO=stl10`")
+    print("\n".join(documents), end="")
+    return written
+
+
+def _transfer(selection: Selection) -> tuple[list[str], list[Path]]:
+    """Write the tables of linear probes; return them as they are printed, and the paths; none where there are none."""
+    documents, written = [], []
+    for group in selection.groups:
+        targets = collect_transfer(group, selection.root, selection.options.target)
+        for metric in results.METRICS[selection.options.accuracy] if targets else ():
+            measured = transfer_tables.TransferResults.of(group, targets, metric)
+            documents.append(transfer_tables.document(measured))
+            written += transfer_tables.write(measured, selection.reports)
+    return documents, written
 
 
 def plots(selection: Selection) -> list[Path]:

@@ -79,6 +79,11 @@ def find(dataset: str, teacher: str, student: str, method: str, metric: str = "t
     return Published(row["value"], None if pd.isna(row["std"]) else row["std"], row["rule"], row["source"])
 
 
+def probe_name(target: str, source: str) -> str:
+    """Return the file's name of the data set of linear probes: on `target`, of students trained on `source`."""
+    return f"{target}-linear-probe(from {source})"
+
+
 def epochs(dataset: str) -> int:
     """Return the length of the recipe by which the published values on a data set were obtained."""
     return EPOCHS.get(dataset, CIFAR_EPOCHS)

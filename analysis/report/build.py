@@ -20,6 +20,9 @@ from analysis.selection import Selection
 from analysis.tables import ablation as ablation_tables
 from analysis.tables import fidelity as fidelity_tables
 from analysis.tables import files, results
+from analysis.tables import transfer as transfer_tables
+from analysis.tables.transfer import TransferResults
+from analysis.transfer import collect as collect_transfer
 from benchmark.progress import Meter
 from benchmark.runs.folder import write_text
 from benchmark.tables.model import Listing
@@ -71,6 +74,8 @@ def _group(selection: Selection, number: int, meter: Meter) -> tuple[Source, Par
 
 def _table_files(source: Source) -> list[Path]:
     written = files.write(source.results, source.reports)
+    if targets := collect_transfer(source.group, source.root):
+        written += transfer_tables.write(TransferResults.of(source.group, targets), source.reports)
     if source.fidelity.pairs:
         written += fidelity_tables.write(source.fidelity, source.reports, source.results.unfinished)
     return written

@@ -14,7 +14,10 @@ from analysis.report.source import Source
 from analysis.tables import ablation as ablation_tables
 from analysis.tables import accuracy, cost, notes, ranks, significance
 from analysis.tables import fidelity as fidelity_tables
+from analysis.tables import transfer as transfer_tables
 from analysis.tables.results import without_baselines
+from analysis.tables.transfer import TransferResults
+from analysis.transfer import collect as collect_transfer
 from benchmark.runs.folder import folder_name, read_json
 from benchmark.tables import cells, model
 from benchmark.tables.model import CODE, EMPTY, NOTHING, TEXT, Cell, Column, Line, Listing, Table
@@ -110,6 +113,17 @@ def _of_pairs(
         for pair in source.group.pairs
         for picture in source.guarded(draw(source, pair), name, f"{source.arrow(pair)}: {caption}", pair)
     ]
+
+
+def transfer(source: Source) -> Section:
+    """Build the tables of linear probes on other data sets."""
+    id, targets = source.id("transfer"), collect_transfer(source.group, source.root)
+    if not targets:
+        return Section("Transfer", id)
+    tables = transfer_tables.tables(TransferResults.of(source.group, targets))
+    lists = [listing for table in tables for listing in table.lists]
+    section = of_tables("Transfer", id, tables)
+    return replace(section, lists=[*section.lists, *lists])
 
 
 def costs(source: Source) -> Section:
@@ -259,5 +273,6 @@ def ablation(ablation: Ablation, number: int, files: Iterable[Path]) -> Section:
 
 
 BUILDERS: Sequence[Callable[[Source], Section]] = (
-    differences, results, significance_and_ranks, curves, fidelity, tsne, costs, protocol, provenance, missing,
+    differences, results, significance_and_ranks, transfer, curves, fidelity, tsne, costs, protocol, provenance,
+    missing,
 )  # fmt: skip

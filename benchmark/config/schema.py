@@ -239,6 +239,7 @@ class AnalysisOptions(RunFilters):
     grid: list[str] = option()
     pairwise: bool = boolean()
     accuracy: str = one_of("top1", "top5", "both")
+    target: list[str] = option()  # data sets of linear probes
     highlight: list[str] = option()  # methods that stand out in figures of many
     titles: bool = boolean()  # of figures
     width: str = one_of("page", "column")  # of figures
