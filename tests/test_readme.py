@@ -13,7 +13,14 @@ import torch
 
 import methods
 from benchmark.config import files, pairs
-from benchmark.config.command_options import load_analysis, load_export, load_options, load_scale, load_sync
+from benchmark.config.command_options import (
+    load_analysis,
+    load_export,
+    load_options,
+    load_scale,
+    load_sync,
+    load_transfer,
+)
 from benchmark.config.compose import MethodComposer, load_config
 from benchmark.config.overrides import key_of, parse_sweep
 from benchmark.config.schema import AblateOptions, PlanOptions, SpeedOptions, TuneOptions
@@ -51,8 +58,8 @@ def check(command: str, words: list[str]) -> None:
     """Parse the words of a command; raises UserError for any that it does not take."""
     if command == "scale":
         load_scale(words)
-    elif command in ("sync", "export"):
-        (load_sync if command == "sync" else load_export)(words)
+    elif command in (loaders := {"sync": load_sync, "export": load_export, "transfer": load_transfer}):
+        loaders[command](words)
     elif command not in TRAINING:
         load_analysis(words)
     else:
@@ -77,7 +84,7 @@ def test_every_command_of_the_pages_is_accepted(command):
         return
     line = command
     if command.startswith("make "):
-        line = make("-n", *shlex.split(command)[1:]).strip().splitlines()[-1]
+        line = make("-n", *shlex.split(command)[1:]).replace("\\\n", " ").strip().splitlines()[-1]
     match = re.search(r"(?:kd-benchmark|-m benchmark|-m analysis) (.*)", line)
     if match is None:  # a target that runs a tool of its own: test, docs, sync, help
         return

@@ -13,9 +13,9 @@ Files of a run folder:
     status.json        {"status": "running" | "done" | "failed" | "diverged" | "skipped", "reason": "…"}
     metrics.jsonl      one line per epoch, which is 0 or below in the initialization stage: epoch, lr, loss, loss/<term>
                        (raw), weighted/<term>, train_top1, data_s, step_s, eval_s, fill_s (while rows of the
-                       teacher's caches are missing); in evaluated epochs val_top1 with a validation split, and
-                       without one test_top1, test_top5 (with more than 5 classes), agreement and
-                       correlation_distance; accuracies in per cent, times in seconds
+                       teacher's caches are missing); in evaluated epochs val_top1 and val_top5 with a validation
+                       split, and without one test_top1, test_top5, agreement and correlation_distance (top-5 with
+                       more than 5 classes); accuracies in per cent, times in seconds
     result.json        written last (`RunRecord`, which documents the keys), with a checksum
     test_outputs.npz   test set at the last epoch: logits [N, C] float32, labels [N] int64, class_names [C]
     checkpoint.pt      state to resume from after the last recorded epoch; removed when the run is done
@@ -25,6 +25,7 @@ Files of a run folder:
     wandb.json         id and address of the run at W&B
     tensorboard/       event files, where the tracker is TensorBoard
     tracking.json      what a tracker failed to record
+    transfer/          linear probes of the network (`benchmark.runs.transfer`)
     lock, lock.<n>     held by the process that writes the run (`benchmark.runs.locks`)
 
 A run whose status is "running" while its lock is free was interrupted; the same command resumes it. A "skipped" run was

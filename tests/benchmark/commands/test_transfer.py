@@ -1,6 +1,7 @@
 """The command `transfer`: which runs it probes, what it writes, and that it repeats nothing."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from benchmark.__main__ import main
-from benchmark.commands import transfer as command
+from benchmark.commands import transfer as transfer_command
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.transfer import TransferFolder, transfers
 from benchmark.runs.weights import content_hash, load_weights, save
@@ -21,7 +22,7 @@ QUICK = ["epochs=2", "milestones=[1]", "batch_size=16", "padding=1", "device=cpu
 def folder(finished, tmp_path, monkeypatch) -> Path:
     """A folder with finished runs of the student alone, of KD and of their teacher; no tables are made."""
     write_tiny(tmp_path / "other.npz", classes=7, train=42, test=28, size=24)
-    monkeypatch.setattr(command, "run_analysis", lambda arguments: 0)
+    monkeypatch.setattr(transfer_command, "run_analysis", lambda arguments: 0)
     return tmp_path
 
 
@@ -118,9 +119,9 @@ def test_probes_in_several_processes_have_the_same_result(folder):
 
 
 def test_filters_choose_students_and_the_student_alone_stays(folder):
-    options = command.load_transfer([f"from={folder / 'runs'}", "to=digits", "method=kd", "seeds=0-3"])[0]
-    assert [run.record.method for run in command._folders(options)] == ["kd", "ce", None]
-    assert command._arguments(options, [])[:1] == ["transfer"]
+    options = transfer_command.load_transfer([f"from={folder / 'runs'}", "to=digits", "method=kd", "seeds=0-3"])[0]
+    assert [run.record.method for run in transfer_command._folders(options)] == ["kd", "ce", None]
+    assert transfer_command._arguments(options, [])[:1] == ["transfer"]
 
 
 def test_bundled_data_sets_are_targets(folder):
@@ -147,3 +148,23 @@ def test_bad_input_is_one_line(folder, words, message, capsys):
     assert main(["transfer", f"from={folder / 'runs'}", *QUICK, *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_the_command_prints_the_table_and_writes_its_files(finished, tmp_path, command):
+    write_tiny(tmp_path / "other.npz", classes=7, train=42, test=28, size=24)
+    words = [
+        f"from={tmp_path / 'runs'}",
+        f"data={tmp_path}",
+        f"reports={tmp_path / 'reports'}",
+        "pair=resnet14-resnet8",
+    ]
+    target = ["to=npz", "target.file=other.npz", "target.name=other"]
+    process = command("benchmark", "transfer", *words, *target, *QUICK)
+    assert process.returncode == 0, process.stderr
+    lines = re.findall(r"^\| (\w+) ", process.stdout, re.MULTILINE)
+    assert lines == ["Method", "Teacher", "Student", "KD"]
+    assert (
+        "16 px, 2 epochs, not as in CRD's protocol: padding 1, epochs 2, batch_size 16, milestones [1.0]"
+        in process.stdout
+    )
+    assert len(list((tmp_path / "reports/tables").glob("*-transfer.*"))) == 3
