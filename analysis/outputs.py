@@ -26,7 +26,7 @@ def selection_name(options: AnalysisOptions) -> str:
     if options.selection:
         name = file_name(options.selection)
     else:
-        parts = ["+".join(getattr(options, key)) for key in FILTERS]
+        parts = ["+".join(getattr(options, key)) for key in _filters(options)]
         name = file_name(*filter(None, parts)) if any(parts) else ""
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - 7].rstrip('-_')}-{_hash(name)[:6]}"
@@ -70,9 +70,15 @@ def _path(options: AnalysisOptions, name: str) -> Path:
     return Path(options.reports) / SELECTIONS / f"{name or EVERYTHING}.json"
 
 
+def _filters(options: AnalysisOptions) -> list[str]:
+    """The filters that make a selection; that of the targets of probes where it is given, as it is younger than some
+    records."""
+    return [*FILTERS, *(["target"] if options.target else [])]
+
+
 def _key(options: AnalysisOptions) -> str:
     """Hash of what a selection is: the folder of runs, and the command that it shows the runs of, else the filters."""
-    what = [options.command] if options.command else {key: sorted(getattr(options, key)) for key in FILTERS}
+    what = [options.command] if options.command else {key: sorted(getattr(options, key)) for key in _filters(options)}
     return _hash(json.dumps([str(Path(options.runs).resolve()), what]))
 
 

@@ -60,6 +60,12 @@ class Target:
         return published.find(probed, *self.group.networks[pair], method, metric)
 
     @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The recipe of the probes."""
+        recipe = self.config.tree.get("probe")
+        return recipe if isinstance(recipe, Mapping) else {}
+
+    @property
     def changed_settings(self) -> list[str]:
         """The settings unlike the protocol's, with their values."""
         defaults = vars(load_options("transfer", TransferOptions, [])[0])

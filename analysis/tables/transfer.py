@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.groups import MethodRow, ResultGroup
 from analysis.published import TEACHER, Published
-from analysis.tables import accuracy, csv, files, latex
+from analysis.tables import accuracy, csv, files, latex, significance
 from analysis.tables.results import DAGGERS, TOP1, Metric, Results, collect, without_baselines
 from analysis.transfer import Target
 from benchmark.statistics import MIN_SEEDS
@@ -97,8 +97,7 @@ def _intro(transfer: TransferResults) -> list[str]:
 
 def _protocol(target: Target) -> str:
     """Return the settings of a target's probes in a sentence."""
-    probe, dataset = target.config.tree.get("probe", {}), target.config.dataset
-    text = f"Probes on {target.name}: {dataset.get('size')} px, {probe.get('epochs')} epochs"
+    text = f"Probes on {target.name}: {target.config.dataset.get('size')} px, {target.recipe.get('epochs')} epochs"
     changes = target.changed_settings
     return f"{text}, not as in CRD's protocol: {', '.join(changes)}." if changes else f"{text}, by CRD's protocol."
 
@@ -239,6 +238,7 @@ def write(transfer: TransferResults, reports: Path) -> list[Path]:
         ".md": document(transfer),
         ".tex": latex.floats(transfer.stem, caption, tables(transfer)),
         ".csv": csv.render(COLUMNS, records(transfer)),
+        "-significance.csv": csv.render(("target", *significance.COLUMNS), _comparisons(transfer)),
     }
     return files.write_texts(reports / "tables", transfer.stem, texts)
 
@@ -252,10 +252,7 @@ def records(transfer: TransferResults) -> Iterator[dict[str, Any]]:
     for pair in transfer.pairs:
         for target in transfer.on(pair):
             place = transfer.group.origin | {"pair": pair, "target": target.name, "probe_identity": target.identity}
-            place |= {
-                "epochs": target.config.tree.get("probe", {}).get("epochs"),
-                "size": target.config.dataset["size"],
-            }
+            place |= {"epochs": target.recipe.get("epochs"), "size": target.config.dataset.get("size")}
             published = _published(transfer, target, pair)
             for teacher in target.group.teachers:
                 if (top := transfer.metric.of_teacher(teacher).get(pair)) is not None:
@@ -263,6 +260,12 @@ def records(transfer: TransferResults) -> Iterator[dict[str, Any]]:
                     yield place | numbers | accuracy.published_columns(published.get(TEACHER))
             for row in target.group.rows_on(pair):
                 yield place | _record(transfer, target, pair, row, published.get(row.method))
+
+
+def _comparisons(transfer: TransferResults) -> Iterator[dict[str, Any]]:
+    """Iterate over the comparisons with KD and with the student alone on every target."""
+    for name, results in transfer.results.items():
+        yield from ({"target": name, **record} for record in significance.records(results, results.comparisons))
 
 
 def _record(

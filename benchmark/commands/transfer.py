@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmark.commands.bench import run_analysis
 from benchmark.commands.finished_students import chosen_students, reason_unusable
 from benchmark.config.command_options import load_transfer
-from benchmark.config.schema import DatasetConfig, TransferOptions
+from benchmark.config.schema import TransferOptions
 from benchmark.errors import UserError
 from benchmark.grid.executors import Processes
 from benchmark.runs.folder import RunFolder
@@ -31,7 +31,7 @@ def run(words: Sequence[str]) -> int:
     print(f"{counted(len(outcomes), 'probe')}: {done_before} done before, {len(failed)} not finished", flush=True)
     for outcome in failed:
         print(f"not finished: {outcome.name}: {outcome.reason}", file=sys.stderr)
-    reported = len(failed) == len(outcomes) or run_analysis(_arguments(options, targets)) == 0
+    reported = len(failed) == len(outcomes) or run_analysis(_arguments(options)) == 0
     return 0 if reported and not failed else 1
 
 
@@ -63,11 +63,8 @@ def _execute(probes: Sequence[Probe], options: TransferOptions, hardware: Hardwa
         return [outcome for future in futures for outcome in future.result()]
 
 
-def _arguments(options: TransferOptions, targets: Sequence[DatasetConfig]) -> list[str]:
-    """Return the arguments of `python -m analysis` that show these probes."""
+def _arguments(options: TransferOptions) -> list[str]:
+    """Return the arguments of `python -m analysis` that show all probes of these students."""
     filters = {key: getattr(options, key) for key in ("dataset", "profile", "pair", "method", "identity")}
     words = [f"{key}={','.join(names)}" for key, names in filters.items() if names]
-    return [
-        "transfer", f"runs={options.runs}", f"reports={options.reports}", *words,
-        f"target={','.join(dict.fromkeys(target.name for target in targets))}",
-    ]  # fmt: skip
+    return ["transfer", f"runs={options.runs}", f"reports={options.reports}", *words]

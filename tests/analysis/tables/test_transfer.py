@@ -8,6 +8,7 @@ from tests.analysis.probes import write_probe
 from tests.analysis.reading import cells, csv_records
 
 PAIR = "wrn40_2-wrn16_2"
+ENDS = (".md", ".tex", ".csv", "-significance.csv")
 CSV = "reports/tables/cifar100-paper-transfer.csv"
 STUDENTS = {"ce": (69.0, 70.0, 71.0), "kd": (70.0, 71.0, 72.5), "crd": (72.0, 73.5, 74.0)}  # on STL-10, by seed
 
@@ -57,22 +58,28 @@ def test_differences_to_kd_have_intervals_and_tests(probed, analyse, tmp_path):
     assert (stl10["delta_kd"], stl10["significance_kd"], stl10["n_kd"]) == ("2", "better", "3")
     assert float(stl10["low_kd"]) == pytest.approx(2 - 1.242, abs=2e-3)
     assert float(stl10["p_kd"]) == pytest.approx(0.0202, abs=2e-4)
+    path = tmp_path / "reports/tables/cifar100-paper-transfer-significance.csv"
+    tests = {(r["target"], r["method"], r["other_method"]): r for r in csv_records(path)}
+    assert (
+        tests["stl10", "crd", "kd"]["significant"] == "better" and float(tests["stl10", "kd", "ce"]["difference"]) > 1
+    )
     assert (stl10["published"], stl10["published_rule"], stl10["probe_identity"]) == ("71.6", "unknown", "abcdef012345")
 
 
 def test_files_are_markdown_latex_and_csv_in_both_accuracies(probed, analyse, tmp_path):
     assert analyse("transfer", "accuracy=both")[0] == 0
     names = {path.name for path in (tmp_path / "reports/tables").iterdir()}
-    assert names == {f"cifar100-paper-transfer{m}{e}" for m in ("", "-top5") for e in (".md", ".tex", ".csv")}
+    assert names == {f"cifar100-paper-transfer{m}{e}" for m in ("", "-top5") for e in ENDS}
     markdown = (tmp_path / "reports/tables/cifar100-paper-transfer-top5.md").read_text()
     assert cells(markdown, "CRD")[0] == "**93.17 ± 1.04 (3)** †"
     text = (tmp_path / "reports/tables/cifar100-paper-transfer.tex").read_text()
     assert r"\label{tab:cifar100-paper-transfer}" in text and "stl10" in text and "giakoumoglou" in text
 
 
-def test_a_target_can_be_chosen_and_the_tables_of_runs_come_with_those_of_probes(probed, analyse):
+def test_a_target_can_be_chosen_and_the_tables_of_runs_come_with_those_of_probes(probed, analyse, tmp_path):
     markdown = analyse("transfer", "target=stl10")[1]
     assert "tinyimagenet" not in markdown and cells(markdown, "CRD")[0].startswith("**73.17")
+    assert (tmp_path / "reports/tables/cifar100-paper-stl10-transfer.md").is_file()  # not that of all targets
     everything = analyse("table")[1]
     assert (
         "### Transfer of wrn40_2-wrn16_2" in everything and "Top-1 accuracy on the test set in per cent" in everything
@@ -118,3 +125,10 @@ def test_the_report_has_a_section(probed, analyse, tmp_path):
     page = (tmp_path / "reports/report.html").read_text()
     assert "<h3" in page and "Linear probes of wrn40_2 → wrn16_2" in page and "73.17 ± 1.04 (3)" in page
     assert (tmp_path / "reports/tables/cifar100-paper-transfer.csv").is_file()
+
+
+def test_a_damaged_config_of_a_probe_costs_no_table(probed, analyse):
+    for path in probed.root.glob("cifar100/*/*/*/*/transfer/*/*/config.yaml"):
+        path.write_text("probe: 3\ndataset: []\n")
+    status, markdown, _ = analyse("transfer")
+    assert status == 0 and cells(markdown, "CRD")[0].startswith("**73.17")
