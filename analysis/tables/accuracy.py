@@ -112,7 +112,7 @@ class _AccuracyTable:
             yield Line([*line, *self._average(None)])
 
     def _row(self, row: MethodRow) -> Line:
-        line = [Cell(f"{row.label} *" if notes.unequal_cost(row) else row.label)]
+        line = [Cell(notes.label(row))]
         for pair in self.group.pairs:
             if pair in row.seed_groups:
                 line += [self._mean(row, pair), cells.difference(self.results.student_difference(pair, row))]

@@ -127,13 +127,22 @@ def unequal_cost(row: MethodRow) -> list[str]:
     return reasons + (["layers kept at inference"] if keeps_layers else [])
 
 
+def label(row: MethodRow) -> str:
+    """Return the label of a row, with an asterisk where it is not at equal cost."""
+    return f"{row.label} *" if unequal_cost(row) else row.label
+
+
+def cost_notes(rows: Iterable[MethodRow]) -> list[str]:
+    """Return the note on the rows that are not at equal cost; none where all are."""
+    flagged = [f"{row.label} ({', '.join(reasons)})" for row in rows if (reasons := unequal_cost(row))]
+    return [f"* Not at equal cost: {'; '.join(flagged)}."] if flagged else []
+
+
 def remarks(results: Results) -> list[str]:
     """Return all notes below the table of accuracies."""
     group = results.group
     notes = [note] if (note := dagger_note(results)) else []
-    flagged = [f"{row.label} ({', '.join(reasons)})" for row in group.rows if (reasons := unequal_cost(row))]
-    if flagged:
-        notes.append(f"* Not at equal cost: {'; '.join(flagged)}.")
+    notes += cost_notes(group.rows)
     if reasons := {f"{run.pair} {run.method}: {run.reason.removeprefix('skipped: ')}" for run in results.skipped}:
         notes.append(f"n/a: not possible on the pair: {'; '.join(sorted(reasons)[:LISTED])}.")
     notes += _mixed_code(results)

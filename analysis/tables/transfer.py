@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.groups import MethodRow, ResultGroup
 from analysis.published import TEACHER, Published
-from analysis.tables import accuracy, csv, files, latex, significance
+from analysis.tables import accuracy, csv, files, latex, notes, significance
 from analysis.tables.results import DAGGERS, TOP1, Metric, Results, collect, without_baselines
 from analysis.transfer import Target
 from benchmark.statistics import MIN_SEEDS
@@ -74,8 +74,8 @@ def tables(transfer: TransferResults) -> list[Table]:
     for pair in transfer.pairs:
         made += [_PairTable(transfer, pair).build(), *_kd_tables(transfer, pair)]
     if made:
-        notes = list(dict.fromkeys(note for target in transfer.targets for note in target.notes))
-        lists = [Listing(f"Not in the tables, {cells.counted(len(notes), 'entry')}", notes)] if notes else []
+        omitted = list(dict.fromkeys(note for target in transfer.targets for note in target.notes))
+        lists = [Listing("Not in the tables", omitted)] if omitted else []
         made[0] = replace(made[0], intro=_intro(transfer))
         made[-1] = replace(made[-1], lists=lists)
     return made
@@ -87,8 +87,9 @@ def _intro(transfer: TransferResults) -> list[str]:
     texts = [
         f"{metric} accuracy on the test set of each target in per cent, of a linear layer on the pooled features of "
         "the frozen student, after the last epoch of the probe: mean ± sample standard deviation over the students "
-        f"(their number). Δ: difference to the student alone. {accuracy.MARKS}",
+        f"(their number). Δ: difference to the student alone. {accuracy.MARKS.replace('Per pair', 'Per target')}",
         f"{' '.join(_protocol(target) for target in transfer.targets)} {EVAL_MODE}",
+        f"Students: {notes.setting(transfer.group)}.",
     ]
     if any(_published(transfer, target, pair) for pair in transfer.pairs for target in transfer.on(pair)):
         texts.append(PUBLISHED)
@@ -140,7 +141,7 @@ class _PairTable:
         return Table(
             f"Linear probes of {networks}, {self.transfer.metric.title.lower()} accuracy in per cent", columns,
             [block for block in (baselines, methods) if block], title=f"Transfer of {self.pair}", heads=heads,
-            notes=_dagger_notes(self.transfer, self.pair),
+            notes=[*_dagger_notes(self.transfer, self.pair), *notes.cost_notes(rows)],
             sources=list(self.sources) if any(self.published.values()) else [],
         )  # fmt: skip
 
@@ -158,7 +159,7 @@ class _PairTable:
             yield Line(line, self.pair)
 
     def _line(self, row: MethodRow) -> Line:
-        line = [Cell(row.label)]
+        line = [Cell(notes.label(row))]
         for target in self.targets:
             results = self.transfer.results[target.name]
             probed = next((r for r in target.group.rows_on(self.pair) if r.key == row.key), None)

@@ -10,6 +10,7 @@ import pytest
 
 from analysis.tables import ablation, latex
 from benchmark.tables.model import BEST, EMPTY, SECOND, TEXT, Cell, Column, Head, Line, Table
+from tests.analysis.probes import write_probe
 
 CLASSES = {
     "article": r"\documentclass{article}",
@@ -53,10 +54,13 @@ def test_the_files_of_results_and_ablations(full, weights, analyse, tmp_path, do
         full.student(
             PAIR, "kd", "0000000000d1", seed, 60.0 + seed**2 / 3, options=odd, changes={"changed": ["method.T"]}
         )
-    analyse("table", "structure", "dataset=cifar100")
+    for i, run in enumerate(sorted(full.root.glob("cifar100/*-*/*/*/seed=*/result.json"))):
+        for target in ("stl10", "my_own.images", "tinyimagenet"):
+            write_probe(run.parent, target, 50.0 + i / 7)
+    analyse("table", "structure", "dataset=cifar100", "accuracy=both")
     ablation.write(weights.loaded, tmp_path / "reports")
     files = sorted(path.relative_to(tmp_path) for path in (tmp_path / "reports").glob("*/*.tex"))
-    assert len(files) == 6
+    assert len(files) == 10  # of top-5, and of probes by both accuracies, too
     assert all("1e-09" not in (tmp_path / path).read_text() for path in files)
     compile_tables(tmp_path, document_class, map(str, files))
 

@@ -86,6 +86,15 @@ def test_a_target_can_be_chosen_and_the_tables_of_runs_come_with_those_of_probes
     )
 
 
+def test_rows_that_are_not_at_equal_cost_are_flagged_and_never_marked(probed, analyse):
+    for path in probed.root.glob("cifar100/*/crd/*/*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"views": 2}))
+    markdown = analyse("transfer")[1]
+    assert cells(markdown, "CRD *")[0] == "73.17 ± 1.04 (3) †" and cells(markdown, "KD")[0].startswith("**71.17")
+    assert "* Not at equal cost: CRD (two views)." in markdown
+    assert "Students: 240 epochs; precision bf16" in markdown
+
+
 def test_probes_of_another_protocol_are_listed_not_averaged(probed, analyse):
     (run,) = probed.root.glob("cifar100/*/crd/*/seed=0")
     write_probe(run, "stl10", 10.0, "fedcba987654", protocol={"epochs": 2, "lr": 1.0})
