@@ -68,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
         if e.args:  # of an executor whose runs go on
             print(f"\n{e}", file=sys.stderr)
             return INTERRUPTED
-        effect = "starts again" if command == "speed" else "continues after the last finished epoch"
-        print(f"\nstopped; the same command {effect}", file=sys.stderr)
+        effect = {"speed": "starts again", "transfer": "continues with the missing features"}
+        continues = effect.get(command, "continues after the last finished epoch")
+        print(f"\nstopped; the same command {continues}", file=sys.stderr)
         return INTERRUPTED
 
 

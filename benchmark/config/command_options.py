@@ -24,6 +24,7 @@ from methods.options import dotted_names
 
 Schema = TypeVar("Schema")
 TARGET = "target."  # prefix of the keys of the data sets that `transfer` probes on
+PROBE_KEYS = ("size", "padding", "flip")  # keys of a data set that are the probe's
 
 
 def load_options(command: str, schema: type[Schema], words: Sequence[str]) -> tuple[Schema, list[str]]:
@@ -99,6 +100,11 @@ def load_transfer(words: Sequence[str]) -> tuple[TransferOptions, list[DatasetCo
     for key, names in vars(options).items():
         if key in dotted_names(StudentFilters) and isinstance(names, list) and "all" in names:
             setattr(options, key, [])
+    for key in PROBE_KEYS:
+        if TARGET + key in map(overrides.key_of, of_targets):
+            raise UserError(
+                f"{TARGET}{key} is not a key of its own here: give {key}=…, which all targets have in common"
+            )
     if not options.to:
         raise UserError("to is empty: name the data sets to transfer to, as in to=stl10,tinyimagenet")
     return options, [load_dataset(name, of_targets) for name in dict.fromkeys(options.to)]

@@ -192,9 +192,11 @@ def _train(probe: Probe, folder: TransferFolder, dataset: Dataset, plain: bool) 
 
 def _store(probe: Probe, folder: TransferFolder, run: RunFolder) -> FeatureStore:
     """Return where the probe keeps its features, and what they depend on."""
-    place = folder.path
+    path = folder.path / "features.bin"
     if probe.options.features_dir is not None:
         root = Path(os.path.expandvars(probe.options.features_dir)).expanduser()
-        place = root.joinpath(*probe.run.absolute().parts[-5:], *folder.path.parts[-2:])
+        path = (
+            root / f"features-{store.identity({'probe': str(folder.path.absolute())})}.bin"
+        )  # not that of a copied run
     key = {"student": run.record.sha256, "identity": folder.path.name, "device": probe.hardware.device}
-    return FeatureStore(place / "features.bin", probe.options.features_gb, key)
+    return FeatureStore(path, probe.options.features_gb, key)

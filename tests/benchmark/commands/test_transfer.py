@@ -124,6 +124,12 @@ def test_filters_choose_students_and_the_student_alone_stays(folder):
     assert transfer_command._arguments(options)[3:] == ["method=kd"]
 
 
+def test_features_may_be_kept_elsewhere_and_are_removed(folder, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(folder / "scratch"))
+    assert transfer(folder, "features_dir=$SCRATCH/features", "method=kd", "teachers=false") == 0
+    assert list((folder / "scratch/features").iterdir()) == []
+
+
 def test_bundled_data_sets_are_targets(folder):
     words = ["to=digits", "target.train_size=60", "target.test_size=1700", "flip=false"]
     assert main(["transfer", f"from={folder / 'runs'}", *words, *QUICK, "teachers=false"]) == 0
@@ -136,6 +142,7 @@ def test_bundled_data_sets_are_targets(folder):
         ([], "to is empty: name the data sets to transfer to"),
         (["to=stl11"], "unknown target 'stl11'"),
         (["to=digits", "target.sise=32"], "unknown key 'target.sise'; did you mean target.size"),
+        (["to=digits", "target.size=64"], "target.size is not a key of its own here: give size=…"),
         (["to=digits", "epoch=2"], "unknown key 'epoch'; did you mean epochs"),
         (["to=digits", "lr=0"], "lr is 0.0: it must be above 0"),
         (["to=digits", "method=dkd", "dataset=cifar100"], "no finished runs with weights"),
