@@ -46,7 +46,10 @@ def transfer(selection: Selection) -> list[Path]:
     """Print and write the tables of linear probes. Raises UserError where no chosen student has a probe."""
     documents, written = _transfer(selection)
     if not documents:
-        raise UserError(f"no probes of these students in {selection.root}: make some with `make transfer TO=stl10`")
+        targets = f" on {', '.join(selection.options.target)}" if selection.options.target else ""
+        raise UserError(
+            f"no probes of these students{targets} in {selection.root}: make some with `make transfer TO=stl10`"
+        )
     print("\n".join(documents), end="")
     return written
 

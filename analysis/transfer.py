@@ -1,8 +1,8 @@
 """Linear probes of the students of a result group: how well their features serve other data sets.
 
-Of each target, probes of one protocol and one content of the data set are shown: those of most runs. The probes of a
-target make a result group like that of the students, with their accuracies in the columns `top1_last` and `top5_last`,
-so that the same statistics and tests apply.
+Of each target, probes of one protocol and one content of the data set are shown: those of CRD's protocol where there
+are any, else those of most runs. The probes of a target make a result group like that of the students, with their
+accuracies in the columns `top1_last` and `top5_last`, so that the same statistics and tests apply.
 """
 
 import math
@@ -68,14 +68,18 @@ class Target:
     @property
     def changed_settings(self) -> list[str]:
         """The settings unlike the protocol's, with their values."""
-        defaults = vars(load_options("transfer", TransferOptions, [])[0])
-        values = self.config.flat()
-        keys = {key: f"{RECIPE}{key}" for key in defaults} | {key: f"dataset.{key}" for key in AUGMENTATION}
-        return [
-            f"{name} {value_text(list(values[key]) if isinstance(values[key], tuple) else values[key])}"
-            for name, key in keys.items()
-            if key in values and _plain(values[key]) != defaults[name]
-        ]
+        return changed_settings(self.config)
+
+
+def changed_settings(config: RunConfig) -> list[str]:
+    """Return the settings of a probe that are unlike those of the protocol, with their values."""
+    defaults, values = vars(load_options("transfer", TransferOptions, [])[0]), config.flat()
+    keys = {key: f"{RECIPE}{key}" for key in defaults} | {key: f"dataset.{key}" for key in AUGMENTATION}
+    return [
+        f"{name} {value_text(_plain(values[key]))}"
+        for name, key in keys.items()
+        if key in values and _plain(values[key]) != defaults[name]
+    ]
 
 
 def collect(group: ResultGroup, root: Path, names: Sequence[str] = ()) -> list[Target]:
@@ -87,13 +91,17 @@ def collect(group: ResultGroup, root: Path, names: Sequence[str] = ()) -> list[T
     students = dict(zip(group.runs.folder, group.runs.sha256, strict=True))
     teachers = {root / run: sha256 for run, sha256 in recorded.items() if isinstance(sha256, str)}
     probes, stale = _finished_probes({**students, **teachers})
-    found = sorted({probe.record.target or "" for probe in probes} & set(names or [p.record.target for p in probes]))
-    targets = (_target(group, root, name, [p for p in probes if p.record.target == name], students) for name in found)
-    kept = [target for target in targets if target is not None]
-    if stale and kept:
+    by_target: dict[str, list[StudentProbe]] = {}
+    for probe in probes:
+        by_target.setdefault(probe.folder.path.parent.name, []).append(probe)
+    targets = []
+    for name, of_target in sorted(by_target.items()):
+        if (not names or name in names) and (target := _target(group, root, name, of_target, students)):
+            targets.append(target)
+    if stale and targets:
         note = f"{counted(stale, 'probe')} of weights that a run no longer has: repeat the command"
-        kept[0] = replace(kept[0], notes=[*kept[0].notes, note])
-    return kept
+        targets[0] = replace(targets[0], notes=[*targets[0].notes, note])
+    return targets
 
 
 def _finished_probes(runs: Mapping[Path, Any]) -> tuple[list[StudentProbe], int]:
@@ -120,13 +128,14 @@ def _target(
     counts = Counter(probe.record.identity for probe in probes if probe.run in students)
     if not counts:
         return None
-    identity = min(counts, key=lambda i: (-counts[i], str(i)))
-    chosen = {probe.run: probe for probe in probes if probe.record.identity == identity}
-    main = next(iter(chosen.values())).folder.config
+    configs = {probe.record.identity: probe.folder.config for probe in probes}
+    identity = min(counts, key=lambda i: (bool(changed_settings(configs[i])), -counts[i], str(i)))
+    main_probes = {probe.run: probe for probe in probes if probe.record.identity == identity}
+    main = next(iter(main_probes.values())).folder.config
     notes = [
         _other_protocol(name, [p for p in probes if p.record.identity == i], main) for i in counts if i != identity
     ]
-    return Target(name, str(identity), _with_probes(group, root, chosen), main, chosen, notes)
+    return Target(name, str(identity), _with_probes(group, root, main_probes), main, main_probes, notes)
 
 
 def _other_protocol(name: str, probes: Sequence[StudentProbe], main: RunConfig) -> str:
@@ -142,8 +151,8 @@ def _with_probes(group: ResultGroup, root: Path, probes: Mapping[Path, StudentPr
     rows = []
     for row in group.rows:
         seed_groups = {pair: _of_probes(seed_group, probes) for pair, seed_group in row.seed_groups.items()}
-        kept = {pair: seed_group for pair, seed_group in seed_groups.items() if seed_group.n}
-        rows += [replace(row, seed_groups=kept)] if kept else []
+        with_probes = {pair: seed_group for pair, seed_group in seed_groups.items() if seed_group.n}
+        rows += [replace(row, seed_groups=with_probes)] if with_probes else []
     pairs = [pair for pair in group.pairs if any(pair in row.seed_groups for row in rows)]
     teacher_runs = dict(zip(group.runs.pair, group.runs.teacher_run, strict=True))
     of_teachers = {pair: probes.get(root / str(teacher_runs[pair])) for pair in pairs}

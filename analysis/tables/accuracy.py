@@ -164,15 +164,15 @@ def marks(results: Results) -> dict[Place, str]:
     Of equal means the one with the smaller deviation is better. Rows that are equal in both share a mark, but not all.
     """
     column = results.metric.column
-    found: dict[Place, str] = {}
+    by_place: dict[Place, str] = {}
     for pair in results.group.pairs:
         rows = {r.key: r.seed_groups[pair] for r in results.group.method_rows if pair in r.seed_groups and _counts(r)}
         most = max((s.n for s in rows.values()), default=0)
         merits = {key: _merit(s, column) for key, s in rows.items() if s.n == most and not math.isnan(s.mean(column))}
         best = sorted(set(merits.values()), reverse=True)[:2]
         if len(best) > 1 or len(merits) == 1:
-            found |= {(key, pair): (BEST, SECOND)[best.index(m)] for key, m in merits.items() if m in best}
-    return found
+            by_place |= {(key, pair): (BEST, SECOND)[best.index(m)] for key, m in merits.items() if m in best}
+    return by_place
 
 
 def mean_cell(seed_group: SeedGroup, metric: Metric) -> Cell:

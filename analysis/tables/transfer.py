@@ -70,15 +70,15 @@ class TransferResults:
 
 def tables(transfer: TransferResults) -> list[Table]:
     """Return for each pair the table of accuracies and, where anything was tested, that of differences to KD."""
-    made = []
+    parts = []
     for pair in transfer.pairs:
-        made += [_PairTable(transfer, pair).build(), *_kd_tables(transfer, pair)]
-    if made:
+        parts += [_PairTable(transfer, pair).build(), *_kd_tables(transfer, pair)]
+    if parts:
         omitted = list(dict.fromkeys(note for target in transfer.targets for note in target.notes))
         lists = [Listing("Not in the tables", omitted)] if omitted else []
-        made[0] = replace(made[0], intro=_intro(transfer))
-        made[-1] = replace(made[-1], lists=lists)
-    return made
+        parts[0] = replace(parts[0], intro=_intro(transfer))
+        parts[-1] = replace(parts[-1], lists=lists)
+    return parts
 
 
 def _intro(transfer: TransferResults) -> list[str]:

@@ -103,6 +103,15 @@ def test_probes_of_another_protocol_are_listed_not_averaged(probed, analyse):
     assert "- 1 probe on stl10 with epochs 2, lr 1" in markdown
 
 
+def test_probes_by_the_protocol_go_before_more_of_another_one(tree, analyse):
+    for seed in range(3):
+        run = tree.student("resnet20-resnet8", "kd", "0000000000a1", seed, 60.0 + seed)
+        write_probe(run, "digits", 30.0, "000000000001", protocol={"epochs": 2})
+    write_probe(run, "digits", 50.0)
+    markdown = analyse("transfer")[1]
+    assert cells(markdown, "KD")[0] == "**50.00 (1)**" and "- 3 probes on digits with epochs 2" in markdown
+
+
 def test_probes_that_cannot_count_are_left_out(probed, analyse):
     """An unfinished probe, one whose result was changed, and one of weights that the run no longer has."""
     runs = {path.parts[-3] + path.name: path for path in probed.root.glob("cifar100/*/*/*/seed=*")}

@@ -46,7 +46,7 @@ def test_options_are_part_of_the_identity_and_hardware_seeds_and_tracking_are_no
 
     identities = [identity("kd.temperature=2"), identity("kd.kd_weight=0.5"), identity()]
     assert len(set(identities)) == 3
-    assert identity("threads=2", "tracker.project=other", "seeds=7") == identities[-1]
+    assert identity("threads=2", "tracker.project=other", "seeds=7", "recipe.name=other") == identities[-1]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,8 @@ def test_a_run_folder_holds_config_metrics_result_outputs_and_weights(tiny):
     expected = {
         "dataset": "npz", "teacher": "resnet14", "student": "resnet8", "pair": "resnet14-resnet8", "method": "kd",
         "seed": 0, "profile": "quick", "epochs": 2, "status": "done", "extra_parameters": 0, "role": "student",
-        "teacher_top1": teacher.record.top1_last, "teacher_sha256": teacher.record.sha256, "pre_epochs": 0,
+        "teacher_top1": teacher.record.top1_last, "teacher_top5": teacher.record.top5_last, "recipe": "cifar",
+        "teacher_sha256": teacher.record.sha256, "pre_epochs": 0,
         "changed": ["recipe.epochs", "recipe.batch_size", "dataset.size", "dataset.padding", "teacher.train_size"],
         "val_top1_last": None,
     }  # fmt: skip
