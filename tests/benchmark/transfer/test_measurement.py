@@ -140,11 +140,11 @@ def test_120_epochs_visit_half_of_162_views(tmp_path):
 # ------------------------------------------------------------ interruption
 
 
-def killed_after(images: int):
-    """Return a callback of `report` that ends the process, as it were, when so many of the images are done."""
+def killed_after(share_done: float):
+    """Return a callback of `report` that ends the process, as it were, when this share is done."""
 
     def report(share: float) -> None:
-        if share >= images:
+        if share >= share_done:
             raise Killed
 
     return report
