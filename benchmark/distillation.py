@@ -91,7 +91,7 @@ def _planned_run(plan: Plan, method: str, teacher: str, student: str) -> Trainin
     if reason := next(iter(plan.unsupported.values()), None):
         raise UserError(f"{method}: {reason}")
     (key,) = plan.methods
-    if plan.requirements(key).views > 1 and plan.dataset.train.images.dtype != torch.uint8:
+    if plan.requirements(key).views > 1 and plan.dataset.images_in_memory.images.dtype != torch.uint8:
         raise UserError(f"{method} reads strongly augmented views, which need uint8 images")
     if plan.needs_no_teacher(key):
         (run,) = plan.students_alone()
@@ -139,10 +139,10 @@ def _with_options(dataset: Dataset, config: DatasetConfig) -> Dataset:
         raise UserError("dataset.validation is for data in files: give the validation images as test")
     if config.size != dataset.config.size:
         raise UserError(f"dataset.size is {config.size}, but the images are {dataset.config.size} pixels wide")
-    if dataset.train.images.dtype != torch.uint8:
+    if dataset.images_in_memory.images.dtype != torch.uint8:
         config.mean, config.std = [0.0] * 3, [UNIT_STD] * 3
     else:
-        config = datasets.resolve_statistics(config, dataset.train.images)
+        config = datasets.resolve_statistics(config, dataset.images_in_memory.images)
     return Dataset(dataset.name, dataset.train, dataset.test, None, dataset.class_names, dataset.fingerprint, config)
 
 

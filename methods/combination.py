@@ -31,6 +31,7 @@ def combine(parts: Mapping[str, type[Method]]) -> type[Method]:
         """The terms of all parts. Requires what any of them requires."""
 
         Options = schema
+        mixing_conflict = next((m.mixing_conflict for m in parts.values() if m.mixing_conflict), "")
 
         def __init__(self, options: Any, context: Context) -> None:
             super().__init__(options, context)

@@ -121,6 +121,8 @@ class Batch:
     generator: the method's own random stream on the device, reseeded every epoch.
     indices_cpu, augmentation_ids: [N] int64 on the CPU, by which a cache of teacher outputs is read; the id says which
         outcome of the augmentation an image shows. None for a view that cannot be looked up.
+    targets: [N, C] float32 on the device, the probabilities of the classes where the recipe smooths labels or blends
+        images (mixup, CutMix); else None. `labels` then has the label of the image with the larger share.
     """
 
     images: list[Tensor]
@@ -130,6 +132,12 @@ class Batch:
     generator: torch.Generator
     indices_cpu: Tensor | None = None
     augmentation_ids: list[Tensor | None] = field(default_factory=list)
+    targets: Tensor | None = None
+
+    @property
+    def class_targets(self) -> Tensor:
+        """What a cross-entropy compares the student with: `targets` [N, C], or `labels` [N] where there are none."""
+        return self.labels if self.targets is None else self.targets
 
 
 class Term(NamedTuple):
@@ -256,6 +264,7 @@ class Method(nn.Module):
         made by the functions of `methods.options`.
     student_needs, teacher_needs, views: what the method requires, where that depends on neither options nor networks;
         otherwise the subclass overrides `requirements`.
+    mixing_conflict: why the method has no meaning for blended images (mixup, CutMix); empty where it has one.
     requires: the requirements of this instance.
 
     Parameters of the module are trained by the student's optimizer; buffers are saved in checkpoints. Checkpoints are
@@ -270,6 +279,7 @@ class Method(nn.Module):
     student_needs: ClassVar[Needs] = Needs(logits=True)
     teacher_needs: ClassVar[Needs] = Needs(logits=True)
     views: ClassVar[int] = 1
+    mixing_conflict: ClassVar[str] = ""
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__()

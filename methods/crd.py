@@ -56,6 +56,7 @@ class CRD(Method):
     """
 
     Options = CRDOptions
+    mixing_conflict = "its memory holds an embedding of each image, and a blended image is none of them"
     bank_s: Tensor
     bank_t: Tensor
     params: Tensor

@@ -57,7 +57,7 @@ class CRLD(Method):
 
         within = confident_mean(kd(weak_s, weak_t) + kd(strong_s, strong_t), weak_t, options.weak_threshold)
         cross = confident_mean(kd(strong_s, weak_t) + kd(weak_s, strong_t), strong_t, options.strong_threshold)
-        ce = F.cross_entropy(weak_s, batch.labels) + F.cross_entropy(strong_s, batch.labels)
+        ce = F.cross_entropy(weak_s, batch.class_targets) + F.cross_entropy(strong_s, batch.class_targets)
         return {
             "ce": Term(ce, options.ce_weight),
             "within": Term(within, options.within_weight),

@@ -72,12 +72,12 @@ class CSKD(Method):
         return super().requirements(options, student, teacher)
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
-        options, labels = self.options, batch.labels
+        options, targets = self.options, batch.class_targets
         z_s, z_t = student.view(1).logits, teacher.view(1).logits
         fixed = torch.full_like(z_s[:, 0], options.temperature)
         weighted = similarity_temperatures(student.logits, teacher.logits, options.lowest, options.highest)
         return {
-            "ce": Term(F.cross_entropy(student.logits, labels) + F.cross_entropy(z_s, labels), options.ce_weight),
+            "ce": Term(F.cross_entropy(student.logits, targets) + F.cross_entropy(z_s, targets), options.ce_weight),
             "cs": Term(class_distance(z_s, z_t, fixed), options.cs_weight),
             "cswt": Term(class_distance(z_s, z_t, weighted), options.cswt_weight),
         }

@@ -59,6 +59,7 @@ class GKL(Method):
     """
 
     Options = GKLOptions
+    mixing_conflict = "it averages the teacher's predictions by class, and a blended image has two"
     prior: Tensor
     prior_sums: Tensor
     classes: Tensor

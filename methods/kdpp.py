@@ -42,6 +42,7 @@ class KDPP(Method):
     logits; trains the layer `embed`, if any. Checkpoints hold the buffer directions [C, D_t]."""
 
     Options = KDPPOptions
+    mixing_conflict = "it compares features with the mean of their class, and a blended image has two"
     directions: Tensor
 
     @classmethod

@@ -46,6 +46,7 @@ class LoCa(Method):
     """KD with a calibrated teacher. Terms: ce, kd. Reads the teacher's logits."""
 
     Options = LoCaOptions
+    mixing_conflict = "it corrects teachers by the label, and a blended image has two"
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

@@ -19,7 +19,7 @@ ROUNDING = 1e-6  # logits whose spread is below this share of their size count a
 
 def cross_entropy_term(student: Outputs, batch: Batch, weight: float) -> Term:
     """Return the cross-entropy of the student's logits with the labels, mean over the batch, as a term."""
-    return Term(F.cross_entropy(student.logits, batch.labels), weight)
+    return Term(F.cross_entropy(student.logits, batch.class_targets), weight)
 
 
 def total(values: Iterable[Tensor]) -> Tensor:

@@ -78,7 +78,7 @@ class MLLD(Method):
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options, temperatures = self.options, self.temperatures
         weak, strong = (student.logits, teacher.logits), (student.view(1).logits, teacher.view(1).logits)
-        ce = F.cross_entropy(weak[0], batch.labels) + F.cross_entropy(strong[0], batch.labels)
+        ce = F.cross_entropy(weak[0], batch.class_targets) + F.cross_entropy(strong[0], batch.class_targets)
         batch_loss, class_loss = (per_temperature.sum() for per_temperature in relation_losses(*weak, temperatures))
         kd_weak, kd_strong = weak, strong
         if options.standardise:

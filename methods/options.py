@@ -178,7 +178,7 @@ def violations(options: Any, prefix: str = "") -> Iterator[tuple[str, Any, Colle
                 yield name, v, (), "it is empty"
             elif isinstance(value, list) and isinstance(v, list | dict):
                 yield name, v, (), "each element must be a single value"
-            elif limits.choices and v not in limits.choices:
+            elif limits.choices and v is not None and v not in limits.choices:
                 yield name, v, limits.choices, f"it must be one of {', '.join(limits.choices)}"
             elif reason := limits.violation(v):
                 yield name, v, (), reason

@@ -51,6 +51,7 @@ class RLD(Method):
     """Refined logit distillation. Terms: ce, scd, mcd. Reads the teacher's logits."""
 
     Options = RLDOptions
+    mixing_conflict = "it refines the teacher by the label, and a blended image has two"
 
     def losses(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Term]:
         options = self.options

@@ -69,6 +69,7 @@ class SDD(Method):
     """KD or DKD of regions. Terms: ce, and kd or tckd, nckd. Reads both networks' logits and class activation maps."""
 
     Options = SDDOptions
+    mixing_conflict = "it compares the teacher's predictions of regions with the label, and a region shows one of two"
 
     @classmethod
     def requirements(cls, options: SDDOptions, student: Shapes, teacher: Shapes) -> Requirements:

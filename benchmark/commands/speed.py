@@ -234,7 +234,9 @@ def measure_matmul_rate(harness: SpeedHarness) -> float:
 
 def measure_pipeline_rate(harness: SpeedHarness) -> float:
     """Return images per second of the input pipeline alone: the median over samples."""
-    loader = Loader(harness.dataset.train, harness.dataset.config, harness.batch_size, 0, harness.hardware.device)
+    loader = Loader(
+        harness.dataset.images_in_memory, harness.dataset.config, harness.batch_size, 0, harness.hardware.device
+    )
     stream = batches(loader)
     next(stream)
     loop = TimedLoop(lambda: next(stream), steps_per_sample=harness.steps_per_sample)

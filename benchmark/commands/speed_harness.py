@@ -16,6 +16,7 @@ from benchmark.commands.reference_loop import ReferenceLoop
 from benchmark.commands.timed_loop import TimedLoop, Wait
 from benchmark.config.compose import FULL_EPOCHS, MethodComposer
 from benchmark.config.schema import Config, DatasetConfig, MethodConfig
+from benchmark.data.batches import BatchLoader
 from benchmark.data.datasets import Dataset, Split
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
@@ -72,7 +73,7 @@ def random_dataset(config: DatasetConfig) -> Dataset:
     return Dataset("random", split, split, None, tuple(map(str, range(CLASSES))), "0" * 64, config)
 
 
-def batches(loader: Loader, views: int = 1) -> Iterator[Batch]:
+def batches(loader: BatchLoader, views: int = 1) -> Iterator[Batch]:
     """Yield the batches of one epoch after another."""
     return itertools.chain.from_iterable(loader.epoch(epoch, views) for epoch in itertools.count(1))
 
@@ -90,7 +91,9 @@ class SpeedHarness:
         recipe = network_recipe(config, self.student)
         self.batch_size = recipe["batch_size"]
         # one for all loops: it keeps no state between epochs, and the images are large
-        self.loader = Loader(self.dataset.train, self.dataset.config, self.batch_size, 0, self.hardware.device)
+        self.loader = Loader(
+            self.dataset.images_in_memory, self.dataset.config, self.batch_size, 0, self.hardware.device
+        )
         self.schedule = Schedule.from_recipe(recipe)
         # all steps of a loop are within one epoch, because an epoch starts with a capture
         samples = 1 + measurement.rounds * measurement.samples
@@ -185,7 +188,7 @@ class SpeedHarness:
         method = self.trainer(name).method
         teacher = self.network(self.teacher, reference=True).eval().requires_grad_(False)
         loop = ReferenceLoop(
-            self.network(self.student, reference=True), method, teacher, self.dataset.train,
+            self.network(self.student, reference=True), method, teacher, self.dataset.images_in_memory,
             self.dataset.config, self.batch_size, self.schedule, self.hardware.device,
         )  # fmt: skip
         return TimedLoop(loop.step)

@@ -10,7 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmark.config import files
-from benchmark.config.schema import ALL_IMAGES, DATASETS, USER_DATASETS, Config, DatasetConfig, TeacherConfig
+from benchmark.config.schema import (
+    ALL_IMAGES,
+    DATASETS,
+    RESIZED_CROP,
+    USER_DATASETS,
+    Config,
+    DatasetConfig,
+    Recipe,
+    TeacherConfig,
+)
 from benchmark.errors import UserError, nearest
 from methods.options import violations
 
@@ -79,6 +88,19 @@ def check_teacher(config: TeacherConfig) -> None:
     if size in (None, ALL_IMAGES) or (size.isdecimal() and int(size) > 0):
         return
     raise UserError(f"teacher.train_size is {size!r}: give a number of images, {ALL_IMAGES}, or null")
+
+
+def check_recipe(recipe: Recipe, dataset: DatasetConfig) -> None:
+    """Raise UserError where options of the recipe contradict each other or the data set."""
+    if recipe.optimizer == "adamw" and (recipe.momentum or recipe.nesterov):
+        raise UserError("recipe.optimizer=adamw has momenta of its own: give recipe.momentum=0 recipe.nesterov=false")
+    if recipe.schedule == "cosine" and recipe.milestones:
+        raise UserError("recipe.milestones are of recipe.schedule=step: give recipe.milestones=[]")
+    if recipe.rand_augment is not None and dataset.augmentation != RESIZED_CROP:
+        raise UserError(
+            f"recipe.rand_augment is of streamed photographs, dataset.augmentation={RESIZED_CROP}: "
+            "give recipe.rand_augment=null"
+        )
 
 
 def check_folder(key: str, path: Path) -> None:

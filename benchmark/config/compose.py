@@ -18,6 +18,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmark import networks
 from benchmark.config import checks, files, method_files, method_parts, overrides, own_networks, pairs
 from benchmark.config.overrides import LISTS, Override
 from benchmark.config.references import missing_references
@@ -43,6 +44,7 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     config = checks.build(Config, _compose([o for o in parsed if overrides.is_shared(o.key)], command_keys))
     checks.check_dataset_name(config.dataset)
     checks.check_teacher(config.teacher)
+    checks.check_recipe(config.recipe, config.dataset)
     checks.check_executor(config)
     config.network = own_networks.merge(config.network, command_networks)
     own_networks.register(config.network)
@@ -109,15 +111,22 @@ class MethodComposer:
         """
         composed = self._compose(name)
         special = _special_values(composed.tree, composed.schema, self._root.dataset.source, pair)
-        key = (name, repr(special))
+        recipe = self._published_recipe(composed.tree, pair)
+        key = (name, repr((special, recipe)))
         if key not in self._resolved:
             changes = self._overrides(name, composed)
             tree, defaults = self._resolve(name, special)
             options = self._resolve(name, {**special, **changes})[1] if changes else defaults
             about = dict.fromkeys(method_files.ABOUT_FIELDS) | tree["about"]
             tune = _search_space(tree, composed.schema)
-            self._resolved[key] = MethodConfig(name, tree["implementation"], about, options, tune, defaults)
+            self._resolved[key] = MethodConfig(name, tree["implementation"], about, options, tune, defaults, recipe)
         return self._resolved[key]
+
+    def _published_recipe(self, tree: Mapping[str, Any], pair: str) -> dict[str, Any]:
+        """Return the recipe keys that a method was published with on the data set, without those of the command."""
+        published = _direct_values(tree, self._root.dataset.source, pair).get("recipe", {})
+        given = [o.key for o in self._shared]
+        return {key: value for key, value in published.items() if f"recipe.{key}" not in given}
 
     def without_options(self) -> "MethodComposer":
         """Return the composer of the same shared config without the overrides of methods' options."""
@@ -181,8 +190,15 @@ def _special_values(tree: Any, schema: type, dataset: str, pair: str, prefix: st
     for f in dataclasses.fields(schema):
         if is_schema(f.type):
             values |= _special_values(tree[f.name], cast(type, f.type), dataset, pair, f"{prefix}{f.name}.")
-    direct = {**(tree.get("datasets") or {}).get(dataset, {}), **(tree.get("pairs") or {}).get(pair, {})}
-    return values | {prefix + key: value for key, value in direct.items()}
+    direct = _direct_values(tree, dataset, pair)
+    return values | {prefix + key: value for key, value in direct.items() if key != "recipe"}
+
+
+def _direct_values(tree: Mapping[str, Any], dataset: str, pair: str) -> dict[str, Any]:
+    """Return what a method's YAML holds for a data set, a pair, and the pair on that data set; the last one counts."""
+    of_dataset = dict((tree.get("datasets") or {}).get(dataset, {}))
+    of_pair_there = (of_dataset.pop("pairs", None) or {}).get(networks.imagenet_pair(pair), {})
+    return {**of_dataset, **(tree.get("pairs") or {}).get(pair, {}), **of_pair_there}
 
 
 def _without_special_values(tree: Mapping[str, Any]) -> dict[str, Any]:

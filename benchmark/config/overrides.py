@@ -20,7 +20,10 @@ from benchmark.errors import UserError, nearest
 from methods.options import leaf_fields
 
 LISTS = {"pair": "wrn40_2-wrn16_2", "methods": "kd,clkd", "seeds": "0,1,2"}  # keys with a list, and an example
-PATHS = ("runs", "reports", "data", "teacher.checkpoint", "teacher.cache_dir", "dataset.file", "dataset.root")
+PATHS = (
+    "runs", "reports", "data", "teacher.checkpoint", "teacher.cache_dir", "dataset.file", "dataset.root",
+    "dataset.cache_dir",
+)  # fmt: skip
 TEXTS = ("dataset.name", "executor.extra", "executor.setup")
 LITERALS = (*PATHS, *TEXTS)  # keys whose value is a text whatever it looks like
 MAX_SEEDS = 1000  # of a range; a longer one is a typing mistake

@@ -3,7 +3,7 @@
 The values are in `conf/`. Option names are persisted in run folders. No torch here: tables are made by these options.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from methods.options import (
@@ -19,16 +19,28 @@ from methods.options import (
     positive,
 )
 
-DATASETS = ("digits", "cifar10", "cifar100", "npz", "imagefolder")
+DATASETS = ("digits", "cifar10", "cifar100", "stl10", "tinyimagenet", "imagenet", "npz", "imagefolder")
 USER_DATASETS = ("npz", "imagefolder")  # of the user's images, under a name of their own
 ALL_IMAGES = "all"  # value of `teacher.train_size`
+FILE_DATASETS = ("tinyimagenet", "imagenet", "imagefolder")  # of image files, which can be streamed from the disk
+CROP, RESIZED_CROP = "crop", "resized_crop"  # values of `dataset.augmentation`
 MIN_IMAGE_SIZE = 16  # pixels a side; smaller images vanish in the deeper networks
 MAX_IMAGE_SIZE = 1024  # a larger size is a typing mistake, for which memory would be allocated
+MAX_WORKERS = 256  # likewise
 
 
 def _or_null(limited: Any) -> Any:
     """Return a field that is null where a file of `conf/` leaves it out."""
-    limited.default = None
+    return _or(limited, None)
+
+
+def _or(limited: Any, default: Any) -> Any:
+    """Return a field that has this value where a file of `conf/` leaves it out.
+
+    The identity of a run leaves out an option of its data set or recipe that has this value, so that runs made before
+    the option existed are found.
+    """
+    limited.default = default
     return limited
 
 
@@ -47,6 +59,21 @@ class Recipe:
     milestones: list[float] = non_negative()  # the rate drops in epochs, counted from 1, above each of these
     gamma: float = positive()  # factor of each drop
     name: str | None = _or_null(option())  # as results and tables name it; not part of a run's identity
+    # take batch size and rate that a method was published with on the data set, from its file in conf/method
+    per_method: bool = _or(boolean(), False)
+    schedule: str = _or(one_of("step", "cosine"), "step")  # cosine: from lr to min_lr in the last epoch, once per epoch
+    min_lr: float = _or(non_negative(), 0.0)  # of schedule=cosine
+    warmup_epochs: int = _or(integer(0), 0)  # epochs in which the rate rises linearly from warmup_lr
+    warmup_lr: float = _or(non_negative(), 0.0)
+    optimizer: str = _or(one_of("sgd", "adamw"), "sgd")  # adamw: without momentum and nesterov
+    decay_vectors: bool = _or(boolean(), True)  # weight decay also of biases, norms and embeddings of positions
+    clip_norm: float | None = _or_null(positive())  # largest norm of the gradient of all parameters
+    ema_decay: float | None = _or_null(bounded(at_least=0.0, below=1.0))  # evaluate the weights' moving average
+    smoothing: float = _or(bounded(at_least=0.0, below=1.0), 0.0)  # of the labels in the cross-entropy
+    mixup: float = _or(non_negative(), 0.0)  # alpha of mixup, of half of the batches where cutmix is on, too; 0: off
+    cutmix: float = _or(non_negative(), 0.0)  # alpha of CutMix, likewise
+    erasing: float = _or(bounded(at_least=0.0, at_most=1.0), 0.0)  # share of the images of which a rectangle is erased
+    rand_augment: str | None = _or_null(option())  # RandAugment in timm's notation, as rand-m9-mstd0.5-inc1
 
 
 @dataclass
@@ -106,7 +133,8 @@ class ExecutorConfig:
 
 @dataclass
 class DatasetConfig:
-    """A data set and its augmentation. Paths of files are not part of a run's identity."""
+    """A data set and its augmentation. Options with `location` say where and how images are read, which does not alter
+    them; they are not part of a run's identity."""
 
     name: str = option()  # that of the source, or of the user's own data: see `checks.check_dataset_name`
     source: str = option(Limits(choices=DATASETS), location=True)  # what reads the images: a file of conf/dataset
@@ -120,7 +148,13 @@ class DatasetConfig:
     validation: float = bounded(at_least=0.0, below=1.0)  # share of the training images held out
     split_seed: int = integer(0)  # decides which training images are used and which are held out
     file: str | None = option(location=True)  # of npz, absolute or below the data folder
-    root: str | None = option(location=True)  # of imagefolder, absolute or below the data folder
+    root: str | None = option(location=True)  # folder of the image files, absolute or below the data folder
+    augmentation: str = _or(one_of(CROP, RESIZED_CROP), CROP)  # padded crops; or RandomResizedCrop of the photographs
+    classes: int | None = _or_null(integer(2))  # the first classes of tinyimagenet or imagenet to use; null: all
+    decoder: str | None = _or_null(one_of("pil"))  # what decodes streamed images; null for those kept in memory
+    loading: str = _or(option(Limits(choices=("auto", "device", "stream")), location=True), "auto")
+    workers: int | None = _or_null(option(Limits(at_least=0, at_most=MAX_WORKERS), location=True))
+    cache_dir: str | None = _or_null(option(location=True))  # folder of resized copies of streamed images
 
 
 @dataclass
@@ -163,6 +197,7 @@ class MethodConfig:
     options: Any  # an instance of the implementation's Options
     tune: dict[str, Any]  # search space of `tune` where it differs from the default one, by dotted name
     defaults: Any  # the options without overrides
+    recipe: dict[str, Any] = field(default_factory=dict)  # recipe keys that it was published with on the data set
 
     def resolved(self) -> dict[str, Any]:
         """Return the part that belongs to a run's identity."""

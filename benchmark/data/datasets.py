@@ -1,11 +1,12 @@
-"""Data sets: loaded once onto the CPU as uint8 tensors, checked, split and fingerprinted.
+"""Data sets: loaded once onto the CPU as uint8 tensors, or listed as image files; checked, split and fingerprinted.
 
-Files are read in `benchmark.data.sources`; batches are made in `benchmark.data.loader`.
+Files are read in `benchmark.data.sources` and listed in `benchmark.data.imagenet`; batches are made in
+`benchmark.data.loader` from tensors, and in `benchmark.data.streaming` from files.
 """
 
 import dataclasses
 import hashlib
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.config.checks import check_dataset_name
-from benchmark.config.schema import ALL_IMAGES, MIN_IMAGE_SIZE, DatasetConfig
-from benchmark.data import augmentation, sources
+from benchmark.config.schema import ALL_IMAGES, RESIZED_CROP, DatasetConfig
+from benchmark.data import augmentation, image_files, imagenet, limits, sources
+from benchmark.data.image_files import FileSplit, Listing
 from benchmark.data.sources import Arrays
 from benchmark.errors import UserError
 from benchmark.training.seeding import generator
@@ -40,13 +41,19 @@ class Dataset:
     """A data set, ready to use."""
 
     name: str
-    train: Split
-    test: Split
-    val: Split | None  # held out of the training set; None where `validation` is 0
+    train: Split | FileSplit
+    test: Split | FileSplit
+    val: Split | FileSplit | None  # held out of the training set; None where `validation` is 0
     class_names: tuple[str, ...]
-    fingerprint: str  # SHA-256 of the images and labels of all splits
+    fingerprint: str  # SHA-256 of the images and labels of all splits; of files see `fingerprint_of_files`
     config: DatasetConfig  # with mean and std resolved
     teacher: "TeacherSplit | None" = None  # None where the teacher is trained on the images of `train`
+
+    @property
+    def images_in_memory(self) -> Split:
+        """The training split, where its images are in memory."""
+        assert isinstance(self.train, Split), f"the images of {self.name} are streamed"
+        return self.train
 
     @property
     def classes(self) -> int:
@@ -65,42 +72,51 @@ class Dataset:
 class TeacherSplit:
     """Training images of a teacher that is trained on more than its students."""
 
-    train: Split  # the students' training images among them
+    train: Split | FileSplit  # the students' training images among them
     fingerprint: str  # of the data set with these training images
 
 
-def load(config: DatasetConfig, folder: Path, teacher_size: str | None = None) -> Dataset:
-    """Load a data set onto the CPU; its files are read from `folder` or downloaded to it.
+def load(config: DatasetConfig, folder: Path, teacher_size: str | None = None, device: str = "cpu") -> Dataset:
+    """Load a data set onto the CPU, or list the files of one that is streamed; its files are read from `folder` or
+    downloaded to it.
 
     teacher_size: `teacher.train_size`, the number of the teacher's training images. They are those of its students,
     and others at random with the class shares of what is left; validation images are never among them. Mean and
     standard deviation are of the students' images, which the teacher sees when it teaches.
+    device: cpu or cuda, on whose memory it depends whether images are streamed.
 
     Raises UserError where files are missing or malformed, or where the configured splits are not possible.
     """
-    _check_config(config)
-    arrays = _read(config, Path(folder))
-    train, val, test = _choose_splits(arrays, config)
-    _check_memory(config.size, len(train) + len(val) + len(test))
+    limits.check_config(config)
+    content = _read(config, Path(folder))
+    train, val, test = _choose_splits(content, config)
+    further = further_images(teacher_size, len(train), len(content.y_train) - len(val))
+    images = len(train) + len(val) + len(test)
+    streamed = isinstance(content, Listing) and limits.streams(config, images + further, device)
+    if not streamed:
+        limits.check_memory(config, images)
     splits = {
-        "train": _make_split(arrays.x_train, arrays.y_train, train, config.size),
-        "test": _make_split(arrays.x_test, arrays.y_test, test, config.size),
+        "train": _make_split(content, "train", train, config.size),
+        "test": _make_split(content, "test", test, config.size),
     }
     if len(val):
-        splits["val"] = _make_split(arrays.x_train, arrays.y_train, val, config.size)
+        splits["val"] = _make_split(content, "train", val, config.size)
     for name, called in (("train", "training"), ("val", "validation")):
         if name in splits:
-            _check_every_class(called, splits[name].labels, arrays.class_names)
-    if config.mean is None or config.std is None:
-        config = resolve_statistics(config, splits["train"].images)
+            _check_every_class(called, splits[name].labels, content.class_names)
     teacher = None
-    if further := further_images(teacher_size, len(train), len(arrays.y_train) - len(val)):
-        chosen = _choose_further(arrays.y_train, train, val, further, config.split_seed)
-        teacher_train = _make_split(arrays.x_train, arrays.y_train, chosen, config.size)
+    if further:
+        chosen = _choose_further(content.y_train, train, val, further, config.split_seed)
+        teacher_train = _make_split(content, "train", chosen, config.size)
         teacher = TeacherSplit(teacher_train, fingerprint({**splits, "train": teacher_train}))
+    content_hash = fingerprint(splits)
+    if not streamed:
+        splits = {name: _in_memory(split, config.size) for name, split in splits.items()}
+        teacher = teacher and dataclasses.replace(teacher, train=_in_memory(teacher.train, config.size))
+    config = _resolve_config(config, splits["train"])
     return Dataset(
-        config.name, splits["train"], splits["test"], splits.get("val"), arrays.class_names, fingerprint(splits),
-        config, teacher,
+        config.name, splits["train"], splits["test"], splits.get("val"), content.class_names, content_hash, config,
+        teacher,
     )  # fmt: skip
 
 
@@ -152,49 +168,19 @@ def stratified(labels: Tensor, size: int, random: torch.Generator, option: str) 
     return torch.cat(chosen).sort().values
 
 
-def _check_memory(size: int, images: int, available: int | None = None) -> None:
-    """Raise UserError where the images of a data set, and a copy while they are made, exceed the available memory."""
-    needed, available = 2 * images * 3 * size * size, available or _available_memory()
-    if needed > available:
-        raise UserError(
-            f"dataset.size is {size}: {images:,} images of that size need {needed / 1e9:.1f} GB of memory, and "
-            f"{available / 1e9:.1f} GB are available: choose a smaller dataset.size or dataset.train_size"
-        )
-
-
-def _available_memory() -> int:
-    """Return the bytes of memory a process may still take: on Linux as the kernel estimates, else all of it."""
-    meminfo = Path("/proc/meminfo")
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines()) if meminfo.exists() else {}
-    if "MemAvailable" in fields:
-        return 1024 * int(fields["MemAvailable"].split()[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _check_config(config: DatasetConfig) -> None:
-    check_dataset_name(config)
-    if config.size < MIN_IMAGE_SIZE:
-        raise UserError(f"dataset.size is {config.size}: the networks need images of at least {MIN_IMAGE_SIZE} pixels")
-    if config.padding > config.size:
-        raise UserError(f"dataset.padding is {config.padding}: images are {config.size} pixels wide")
-    for name, values in (("mean", config.mean), ("std", config.std)):
-        if values is not None and len(values) != 3:
-            raise UserError(f"dataset.{name} has {len(values)} numbers: give one for each of three channels, or null")
-    for key, dataset, kind in (("file", "npz", "a file"), ("root", "imagefolder", "a folder")):
-        location = getattr(config, key)
-        if config.source == dataset and location is None:
-            raise UserError(f"dataset={dataset} needs dataset.{key}: {kind}, absolute or below the data folder")
-        if config.source != dataset and location is not None:
-            raise UserError(f"dataset.{key} is read by dataset={dataset} only, not by dataset={config.source}")
-
-
-def _read(config: DatasetConfig, folder: Path) -> Arrays:
+def _read(config: DatasetConfig, folder: Path) -> Arrays | Listing:
     if config.source == "digits":
         return _digits(config.test_size)
     if config.source == "npz":
         return sources.read_npz(folder / Path(config.file or "").expanduser())
+    root = folder / Path(config.root or "").expanduser()
+    if config.source == "imagenet":
+        return imagenet.list_imagenet(root, config.classes)
+    if config.source == "tinyimagenet":
+        return imagenet.list_tiny_imagenet(root, config.classes)
     if config.source == "imagefolder":
-        return sources.read_imagefolder(folder / Path(config.root or "").expanduser(), config.size)
+        streamed = limits.streams(config, 0, "cpu")
+        return image_files.list_image_folder(root) if streamed else sources.read_imagefolder(root, config.size)
     return sources.read_cifar(config.source, folder)
 
 
@@ -210,7 +196,7 @@ def _digits(test_size: int | None) -> Arrays:
     return Arrays(images[is_train], labels[is_train], images[test], labels[test], tuple("0123456789"))
 
 
-def _choose_splits(arrays: Arrays, config: DatasetConfig) -> tuple[Tensor, Tensor, Tensor]:
+def _choose_splits(arrays: Arrays | Listing, config: DatasetConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Return ascending positions of the training and validation samples in the training set, and of the test samples
     in the test set."""
     test = torch.arange(len(arrays.y_test))
@@ -241,14 +227,23 @@ def _choose_further(labels: Tensor, train: Tensor, val: Tensor, further: int, se
     return torch.cat([train, positions[chosen]]).sort().values
 
 
-def _make_split(images: Tensor, labels: Tensor, positions: Tensor, size: int) -> Split:
-    """Take the samples at `positions` of NHWC `images`, resized to `size` × `size` pixels."""
+def _make_split(content: Arrays | Listing, part: str, positions: Tensor, size: int) -> Split | FileSplit:
+    """Take the samples at `positions` of a part, train or test: images resized to `size` × `size` pixels, or files."""
+    if isinstance(content, Listing):
+        files = content.train if part == "train" else content.test
+        return FileSplit(files, positions.numpy(), files.labels[positions])
+    images, labels = (content.x_train, content.y_train) if part == "train" else (content.x_test, content.y_test)
     chosen = images if len(positions) == len(images) else images[positions]
     resized = chosen.permute(0, 3, 1, 2)
     if images.shape[1] != size:
         batch = max(1, RESIZE_BATCH_VALUES // (3 * max(size, images.shape[1]) ** 2))
         resized = torch.cat([_resize(part, size) for part in resized.split(batch)])
     return Split(resized.contiguous(memory_format=torch.channels_last), labels[positions])
+
+
+def _in_memory(split: Split | FileSplit, size: int) -> Split:
+    """Return a split with its images in memory, decoded where they are files."""
+    return split if isinstance(split, Split) else Split(image_files.read_images(split, size), split.labels)
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -265,6 +260,16 @@ def _check_every_class(split: str, labels: Tensor, class_names: tuple[str, ...])
             f"the {split} split of {len(labels)} images has none of class {class_names[absent[0]]!r}: "
             "change dataset.train_size or dataset.validation"
         )
+
+
+def _resolve_config(config: DatasetConfig, train: Split | FileSplit) -> DatasetConfig:
+    """Return the config with mean, std and decoder resolved."""
+    if config.augmentation == RESIZED_CROP and config.decoder is None:
+        config = dataclasses.replace(config, decoder="pil")
+    if config.mean is None or config.std is None:
+        assert isinstance(train, Split), "streamed images have configured statistics"
+        config = resolve_statistics(config, train.images)
+    return config
 
 
 def resolve_statistics(config: DatasetConfig, images: Tensor) -> DatasetConfig:
@@ -290,10 +295,14 @@ def _channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     return mean, std
 
 
-def fingerprint(splits: dict[str, Split]) -> str:
-    """Return the SHA-256 (hex) of the images and labels of all splits."""
+def fingerprint(splits: Mapping[str, Split | FileSplit]) -> str:
+    """Return the SHA-256 (hex) of the images and labels of all splits; of files see `fingerprint_of_files`."""
+    files = {name: split for name, split in splits.items() if isinstance(split, FileSplit)}
+    if files:
+        return image_files.fingerprint_of_files(files)
     digest = hashlib.sha256()
     for name, split in splits.items():
+        assert isinstance(split, Split)
         digest.update(f"{name} {tuple(split.images.shape)}".encode())
         digest.update(split.images.permute(0, 2, 3, 1).contiguous().numpy().data)
         digest.update(split.labels.numpy().data)

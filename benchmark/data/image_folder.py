@@ -1,7 +1,7 @@
 """Image files of a folder, as square uint8 RGB arrays. Every file is read as a viewer shows it, or refused by name."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from benchmark.errors import UserError
 
 OF_FILE_MANAGERS = ("Thumbs.db", "desktop.ini")  # like hidden files, no images and no mistake
 LISTED = 10  # unreadable files that an error names
+NO_IMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # raised by PIL for such files
 BACKGROUND = "white"  # behind transparent pixels
 GRAY_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes
 
@@ -37,6 +38,37 @@ class Unreadable:
         )
 
 
+def test_folder(root: Path) -> Path:
+    """Return `<root>/test`, or `<root>/val` where there is no `test`.
+
+    Raises UserError where the root, its `train` or that folder is missing.
+    """
+    test = root / "test" if (root / "test").is_dir() or not (root / "val").is_dir() else root / "val"
+    for folder in (root, root / "train", test):
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder} is not a folder: images belong in {root}/train/<class>/ and {root}/test/<class>/"
+            )
+    return test
+
+
+def class_names(folder: Path) -> list[str]:
+    """Return the names of the classes of a folder, in order. Raises UserError where there are none."""
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not names:
+        raise UserError(f"{folder} has no folder of a class: images belong in {folder}/<class>/")
+    return names
+
+
+def check_same_classes(names: Mapping[Path, Sequence[str]]) -> None:
+    """Raise UserError where the folders of training and test images have different classes. names: by folder."""
+    (train, of_train), (test, of_test) = names.items()
+    if list(of_train) != list(of_test):
+        name = min(set(of_train) ^ set(of_test))
+        folder = train if name in of_train else test
+        raise UserError(f"class {name!r} is in {folder} only: {train} and {test} must have the same classes")
+
+
 def read_classes(folder: Path, size: int, unreadable: Unreadable) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Read `<folder>/<class>/**`: images uint8 [N, size, size, 3], labels [N], names of the classes in order.
 
@@ -44,10 +76,8 @@ def read_classes(folder: Path, size: int, unreadable: Unreadable) -> tuple[np.nd
     added to `unreadable`, and their images are undefined. Raises UserError where there are no classes, or one of them
     has no file.
     """
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    if not names:
-        raise UserError(f"{folder} has no folder of a class: images belong in {folder}/<class>/")
-    files = [list(_files(folder / name)) for name in names]
+    names = class_names(folder)
+    files = [list(list_files(folder / name)) for name in names]
     if empty := [name for name, of_class in zip(names, files, strict=True) if not of_class]:
         raise UserError(f"{folder} has no image of class {', '.join(empty)}")
     labels = np.repeat(np.arange(len(names)), [len(of_class) for of_class in files])
@@ -55,7 +85,7 @@ def read_classes(folder: Path, size: int, unreadable: Unreadable) -> tuple[np.nd
     for image, path in zip(images, (path for of_class in files for path in of_class), strict=True):
         try:
             image[:] = read_image(path, size)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        except NO_IMAGE as error:
             unreadable.reasons[path] = str(error) or type(error).__name__
     return images, labels, tuple(names)
 
@@ -67,14 +97,19 @@ def read_image(path: str, size: int) -> np.ndarray:
     """
     from torchvision.transforms.functional import center_crop, resize
 
+    pixels: Any = open_image(path)
+    return np.asarray(center_crop(resize(pixels, [size]), [size, size]))
+
+
+def open_image(path: str) -> Image.Image:
+    """Open an image as `read_image` does, in its own size. Raises what that raises."""
     if not os.path.isfile(path):
         raise OSError("it is not a regular file")  # opening a named pipe would wait for a writer
     with Image.open(path) as image:
-        pixels: Any = _as_rgb(ImageOps.exif_transpose(image))
-        return np.asarray(center_crop(resize(pixels, [size]), [size, size]))
+        return _as_rgb(ImageOps.exif_transpose(image))
 
 
-def _files(folder: Path) -> Iterator[str]:
+def list_files(folder: Path) -> Iterator[str]:
     """Yield the files of a class in a fixed order, except hidden ones and those of file managers."""
     for parent, _, names in sorted(os.walk(folder, followlinks=True)):
         for name in sorted(names):

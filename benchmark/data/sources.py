@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from benchmark.progress import Meter
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # names in an .npz file
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a response
+
+Images = tuple[np.ndarray, np.ndarray]  # uint8 [N, H, H, 3] and labels [N]
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,19 @@ class Arrays:
 
 @dataclass(frozen=True)
 class CifarFormat:
-    """Expected sizes of a CIFAR data set, and the folder into which torchvision unpacks it."""
+    """Expected sizes of a data set that torchvision downloads, and the folder into which it unpacks it."""
 
     classes: int
     train: int  # training images per class
     test: int  # test images per class
     folder: str
+    side: int = 32  # pixels
 
 
 CIFAR = {
     "cifar10": CifarFormat(10, 5_000, 1_000, "cifar-10-batches-py"),
     "cifar100": CifarFormat(100, 500, 100, "cifar-100-python"),
+    "stl10": CifarFormat(10, 500, 800, "stl10_binary", 96),  # its unlabeled images are not read
 }
 
 
@@ -54,7 +58,7 @@ DIGITS = 1797  # images of scikit-learn's digits
 
 
 def cifar_is_present(name: str, folder: Path) -> bool:
-    """Return whether CIFAR-10 or CIFAR-100 is in `folder`, in either form that `read_cifar` reads."""
+    """Return whether CIFAR-10, CIFAR-100 or STL-10 is in `folder`, in either form that `read_cifar` reads."""
     return (folder / f"{name}.npz").exists() or (folder / CIFAR[name].folder).is_dir()
 
 
@@ -71,9 +75,10 @@ def read_digits() -> tuple[Tensor, Tensor]:
 
 
 def read_cifar(name: str, folder: Path) -> Arrays:
-    """Read CIFAR-10 or CIFAR-100 from `<name>.npz` or torchvision's files in `folder`; download the latter if absent.
+    """Read CIFAR-10, CIFAR-100 or STL-10 from `<name>.npz` or torchvision's files in `folder`; download the latter if
+    absent.
 
-    Raises UserError where there is neither and the download fails, or where the content is not CIFAR's.
+    Raises UserError where there is neither and the download fails, or where the content is not that data set's.
     """
     npz, expected = folder / f"{name}.npz", CIFAR[name]
     if npz.exists():
@@ -86,7 +91,7 @@ def read_cifar(name: str, folder: Path) -> Arrays:
         ("train", arrays.x_train, arrays.y_train, expected.train),
         ("test", arrays.x_test, arrays.y_test, expected.test),
     ):
-        shape = (per_class * expected.classes, 32, 32, 3)
+        shape = (per_class * expected.classes, expected.side, expected.side, 3)
         if tuple(images.shape) != shape:
             raise UserError(f"{source}: x_{split} has shape {tuple(images.shape)}, but {name} has {shape}")
         counts = labels.bincount(minlength=expected.classes)
@@ -99,28 +104,42 @@ def read_cifar(name: str, folder: Path) -> Arrays:
 
 
 def _torchvision_cifar(name: str, folder: Path) -> Arrays:
-    from torchvision import datasets
-
-    dataset_class = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         absent = not (folder / CIFAR[name].folder).is_dir()
         with Meter(f"download of {name}") if absent else contextlib.nullcontext(), _timeout(DOWNLOAD_TIMEOUT):
-            train = dataset_class(str(folder), train=True, download=True)
-            test = dataset_class(str(folder), train=False)
+            splits = (_stl10 if name == "stl10" else _cifar)(name, str(folder))
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
         raise UserError(
             f"{name} is not in {folder} and cannot be downloaded ({_one_line(error)}): "
             f"put {name}.npz ({', '.join(ARRAYS)}) or torchvision's folder {CIFAR[name].folder} into {folder}"
         ) from error
+    (x_train, y_train), (x_test, y_test), names = splits
     return _check_arrays(
         str(folder / CIFAR[name].folder),
-        {
-            "x_train": train.data, "y_train": np.asarray(train.targets),
-            "x_test": test.data, "y_test": np.asarray(test.targets),
-            "class_names": np.array(train.classes),
-        },
-    )  # fmt: skip
+        {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "class_names": np.array(names)},
+    )
+
+
+def _cifar(name: str, folder: str) -> tuple[Images, Images, list[str]]:
+    """Return images [N, 32, 32, 3] and labels [N] of training and test set, and the names of the classes."""
+    from torchvision import datasets
+
+    dataset_class = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    train, test = dataset_class(folder, train=True, download=True), dataset_class(folder, train=False)
+    return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets)), train.classes
+
+
+def _stl10(name: str, folder: str) -> tuple[Images, Images, list[str]]:
+    """Likewise for STL-10, whose images are [N, 96, 96, 3] here; the files of its unlabeled images need not exist."""
+    from torchvision import datasets
+
+    class Labeled(datasets.STL10):
+        train_list: ClassVar = [entry for entry in datasets.STL10.train_list if "unlabeled" not in entry[0]]
+
+    train, test = Labeled(folder, split="train", download=True), Labeled(folder, split="test")
+    splits = [(part.data.transpose(0, 2, 3, 1), np.asarray(part.labels).astype(np.int64)) for part in (train, test)]
+    return splits[0], splits[1], list(train.classes)
 
 
 @contextlib.contextmanager
@@ -177,20 +196,12 @@ def read_imagefolder(root: Path, size: int) -> Arrays:
     Images are read as `image_folder.read_classes` does. Raises UserError where a folder is missing or empty, where the
     classes of both differ, or where files cannot be read as images.
     """
-    test = root / "test" if (root / "test").is_dir() or not (root / "val").is_dir() else root / "val"
-    for folder in (root, root / "train", test):
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder} is not a folder: images belong in {root}/train/<class>/ and {root}/test/<class>/"
-            )
+    test = image_folder.test_folder(root)
     unreadable = image_folder.Unreadable()
     x_train, y_train, names = image_folder.read_classes(root / "train", size, unreadable)
     x_test, y_test, test_names = image_folder.read_classes(test, size, unreadable)
     unreadable.check()
-    if names != test_names:
-        name = min(set(names) ^ set(test_names))
-        folder = root / "train" if name in names else test
-        raise UserError(f"class {name!r} is in {folder} only: {root / 'train'} and {test} must have the same classes")
+    image_folder.check_same_classes({root / "train": names, test: test_names})
     return _check_arrays(
         str(root),
         {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test, "class_names": np.array(names)},

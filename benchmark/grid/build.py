@@ -15,7 +15,7 @@ from benchmark.networks import Network
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.weights import content_hash, load_weights
 from benchmark.training.seeding import seeded
-from methods.contract import Context, Method, Requirements, Shapes
+from methods.contract import Context, Method, Requirements, Shapes, UnsupportedPair
 from methods.options import build_options
 
 
@@ -43,13 +43,22 @@ def method_requirements(config: Mapping[str, Any], student: str, teacher: str, d
     return requires
 
 
-def check_momentum(config: Mapping[str, Any], momentum: float) -> None:
-    """Raise ValueError where the options of a method do not suit the optimizer's momentum.
+def check_recipe(config: Mapping[str, Any], requires: Requirements, recipe: Mapping[str, Any]) -> None:
+    """Raise ValueError where the options of a method do not suit the recipe; UnsupportedPair where no options would.
 
-    config: the method part of a run's config.
+    config: the method part of a run's config. recipe: resolved, without options that have their default.
     """
     method, options = method_class_and_options(config)
-    method.check_momentum(options, momentum)
+    method.check_momentum(options, recipe["momentum"])
+    keys = [key for key in ("optimizer", "clip_norm", "ema_decay") if key in recipe]
+    if keys and method.optimizer_step is not Method.optimizer_step:
+        raise UnsupportedPair(f"its optimizer steps are its own, to which recipe.{keys[0]} does not apply")
+    if recipe.get("mixup") or recipe.get("cutmix"):
+        conflict = method.mixing_conflict
+        if requires.views > 1:
+            conflict = "it compares two views of an image, which mixup and CutMix do not blend alike"
+        if conflict:
+            raise UnsupportedPair(f"{conflict}: it is trained with recipe.mixup=0 recipe.cutmix=0")
 
 
 def needs_teacher(config: Mapping[str, Any], student: str, teacher: str, dataset: Dataset) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from benchmark import networks
 from benchmark.config.compose import load_config
 from benchmark.config.schema import Config, DatasetConfig, MethodConfig
+from benchmark.data import resized_copy
 from benchmark.data.datasets import Dataset
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import TEACHERS
@@ -38,7 +39,10 @@ def changed_settings(method: MethodConfig, config: Config, network: str) -> tupl
     }
     changed = [f"method.{name}" for name in method.changed]
     for part, (values, defaults) in parts.items():
-        changed += [f"{part}.{k}" for k, value in values.items() if value != defaults[k] and k not in ignored]
+        keys = dict.fromkeys((*values, *defaults))
+        changed += [f"{part}.{k}" for k in keys if values.get(k) != defaults.get(k) and k not in ignored]
+    if config.dataset.cache_dir is not None:
+        changed.append("dataset.resized_copy")
     return tuple(changed)
 
 
@@ -83,6 +87,7 @@ def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> EarlierDataset 
             continue
         same = all(recorded.get(key) == value for key, value in options.items())
         unset = [key for key in _dataset_options(config) if key not in options and key not in ("mean", "std")]
+        unset += [f.name for f in dataclasses.fields(config) if f.name not in _dataset_options(config)]
         if same and all(recorded.get(key) is None for key in unset) and recorded["fingerprint"]:
             if earlier is None:
                 resolved = dataclasses.replace(config, mean=recorded.get("mean"), std=recorded.get("std"))
@@ -94,14 +99,28 @@ def dataset_of_earlier_run(config: DatasetConfig, runs: Path) -> EarlierDataset 
 
 def _dataset_options(config: DatasetConfig) -> dict[str, Any]:
     """The options of a data set that are part of a run's identity."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if not f.metadata.get("location")}
+    location = [f.name for f in dataclasses.fields(config) if f.metadata.get("location")]
+    copy = {} if config.cache_dir is None else {"resized_copy": resized_copy.KEY}
+    return {key: value for key, value in _set_options(config).items() if key not in location} | copy
 
 
-def network_recipe(config: Config, network: str) -> dict[str, Any]:
-    """Return the recipe of one network, with its learning rate resolved and without its name."""
-    recipe = dataclasses.asdict(config.recipe)
-    recipe.pop("name")
+def _set_options(options: Any) -> dict[str, Any]:
+    """Return the fields of a data set's or a recipe's options without those that have the value of their default: an
+    option with a default is younger than some recorded runs, whose configs lack it."""
+    values = dataclasses.asdict(options)
+    return {f.name: values[f.name] for f in dataclasses.fields(options) if values[f.name] != f.default}
+
+
+def network_recipe(config: Config, network: str, method: MethodConfig | None = None) -> dict[str, Any]:
+    """Return the recipe of one network, with its learning rate resolved and without its name.
+
+    method: its published batch size and rate replace the recipe's where `recipe.per_method` is set.
+    """
+    recipe = _set_options(config.recipe)
+    recipe.pop("name", None)
     default, light = recipe.pop("lr_default"), recipe.pop("lr_light")
     if recipe["lr"] is None:
         recipe["lr"] = light if networks.is_light(network) else default
+    if recipe.pop("per_method", False) and method is not None:
+        recipe |= method.recipe
     return recipe

@@ -18,7 +18,7 @@ from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
 from benchmark.grid import precision, resources
-from benchmark.grid.build import check_momentum, method_requirements, needs_teacher, reads_teacher
+from benchmark.grid.build import check_recipe, method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import (
     TRAINING_SPLIT,
     changed_settings,
@@ -143,7 +143,7 @@ class Plan:
             "student": student,
             **custom_part(*names),
             "method": method.resolved(),
-            "recipe": network_recipe(self.config, student),
+            "recipe": network_recipe(self.config, student, method),
             "precision": self.precision("student", student),
             "profile": self.config.profile,
             "seed": seed,
@@ -241,7 +241,7 @@ def make_plan(
     hardware = resources.hardware_of_runs(config)
     pairs = list(dict.fromkeys(networks.split_pair(p) for p in config.pair))
     teacher_size = teacher_train_size(config, overrides)
-    dataset = dataset or datasets.load(config.dataset, Path(config.data), teacher_size)
+    dataset = dataset or datasets.load(config.dataset, Path(config.data), teacher_size, hardware.device)
     settings = _run_settings(config, hardware)
     plan = Plan(config, dataset, settings, pairs, {}, {}, {}, {})
     composer = MethodComposer(overrides)  # composes each method once, for all pairs
@@ -346,12 +346,12 @@ def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teac
 
     Raises UnsupportedPair where the method does not support the pair under any options.
     """
-    images = len(dataset.train.labels)
-    if config.recipe.batch_size > images:
-        return f"recipe.batch_size is {config.recipe.batch_size}: {dataset.name} has only {images} training images"
+    images, recipe = len(dataset.train.labels), network_recipe(config, student, method)
+    if recipe["batch_size"] > images:
+        return f"recipe.batch_size is {recipe['batch_size']}: {dataset.name} has only {images} training images"
     try:
-        method_requirements(method.resolved(), student, teacher, dataset)
-        check_momentum(method.resolved(), network_recipe(config, student)["momentum"])
+        requires = method_requirements(method.resolved(), student, teacher, dataset)
+        check_recipe(method.resolved(), requires, recipe)
     except UnsupportedPair:
         raise
     except ValueError as e:

@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from benchmark import networks
 from benchmark.config import method_files
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
-from benchmark.data.loader import Loader
+from benchmark.data.mixing import ImageRecipe
+from benchmark.data.streaming import make_loader
 from benchmark.grid.build import build_method, load_teacher, to_device
 from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.progress import Progress
@@ -124,12 +126,14 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Ca
             _finish(run, trainer, dataset, logits, _record(run, trainer, measures, wall_s), tracked)
     finally:
         progress.stop()
+        trainer.loader.close()
 
 
 def _load_dataset(run: TrainingRun) -> Dataset:
     """Load the run's data set. Raises ValueError where its content has changed since the run was planned."""
     split = run.config.get(TRAINING_SPLIT, {})
-    dataset = datasets.load(run.dataset, run.settings.data, str(split["size"]) if split else None)
+    teacher_size = str(split["size"]) if split else None
+    dataset = datasets.load(run.dataset, run.settings.data, teacher_size, run.settings.hardware.device)
     planned = [run.config["dataset"]["fingerprint"], split.get("fingerprint", run.config["dataset"]["fingerprint"])]
     if [dataset.fingerprint, dataset.of_teacher.fingerprint] != planned:
         raise ValueError(f"the data set {dataset.name} has changed since the run was planned")
@@ -149,7 +153,8 @@ def _build(run: TrainingRun, dataset: Dataset, capture: Capture) -> tuple[Traine
         )
         teacher = to_device(teacher, device)
     method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)
-    loader = Loader(dataset.train, dataset.config, recipe["batch_size"], seed, device)
+    images = ImageRecipe.from_recipe(recipe, dataset.classes)
+    loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images)
     teacher_outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
     trainer = Trainer(
         to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),
@@ -257,10 +262,10 @@ def _finish(
     folder, teacher = run.folder, trainer.teacher_outputs.teacher
     if teacher is not None and content_hash(teacher.state_dict()) != run.config["teacher"]["sha256"]:
         raise RuntimeError(f"{run.method} changed its teacher")
-    weights = {k: v.cpu() for k, v in trainer.network.state_dict().items()}
+    weights = {k: v.cpu() for k, v in trainer.trained_network.state_dict().items()}
     record = dataclasses.replace(record, sha256=content_hash(weights))
     save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
-    if trainer.inference_model is not trainer.network:
+    if trainer.inference_model is not trainer.trained_network:
         save(folder.method_state, {k: v.cpu() for k, v in trainer.method.state_dict().items()})
     folder.write_record(record)
     test_summary = ("top1_last", "top1_best", "teacher_top1") if not record.is_sealed else ()
@@ -277,7 +282,7 @@ def _record(run: TrainingRun, trainer: Trainer, measures: Mapping[str, Any], wal
     sealed = "val_top1" in measures
     extra_parameters, extra_buffers = count_parameters(trainer.method)
     seconds = statistics.median(line["data_s"] + line["step_s"] for line in lines)  # of an epoch's steps
-    images = next(trainer.loader.epoch(1)).images[0]
+    images = trainer.loader.unaugmented(torch.arange(1))
     return RunRecord(
         status=RunStatus.DONE,
         role=config["role"],

@@ -31,7 +31,7 @@ from methods.contract import Needs, Shapes
 
 __all__ = [
     "Network", "add_custom", "batch_norm_parameters", "build", "build_pretrained", "canonical", "custom_identity",
-    "is_light", "multiplications", "names", "output_shapes", "shapes", "split_pair", "state_size",
+    "imagenet_pair", "is_light", "multiplications", "names", "output_shapes", "shapes", "split_pair", "state_size",
 ]  # fmt: skip
 
 _LIGHT_NETWORKS = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
@@ -209,6 +209,12 @@ def custom_identity(*names: str) -> dict[str, dict[str, Any]]:
 def is_light(name: str) -> bool:
     """Return True for MobileNetV2, ShuffleV1 and ShuffleV2, which the field trains with a learning rate of 0.01."""
     return canonical(name) in _LIGHT_NETWORKS
+
+
+def imagenet_pair(pair: str) -> str:
+    """Return a pair under the names of ImageNet's tables: ResNet34-ResNet18 for timm/resnet34-timm/resnet18."""
+    usual = {timm: name for name, timm in (_IMAGENET_NETWORKS | _TIMM_NETWORKS).items()}
+    return "-".join(usual.get(name, name) for name in pair.split("-"))
 
 
 def split_pair(pair: str) -> tuple[str, str]:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.backends import cudnn
 
 from benchmark.data import randaugment
-from benchmark.data.loader import WEAK, Loader
+from benchmark.data.batches import WEAK, BatchLoader
+from benchmark.data.loader import Loader
 from benchmark.networks import Network
 from benchmark.teacher.cache import (
     CacheHeader,
@@ -52,7 +53,7 @@ class TeacherOutputs:
     """
 
     def __init__(
-        self, teacher: Network | None, requires: Requirements, loader: Loader, *, device: str, precision: str
+        self, teacher: Network | None, requires: Requirements, loader: BatchLoader, *, device: str, precision: str
     ) -> None:
         if teacher is None and not (requires.teacher.empty and requires.needs(0)[1].empty):
             raise ValueError("the method needs a teacher")
@@ -106,7 +107,7 @@ class TeacherOutputs:
         images: the first M of them, all by default.
         """
         indices = torch.arange(self.loader.size if images is None else min(images, self.loader.size))
-        batches = map(self.loader.unaugmented, indices.split(self.fill_batch))
+        batches = self.loader.unaugmented_batches(indices, self.fill_batch)
         features = [self._compute_rows(batch, Needs(pooled=True)).pooled.float() for batch in batches]
         return torch.cat(features), self.loader.labels[: len(indices)]
 
@@ -147,16 +148,16 @@ class TeacherOutputs:
 
     def header(self, view: int, context: Context, teacher_sha256: str, fingerprint: str) -> CacheHeader:
         """Return the header of a view's cache, for the teacher and data with these content hashes."""
-        weak = view == WEAK
+        weak, loader = view == WEAK, self._resident_loader
         return CacheHeader(
             teacher_sha256,
             fingerprint,
             self.device,
             self.precision,
-            views=self.loader.augmentation_key(view),
+            views=loader.augmentation_key(view),
             drawn_by="" if weak else randaugment.DRAWN_BY,
             samples=self.loader.size,
-            columns=self.loader.outcomes if weak else context.epochs,
+            columns=loader.crops if weak else context.epochs,
             classes=context.classes,
             pooled=context.teacher.pooled,
         )
@@ -180,6 +181,10 @@ class TeacherOutputs:
 
         visits: how often each image will be looked up, over all runs that share the cache.
         """
+        if self.loader.outcomes is None:
+            if not self.requires.teacher.empty:
+                announce("the views of its images are not finite: the teacher runs in every step, nothing is cached")
+            return
         lines = self.open_caches(root, context, teacher_sha256, fingerprint, limit_gb)
         weak, prefill = self.caches[WEAK], False
         for view, cache in enumerate(self.caches):
@@ -192,8 +197,15 @@ class TeacherOutputs:
             lines[view] += f", {100 * cache.share_filled():.0f} % filled, the rest {when}"
         for line in filter(None, lines):
             announce(line)
-        if prefill and weak and (reason := weak.fill(self.fill_batch, self.loader.augmented, report_progress)):
+        augmented = self._resident_loader.augmented
+        if prefill and weak and (reason := weak.fill(self.fill_batch, augmented, report_progress)):
             announce(f"{reason}; missing rows are computed on first use")
+
+    @property
+    def _resident_loader(self) -> Loader:
+        """The loader, whose views are finite where there are caches."""
+        assert isinstance(self.loader, Loader)
+        return self.loader
 
     def _prefill_decision(self, cache: TeacherCache, visits: int) -> tuple[bool, str]:
         """Return whether to fill a cache ahead, and the reason as it is shown to the user."""
@@ -210,8 +222,9 @@ class TeacherOutputs:
     def seconds_per_row(self, needs: Needs, batch_size: int) -> float:
         """Measure the seconds per image of filling a cache in passes of `batch_size`: the faster of two passes after
         one to warm up."""
-        indices = torch.arange(min(batch_size, self.loader.size), device=self.device)
-        images = self.loader.augmented(indices, indices % self.loader.outcomes)
+        loader = self._resident_loader
+        indices = torch.arange(min(batch_size, loader.size), device=self.device)
+        images = loader.augmented(indices, indices % loader.crops)
         wait, times = torch.cuda.synchronize if self.device == "cuda" else lambda: None, []
         for _ in range(3):
             wait()

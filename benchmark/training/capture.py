@@ -95,7 +95,8 @@ class GraphedStep:
 
 def _inputs(batch: Batch, cached: CachedOutputs) -> list[Tensor]:
     """Return the tensors that a step reads."""
-    return [*batch.images, batch.labels, batch.indices, *_tensors(cached)]
+    targets = [] if batch.targets is None else [batch.targets]
+    return [*batch.images, batch.labels, batch.indices, *targets, *_tensors(cached)]
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.config.schema import DatasetConfig
-from benchmark.data.datasets import Dataset, Split, normalize
+from benchmark.data.datasets import Dataset, Split
+from benchmark.data.image_files import FileSplit
+from benchmark.data.streaming import evaluation_batches
 from benchmark.training import metrics
 
 
@@ -20,24 +22,27 @@ def autocast(device: str, precision: str) -> torch.autocast:
 def evaluation_batch_size(device: str, size: int) -> int:
     """Return how many images of `size` × `size` pixels are run at once where nothing is trained.
 
-    500 on a CPU; on a GPU as many pixels as 2,500 images of 32 × 32 have, since it would wait for the launches of
-    smaller batches.
+    On a CPU 500, or as many pixels as 500 images of 64 × 64 have; on a GPU as many pixels as 2,500 images of 32 × 32
+    have, since it would wait for the launches of smaller batches.
     """
-    return 500 if device == "cpu" else max(1, 2500 * 32**2 // size**2)
+    if device == "cpu":
+        return min(500, max(1, 500 * 64**2 // size**2))
+    return max(1, 2500 * 32**2 // size**2)
 
 
 @torch.no_grad()
-def predict(network: nn.Module, split: Split, config: DatasetConfig, precision: str) -> Tensor:
+def predict(network: nn.Module, split: Split | FileSplit, config: DatasetConfig, precision: str) -> Tensor:
     """Return the logits [N, C] of `network` in eval mode for the unaugmented images of a split, in float32.
 
     Network and split are on the same device.
     """
     network.eval()
-    device = split.images.device.type
+    device = split.labels.device.type
+    size = split.images.shape[3] if isinstance(split, Split) else config.size
     logits = []
-    for images in split.images.split(evaluation_batch_size(device, split.images.shape[3])):
+    for images in evaluation_batches(split, config, evaluation_batch_size(device, size), split.labels.device):
         with autocast(device, precision):
-            logits.append(network(normalize(images, config)).logits.float())
+            logits.append(network(images).logits.float())
     return torch.cat(logits)
 
 
@@ -79,14 +84,14 @@ class Evaluator:
             measures["correlation_distance"] = metrics.correlation_distance(correlation, teacher_correlation)
         return measures, logits
 
-    def _accuracies(self, name: str, logits: Tensor, split: Split) -> dict[str, float]:
+    def _accuracies(self, name: str, logits: Tensor, split: Split | FileSplit) -> dict[str, float]:
         """Return top-1 accuracy and, with more than five classes, top-5. name: of the split."""
         measures = {f"{name}_top1": metrics.top_k(logits, split.labels)}
         if self._classes > 5:
             measures[f"{name}_top5"] = metrics.top_k(logits, split.labels, 5)
         return measures
 
-    def _predict(self, network: nn.Module, split: Split, epoch: int) -> Tensor:
+    def _predict(self, network: nn.Module, split: Split | FileSplit, epoch: int) -> Tensor:
         logits = predict(network, split, self._config, self._precision)
         if not logits.isfinite().all():
             raise Diverged(f"the network's logits are not finite in the evaluation after epoch {epoch}")

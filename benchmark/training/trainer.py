@@ -1,9 +1,7 @@
 """The training loop, one for teachers, students alone and every method. It knows no method by name."""
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -17,29 +15,10 @@ from benchmark.teacher.outputs import CachedOutputs, TeacherOutputs
 from benchmark.training.capture import GraphedStep, StepResult
 from benchmark.training.evaluation import Diverged, autocast
 from benchmark.training.graphs import Capture
+from benchmark.training.optimizers import Schedule as Schedule  # part of this module, too
+from benchmark.training.optimizers import WeightAverage, make_optimizer, reset_state
 from benchmark.training.stopwatch import Stopwatch
 from methods.contract import Batch, Method, Needs, Outputs, Term, check_terms
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """SGD with a learning rate that falls in steps."""
-
-    lr: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    milestones: Sequence[float]
-    gamma: float
-
-    @staticmethod
-    def from_recipe(recipe: Mapping[str, Any]) -> "Schedule":
-        """Return the schedule of a resolved recipe."""
-        return Schedule(**{f.name: recipe[f.name] for f in dataclasses.fields(Schedule)})
-
-    def learning_rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 1: it falls when the epoch exceeds a milestone."""
-        return self.lr * self.gamma ** sum(epoch > m for m in self.milestones)
 
 
 class StepFunctions(NamedTuple):
@@ -68,8 +47,8 @@ class Trainer:
     """Trains a network with a method.
 
     network: the student, or a teacher to be. teacher_outputs: the teacher's outputs for its batches. Parameters of
-    network and method are trained by one SGD. compiled: use torch.compile, with equal results up to rounding. capture:
-    captures training steps for replay (see `benchmark.training.capture`); None runs every step eagerly.
+    network and method are trained by one optimizer. compiled: use torch.compile, with equal results up to rounding.
+    capture: captures training steps for replay (see `benchmark.training.capture`); None runs every step eagerly.
     """
 
     def __init__(
@@ -84,12 +63,10 @@ class Trainer:
         if compiled:
             self._compiled = compile_functions(self._eager, graphs=self.device == "cuda" and capture is None)
         self._graphed = None if capture is None else GraphedStep(self._step, self.loader.batch_size, capture)
-        self.optimizer = torch.optim.SGD(
-            [*network.parameters(), *method.parameters()], schedule.lr, schedule.momentum,
-            weight_decay=schedule.weight_decay, nesterov=schedule.nesterov,
-            fused=self.device == "cuda" or None,  # decay, momentum and step in one pass; None: torch's choice
-        )  # fmt: skip
-        self._zero_momentum()
+        self.optimizer = make_optimizer(schedule, network, method, self.device)
+        self._average = None
+        if schedule.ema_decay is not None:
+            self._average = WeightAverage(network, schedule.ema_decay, self.optimizer)
         self.watch = Stopwatch(self.device)
 
     @torch.no_grad()
@@ -143,13 +120,6 @@ class Trainer:
         """The teacher's forward function in a full batch: compiled where training is."""
         return self._step_functions(self.loader.batch_size).teacher
 
-    def _zero_momentum(self) -> None:
-        """Set the momentum of all parameters to zero. The optimizer would create it with the first gradient, and a
-        fused step refuses parameters of which some have none yet."""
-        for group in self.optimizer.param_groups:
-            for p in group["params"]:
-                self.optimizer.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-
     def epoch(self, epoch: int, on_step: Callable[[int, int], None]) -> dict[str, float]:
         """Train one epoch, counted from 1 (an initialization stage ends with 0); `on_step(step, steps)` follows a step.
 
@@ -162,7 +132,7 @@ class Trainer:
         self.network.train()
         self.method.train()
         if epoch == 1 and self.method.requires.init_epochs:
-            self._zero_momentum()
+            reset_state(self.optimizer)
             if self._graphed is not None:
                 self._graphed.on_stage_change()
         if epoch == 1 - self.method.requires.init_epochs:
@@ -196,17 +166,24 @@ class Trainer:
             raise Diverged(f"term {name} is {table[step, column[0]].item()} at step {total} (epoch {epoch})")
 
     @property
+    def trained_network(self) -> Network:
+        """The network whose weights are evaluated and kept: the average of its weights where the recipe takes one."""
+        return self.network if self._average is None else self._average.network
+
+    @property
     def inference_model(self) -> nn.Module:
         """The model that is evaluated: the network, with the layers that the method keeps at inference."""
-        return self.method.inference_model(self.network, self.teacher_outputs.teacher)
+        return self.method.inference_model(self.trained_network, self.teacher_outputs.teacher)
 
     def state(self) -> dict[str, Any]:
         """Return everything that training resumes from at the end of an epoch; random streams follow from seed and
         epoch. The keys are those of checkpoints on disk."""
+        average = {} if self._average is None else {"average": self._average.network.state_dict()}
         return {
             "network": self.network.state_dict(),
             "method": self.method.state_dict(),
             "optimiser": self.optimizer.state_dict(),
+            **average,
         }
 
     def fits(self, state: Any) -> bool:
@@ -221,6 +198,8 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimiser"])
+        if self._average is not None:
+            self._average.network.load_state_dict(state["average"])
 
 
 def _step_result(loss: Tensor, terms: Mapping[str, Term], logits: Tensor, labels: Tensor) -> StepResult:
