@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +12,12 @@ import methods
 from benchmark import networks
 from benchmark.errors import UserError, nearest
 from methods.contract import Method
-from methods.options import dotted_names, is_schema
+from methods.options import dotted_names, is_number, is_schema
 
 REQUIRED_FIELDS = ("title", "year", "family")  # of `about`; every table shows them
 ABOUT_FIELDS = (*REQUIRED_FIELDS, "paper", "authors", "venue", "arxiv", "uncertain")
 FAMILIES = ("baseline", "logits", "features", "relations")
+RECIPE_KEYS = ("batch_size", "lr")  # of a publication, for one data set or pair
 RESERVED_KEYS = ("name", "implementation", "about", "pairs", "datasets", "tune")  # keys that are no options
 
 
@@ -113,8 +114,21 @@ def _check_options(file: str, tree: Mapping[str, Any], schema: type, datasets: C
 def _check_pair_and_dataset_values(
     file: str, tree: Mapping[str, Any], schema: type, datasets: Collection[str], part: str
 ) -> None:
-    """Raise UserError for unknown pairs, data sets and options among the values of single pairs and data sets."""
-    for group, check_name in (("pairs", _check_pair), ("datasets", functools.partial(_check_dataset, datasets))):
+    """Raise UserError for unknown pairs, data sets and options among the values of single pairs and data sets.
+
+    Those of a data set may hold `pairs` of their own, and both `recipe`, the batch size and rate of the publication.
+    """
+    of_datasets = functools.partial(_check_dataset, datasets)
+    _check_groups(file, tree, schema, {"pairs": _check_pair, "datasets": of_datasets}, part)
+    for name, values in (tree.get("datasets") or {}).items():
+        _check_groups(file, values, schema, {"pairs": _check_pair}, f"{part}datasets: {name}: ")
+
+
+def _check_groups(
+    file: str, tree: Mapping[str, Any], schema: type, groups: Mapping[str, Callable[[Any], None]], part: str
+) -> None:
+    """Check the values of single pairs or data sets. groups: the check of a name, by key."""
+    for group, check_name in groups.items():
         values = tree.get(group) or {}
         if not isinstance(values, Mapping):
             raise UserError(f"{file}: {part}{group} needs {{<name>: {{<option>: <value>}}}}, not {values!r}")
@@ -126,8 +140,18 @@ def _check_pair_and_dataset_values(
             if not isinstance(options, Mapping):
                 raise UserError(f"{file}: {part}{group}: {name} needs {{<option>: <value>}}, not {options!r}")
             for key in options:
-                if key not in (names := dotted_names(schema)):
+                if key == "recipe":
+                    _check_recipe(f"{file}: {part}{group}: {name}", options[key])
+                elif key not in (names := dotted_names(schema)) and not (group == "datasets" and key == "pairs"):
                     raise UserError(f"{file}: {part}{group}: {name} has no option {key!r}{nearest(key, names)}")
+
+
+def _check_recipe(place: str, recipe: Any) -> None:
+    """Raise UserError where the recipe of a publication is not batch size and rate, or one of them."""
+    if not isinstance(recipe, Mapping) or not recipe or set(recipe) - set(RECIPE_KEYS):
+        raise UserError(f"{place}: recipe needs {{{', '.join(f'{key}: <number>' for key in RECIPE_KEYS)}}}")
+    if not all(is_number(value) and value > 0 for value in recipe.values()):
+        raise UserError(f"{place}: recipe has {dict(recipe)}: its values are numbers above 0")
 
 
 def _check_pair(name: Any) -> None:

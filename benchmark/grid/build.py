@@ -49,10 +49,10 @@ def check_recipe(config: Mapping[str, Any], requires: Requirements, recipe: Mapp
     config: the method part of a run's config. recipe: resolved, without options that have their default.
     """
     method, options = method_class_and_options(config)
-    method.check_momentum(options, recipe["momentum"])
     keys = [key for key in ("optimizer", "clip_norm", "ema_decay") if key in recipe]
     if keys and method.optimizer_step is not Method.optimizer_step:
         raise UnsupportedPair(f"its optimizer steps are its own, to which recipe.{keys[0]} does not apply")
+    method.check_momentum(options, recipe["momentum"])
     if recipe.get("mixup") or recipe.get("cutmix"):
         conflict = method.mixing_conflict
         if requires.views > 1:

@@ -44,7 +44,24 @@ def test_every_method_composes(name):
 @pytest.mark.parametrize("recipe", files.group_names("recipe"))
 @pytest.mark.parametrize("tracker", files.group_names("tracker"))
 def test_every_recipe_and_tracker_composes(recipe, tracker):
-    assert load_config([f"recipe={recipe}", f"tracker={tracker}"]).recipe.batch_size >= 2
+    data = ["dataset=imagenet"] if "imagenet" in recipe else []  # RandAugment is of streamed photographs
+    assert load_config([f"recipe={recipe}", f"tracker={tracker}", *data]).recipe.batch_size >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe=imagenet_vit"], "recipe.rand_augment is of streamed photographs"),
+        (["recipe.optimizer=adamw"], "recipe.optimizer=adamw has momenta of its own: give recipe.momentum=0"),
+        (["recipe.schedule=cosine"], "recipe.milestones are of recipe.schedule=step: give recipe.milestones=[]"),
+        (["recipe.optimizer=adam"], "recipe.optimizer cannot be 'adam'; did you mean adamw"),
+        (["recipe.ema_decay=1"], "recipe.ema_decay is 1.0: it must be below 1"),
+    ],
+)
+def test_options_of_a_recipe_that_contradict_each_other(words, message):
+    with pytest.raises(UserError) as e:
+        load_config(words)
+    assert message in str(e.value) and "\n" not in str(e.value)
 
 
 def test_the_paper_profile_is_the_published_recipe():

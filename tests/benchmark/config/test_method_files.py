@@ -12,7 +12,8 @@ from benchmark.config.compose import load_method
 from benchmark.errors import UserError
 
 PAIR = "resnet20-resnet8"
-YAML = (files.CONF / "method" / "kd.yaml").read_text().replace("name: kd", "name: mine", 1)
+KD = (files.CONF / "method" / "kd.yaml").read_text()
+YAML = KD.partition("datasets:")[0].replace("name: kd", "name: mine", 1)
 CODE = """
 from dataclasses import dataclass
 from methods.contract import Method
@@ -103,6 +104,25 @@ def test_a_mistake_in_the_yaml(write, change, expected):
         ("pairs: { resnet20-resnet8: { temperature: '${no:1}' } }", "Unsupported interpolation type no"),
         ("pairs: [a]", "pairs needs {<name>: {<option>: <value>}}, not ['a']"),
         ("datasets: { cifar: { temperature: 3 } }", "unknown data set 'cifar'; did you mean cifar10"),
+        (
+            "datasets: { imagenet: { pairs: { resnet20-resnet8: { temprature: 3 } } } }",
+            "datasets: imagenet: pairs: resnet20-resnet8 has no option 'temprature'; did you mean",
+        ),
+        (
+            "datasets: { imagenet: { pairs: { resnet2-resnet8: { temperature: 3 } } } }",
+            "datasets: imagenet: pairs: network 'resnet2': the depth must be 6n+2",
+        ),
+        ("datasets: { imagenet: { pairs: [a] } }", "datasets: imagenet: pairs needs {<name>: {<option>: <value>}}"),
+        ("pairs: { resnet20-resnet8: { pairs: {} } }", "resnet20-resnet8 has no option 'pairs'"),
+        (
+            "datasets: { imagenet: { recipe: { epochs: 3 } } }",
+            "datasets: imagenet: recipe needs {batch_size: <number>, lr: <number>}",
+        ),
+        ("pairs: { resnet20-resnet8: { recipe: 3 } }", "resnet20-resnet8: recipe needs {batch_size: <number>"),
+        (
+            "datasets: { imagenet: { recipe: { lr: -1 } } }",
+            "datasets: imagenet: recipe has {'lr': -1}: its values are numbers above 0",
+        ),
         ("tune: [1]", "tune needs {<option>: <range>}, not [1]"),
     ],
 )

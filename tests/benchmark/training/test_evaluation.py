@@ -40,8 +40,15 @@ def test_predictions_are_the_logits_of_normalized_images_in_eval_mode(dataset, n
     assert half.dtype == torch.float32 and torch.equal(half, half.bfloat16().float())
 
 
-def test_an_evaluation_batch_has_constant_pixels_on_a_gpu():
-    assert evaluation.evaluation_batch_size("cpu", 224) == 500
+def test_an_evaluation_batch_has_constant_pixels():
+    """On a CPU at most 500 images, and above 64 pixels as many pixels as these have."""
+    assert [evaluation.evaluation_batch_size("cpu", size) for size in (16, 32, 64, 128, 224)] == [
+        500,
+        500,
+        500,
+        125,
+        40,
+    ]
     sizes = [evaluation.evaluation_batch_size("cuda", size) for size in (16, 32, 64, 10_000)]
     assert sizes == [10_000, 2500, 625, 1]
 
