@@ -28,6 +28,7 @@ from benchmark.data.limits import EVALUATED_SHARE
 from benchmark.data.loader import Loader
 from benchmark.data.mixing import PLAIN, ImageRecipe, Mixing
 from benchmark.errors import UserError
+from benchmark.training.hardware import return_freed_memory
 from benchmark.training.seeding import generator, seed_for
 from methods.contract import Batch
 
@@ -119,7 +120,8 @@ class Decoder:
         self._requests, batches = _Requests(), RequestedBatches(split, config, seed, rand_augment)
         self._loader = DataLoader(
             batches, batch_size=None, sampler=self._requests, num_workers=workers,
-            collate_fn=_unchanged, pin_memory=device_type == "cuda", persistent_workers=workers > 0,
+            worker_init_fn=_prepare_worker, collate_fn=_unchanged, pin_memory=device_type == "cuda",
+            persistent_workers=workers > 0,
             generator=torch.Generator(),  # else it draws from the global one, with which networks are initialized
         )  # fmt: skip
 
@@ -133,6 +135,10 @@ class Decoder:
             if isinstance(batch, str):
                 raise UserError(batch)
             yield batch
+
+
+def _prepare_worker(_: int) -> None:
+    return_freed_memory()
 
 
 def _unchanged(batch: Any) -> Any:

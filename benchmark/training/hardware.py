@@ -132,6 +132,17 @@ def keep_freed_memory() -> None:
         mallopt(m_mmap_max, 0)  # allocate large blocks on the heap too: mapped ones are returned when freed
 
 
+def return_freed_memory() -> None:
+    """Undo `keep_freed_memory` in a process that was forked from this one: blocks of ever other sizes, as photographs
+    need, would fragment a heap that is never trimmed."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold, m_mmap_max = -1, -3, -4  # of malloc.h
+        mallopt(m_mmap_max, 65_536)  # glibc's own value
+        mallopt(m_mmap_threshold, 128 * 1024)  # likewise, and fixed: larger blocks are returned when freed
+        mallopt(m_trim_threshold, 128 * 1024)
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries on which numbers depend."""
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": metadata.version("numpy")}

@@ -28,6 +28,24 @@ print(max(map(page_faults, sizes)))
 keep_freed_memory()
 print(max(map(page_faults, sizes)))
 """
+KEPT_BYTES = """
+import torch
+from benchmark.data import streaming
+from benchmark.training.hardware import keep_freed_memory
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1])
+
+keep_freed_memory()
+if {in_worker}:
+    streaming._prepare_worker(0)
+before = resident()
+blocks = [torch.ones(2**20) for _ in range(20)]
+keeper = torch.ones(2**4)  # above them on the heap
+del blocks
+print(resident() - before)
+"""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
@@ -35,6 +53,17 @@ def test_kept_memory_causes_no_page_faults():
     process = subprocess.run([sys.executable, "-c", COUNT_PAGE_FAULTS], capture_output=True, text=True, check=True)
     faults_by_default, faults_with_kept_memory = map(int, process.stdout.split())
     assert faults_by_default > 100 and faults_with_kept_memory <= 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_a_worker_returns_freed_memory_as_its_parent_does_not():
+    """80 MB are 20,480 pages of 4 kB."""
+    kept = {}
+    for in_worker in (False, True):
+        code = KEPT_BYTES.format(in_worker=in_worker)
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        kept[in_worker] = int(process.stdout)
+    assert kept[False] > 15_000 and kept[True] < 2_000
 
 
 def test_cores_are_shared_by_the_jobs(monkeypatch):
