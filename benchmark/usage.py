@@ -9,11 +9,14 @@ from benchmark.config import files
 SHARED = (
     "config",
     "recipe/cifar",
+    "recipe/imagenet",
+    "recipe/imagenet_vit",
     "tracker/wandb",
     "dataset/cifar100",
+    "dataset/imagenet",
     "executor/slurm",
     "executor/ray",
-)  # files with the keys of every training command
+)  # files with the keys of every training command; of a key of several recipes or data sets the first default is shown
 GROUPS = ("profile", "dataset", "recipe", "tracker", "executor")
 VARIABLES = {  # of the Makefile, and the key that each of them sets
     "PAIR": "pair", "METHODS": "methods, of the analysis commands method", "SEEDS": "seeds", "PROFILE": "profile",
@@ -49,7 +52,7 @@ def usage(training: Mapping[str, str], analysis: Mapping[str, str]) -> str:
         "usage: kd-benchmark <command> [key=value …]\n       kd-benchmark [key=value …], which is bench",
         "\n".join(f"  {name:<10} {text}" for name, text in commands.items()),
         "Named settings, files of conf/:\n" + "\n".join(f"  {g}={'|'.join(files.group_names(g))}" for g in GROUPS),
-        "Keys of the training commands, with their defaults before a profile:\n" + "\n".join(map(_lines, SHARED)),
+        "Keys of the training commands, with their defaults before a profile:\n" + _shared_lines(),
     ]
     named = {name: name for name in commands if (files.CONF / f"{name}.yaml").is_file()}
     named |= {"analysis": ", ".join(name for name in analysis if name not in named)}
@@ -63,7 +66,22 @@ def usage(training: Mapping[str, str], analysis: Mapping[str, str]) -> str:
 
 
 def _lines(name: str) -> str:
+    return "\n".join(_line_by_key(name).values())
+
+
+def _shared_lines() -> str:
+    """Return the lines of `SHARED`; of recipes and data sets each key once."""
+    lines: list[str] = []
+    shown: set[str] = set()
+    for name in SHARED:
+        of_file = _line_by_key(name)
+        lines += [line for key, line in of_file.items() if key not in shown]
+        shown |= {key for key in of_file if not name.startswith("executor/")}
+    return "\n".join(lines)
+
+
+def _line_by_key(name: str) -> dict[str, str]:
     group, _, file = name.partition("/")
     prefix = f"{group}." if file else ""
     keys = yaml_keys(files.CONF / f"{name}.yaml")
-    return "\n".join(f"  {f'{prefix}{key}={value}':<28}  {comment}" for key, value, comment in keys)
+    return {f"{prefix}{key}": f"  {f'{prefix}{key}={value}':<28}  {comment}" for key, value, comment in keys}

@@ -15,7 +15,7 @@ from benchmark import networks
 from benchmark.commands.reference_loop import ReferenceLoop
 from benchmark.commands.timed_loop import TimedLoop, Wait
 from benchmark.config.compose import FULL_EPOCHS, MethodComposer
-from benchmark.config.schema import Config, DatasetConfig, MethodConfig
+from benchmark.config.schema import CROP, Config, DatasetConfig, MethodConfig
 from benchmark.data.batches import BatchLoader
 from benchmark.data.datasets import Dataset, Split
 from benchmark.data.loader import Loader
@@ -31,6 +31,7 @@ from benchmark.training.trainer import Schedule, Trainer
 from methods.contract import Batch, Method, UnsupportedPair
 
 IMAGES, CLASSES = 50_000, 100
+MOST_PIXELS = 64  # a side, of which there are so many images
 # steps of this suite's loop in a sample: a GPU receives steps while it works, so that a single one would look slower
 STEPS_PER_SAMPLE = {"cpu": 1, "cuda": 20}
 FEATURE_IMAGES = 2 * CLASSES  # from which methods compute class statistics: no speed depends on their number
@@ -66,10 +67,12 @@ class Measurement:
 
 
 def random_dataset(config: DatasetConfig) -> Dataset:
-    """Return random images with the shape of CIFAR-100's training set: no speed depends on what images show."""
+    """Return random images, as many as CIFAR-100 has for training, and of more than 64 pixels a side as many as take
+    the memory of those: no speed depends on what images show."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (IMAGES, 3, config.size, config.size), dtype=torch.uint8, generator=generator)
-    split = Split(images.contiguous(memory_format=torch.channels_last), torch.arange(IMAGES) % CLASSES)
+    n = min(IMAGES, IMAGES * MOST_PIXELS**2 // config.size**2)
+    images = torch.randint(256, (n, 3, config.size, config.size), dtype=torch.uint8, generator=generator)
+    split = Split(images.contiguous(memory_format=torch.channels_last), torch.arange(n) % CLASSES)
     return Dataset("random", split, split, None, tuple(map(str, range(CLASSES))), "0" * 64, config)
 
 
@@ -156,7 +159,8 @@ class SpeedHarness:
         trainer = self.trainer(name, precision)
         trainer.network.train()
         outputs, views = trainer.teacher_outputs, trainer.method.requires.views
-        if cache_root is not None and cacheable_kinds(outputs.requires.teacher) is not None:
+        cached = self.config.dataset.augmentation == CROP and cacheable_kinds(outputs.requires.teacher) is not None
+        if cache_root is not None and cached:
             limit_gb = self.config.teacher.cache_gb
             lines = outputs.open_caches(cache_root, trainer.method.context, self.teacher, "random", limit_gb)
             for cache, line in zip(outputs.caches, lines, strict=True):

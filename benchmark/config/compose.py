@@ -58,6 +58,8 @@ def load_config(words: Sequence[str], command_keys: Sequence[str] = (), *, refer
     _check_owners(words, [*config.methods, *(missing_references(config) if references else [])])
     for key in ("runs", "reports", "data"):
         setattr(config, key, str(Path(getattr(config, key)).expanduser()))
+    if (cache_dir := config.dataset.cache_dir) is not None and "$" not in cache_dir:  # variables are the machine's
+        config.dataset.cache_dir = str(Path(cache_dir).expanduser().absolute())  # runs may start in another folder
     for key in ("runs", "reports"):
         checks.check_folder(key, Path(getattr(config, key)))
     checks.check_writable("reports", Path(config.reports))

@@ -56,6 +56,11 @@ class Dataset:
         return self.train
 
     @property
+    def streamed(self) -> bool:
+        """Whether images are decoded during training, so that outputs of a teacher for them are not cached."""
+        return isinstance(self.train, FileSplit)
+
+    @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

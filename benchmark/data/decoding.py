@@ -1,4 +1,7 @@
-"""Decoding of one image file by PIL, and the views of it that are made on the CPU: uint8 [size, size, 3]."""
+"""Decoding of one image file by PIL, and the views of it that are made on the CPU: uint8 [size, size, 3].
+
+torchvision is imported when an image is resized: its import would take as long as a whole plan.
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -6,8 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms.v2 import RandomResizedCrop
-from torchvision.transforms.v2 import functional as F
 
 from benchmark.config.schema import DatasetConfig
 from benchmark.data.image_folder import NO_IMAGE, open_image
@@ -31,6 +32,8 @@ def decode(path: str, as_shown: bool) -> Image.Image:
 
 def whole(image: Image.Image, size: int, shorter_side: int) -> np.ndarray:
     """Resize the shorter side of an image bilinearly, and crop the center of `size` × `size` pixels."""
+    from torchvision.transforms.v2 import functional as F
+
     pixels: Any = image
     return np.asarray(F.center_crop(F.resize(pixels, [shorter_side]), [size, size]))
 
@@ -40,6 +43,8 @@ def random_crop(image: Image.Image, size: int) -> Image.Image:
 
     It is torchvision's RandomResizedCrop, which draws from torch's global generator of the CPU.
     """
+    from torchvision.transforms.v2 import RandomResizedCrop
+
     return cast(Image.Image, RandomResizedCrop(size)(image))
 
 

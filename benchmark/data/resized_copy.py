@@ -12,8 +12,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torchvision.transforms.v2 import functional as F
-
 from benchmark.data.decoding import UnreadableImage, decode
 from benchmark.data.image_files import FileSplit, in_threads
 from benchmark.data.image_folder import Unreadable
@@ -63,6 +61,8 @@ def _copy_missing(originals: FileSplit, copies: FileSplit) -> None:
 
 
 def _make(original: str, copy: str, as_shown: bool) -> None:
+    from torchvision.transforms.v2 import functional as F
+
     image: Any = decode(original, as_shown)
     if min(image.size) > SHORTER_SIDE:
         image = F.resize(image, [SHORTER_SIDE])

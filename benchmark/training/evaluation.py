@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from benchmark.config.schema import DatasetConfig
 from benchmark.data.datasets import Dataset, Split
 from benchmark.data.image_files import FileSplit
-from benchmark.data.streaming import evaluation_batches
 from benchmark.training import metrics
 
 
@@ -36,6 +35,8 @@ def predict(network: nn.Module, split: Split | FileSplit, config: DatasetConfig,
 
     Network and split are on the same device.
     """
+    from benchmark.data.streaming import evaluation_batches  # imports torchvision, which takes a plan's time
+
     network.eval()
     device = split.labels.device.type
     size = split.images.shape[3] if isinstance(split, Split) else config.size
