@@ -25,6 +25,7 @@ from methods.options import violations
 
 NOISE = ("object_type=", "reference_type=", "Config search path", "provider=")  # beginnings of lines of messages
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+RAND_AUGMENT = re.compile(r"rand(-(mstd|mmax|inc|m|n|p|w)\d+(\.\d+)?)+")  # the sections of timm's notation
 RESERVED_NAMES = (
     "ablations",
     "all",
@@ -101,6 +102,8 @@ def check_recipe(recipe: Recipe, dataset: DatasetConfig) -> None:
             f"recipe.rand_augment is of streamed photographs, dataset.augmentation={RESIZED_CROP}: "
             "give recipe.rand_augment=null"
         )
+    if recipe.rand_augment is not None and not RAND_AUGMENT.fullmatch(recipe.rand_augment):
+        raise UserError(f"recipe.rand_augment is {recipe.rand_augment!r}: write it as timm does, rand-m9-mstd0.5-inc1")
 
 
 def check_folder(key: str, path: Path) -> None:

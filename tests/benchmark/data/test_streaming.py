@@ -1,5 +1,7 @@
 """Streamed batches: what they show, that workers and other epochs do not alter them, and what a damaged file does."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from benchmark.data.batches import STRONG, WEAK
 from benchmark.data.datasets import Dataset, load
 from benchmark.data.image_files import FileSplit
 from benchmark.data.loader import Loader
+from benchmark.data.mixing import ImageRecipe
 from benchmark.data.streaming import Request, RequestedBatches, StreamingLoader, evaluation_batches, make_loader
 from benchmark.errors import UserError
 from benchmark.training.seeding import seed_for
@@ -178,6 +181,54 @@ def test_streaming_leaves_torchs_global_generator_alone(folder):
         list(loader.epoch(1, 2))
         loader.close()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# ------------------------------------------------------------ RandAugment of a recipe
+
+
+def rand_augmented(dataset: Dataset, policy: str | None, views: int = 1) -> list[Batch]:
+    loader = make_loader(dataset.train, dataset.config, 4, 0, "cpu", ImageRecipe(rand_augment=policy))
+    batches = list(loader.epoch(1, views))
+    loader.close()
+    return batches
+
+
+def test_rand_augment_is_timms_of_the_same_crop(folder):
+    timm = pytest.importorskip("timm.data.auto_augment")
+    dataset = photographs(folder, flip=False, mean=[0.5] * 3, std=[1.0] * 3)
+    operation = timm.rand_augment_transform("rand-m9-mstd0.5-inc1", {"translate_const": 14, "img_mean": (128,) * 3})
+    (batch, *_), assigned = rand_augmented(dataset, "rand-m9-mstd0.5-inc1"), 0
+    assert isinstance(dataset.train, FileSplit)
+    for image, index in zip(batch.images[WEAK], batch.indices.tolist(), strict=True):
+        seed = seed_for("decoded view", 0, 1, index)
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        crop = transforms.RandomResizedCrop(SIZE)(Image.open(dataset.train.path(index)).convert("RGB"))
+        expected = transforms.ToTensor()(operation(crop)) - 0.5
+        assert torch.allclose(image, expected, atol=1e-6)
+        assigned += 1
+    assert assigned == 4
+
+
+def test_rand_augment_is_the_same_with_workers_and_leaves_strong_views_and_random_states_alone(folder):
+    pytest.importorskip("timm")
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    alone, spread = (
+        rand_augmented(photographs(folder, workers=workers), "rand-m9-mstd0.5-inc1", 2) for workers in (0, 1)
+    )
+    plain = rand_augmented(photographs(folder), None, 2)
+    assert all_same(alone, spread)
+    assert all(torch.equal(a.images[STRONG], b.images[STRONG]) for a, b in zip(alone, plain, strict=True))
+    assert not any(torch.equal(a.images[WEAK], b.images[WEAK]) for a, b in zip(alone, plain, strict=True))
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+@pytest.mark.parametrize("policy", ["m9", "augmix-m3", "rand-m9-q3"])
+def test_another_notation_of_rand_augment_is_refused(folder, policy):
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=f"recipe.rand_augment is '{policy}': write it as timm does"):
+        rand_augmented(photographs(folder), policy)
 
 
 # ------------------------------------------------------------ faults
