@@ -159,8 +159,8 @@ class SpeedHarness:
         trainer = self.trainer(name, precision)
         trainer.network.train()
         outputs, views = trainer.teacher_outputs, trainer.method.requires.views
-        cached = self.config.dataset.augmentation == CROP and cacheable_kinds(outputs.requires.teacher) is not None
-        if cache_root is not None and cached:
+        finite = self.config.dataset.augmentation == CROP and self.loader.outcomes is not None
+        if cache_root is not None and finite and cacheable_kinds(outputs.requires.teacher) is not None:
             limit_gb = self.config.teacher.cache_gb
             lines = outputs.open_caches(cache_root, trainer.method.context, self.teacher, "random", limit_gb)
             for cache, line in zip(outputs.caches, lines, strict=True):

@@ -150,6 +150,7 @@ class DatasetConfig:
     file: str | None = option(location=True)  # of npz, absolute or below the data folder
     root: str | None = option(location=True)  # folder of the image files, absolute or below the data folder
     augmentation: str = _or(one_of(CROP, RESIZED_CROP), CROP)  # padded crops; or RandomResizedCrop of the photographs
+    rotation: float = _or(non_negative(180.0), 0.0)  # rotate each image by up to so many degrees, after the crop
     classes: int | None = _or_null(integer(2))  # the first classes of tinyimagenet or imagenet to use; null: all
     decoder: str | None = _or_null(one_of("pil"))  # what decodes streamed images; null for those kept in memory
     loading: str = _or(option(Limits(choices=("auto", "device", "stream")), location=True), "auto")

@@ -46,6 +46,22 @@ def crop_and_flip(padded: Tensor, indices: Tensor, augmentation_ids: Tensor, pad
     return images.permute(0, 3, 1, 2)
 
 
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Rotate images counterclockwise by `degrees` [B] about their centers: uint8 [B, 3, H, W] -> uint8 [B, 3, H, W] in
+    channels_last memory.
+
+    Pixels are the nearest ones, and black outside of the image, as in torchvision's RandomRotation.
+    """
+    radians = degrees.to(images.device, torch.float64).deg2rad()
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    height, width = images.shape[2:]
+    # from places in the result to places in the image; the coordinates of both sides run from −1 to 1
+    matrix = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], 1).view(-1, 2, 3)
+    grid = functional.affine_grid(matrix, [len(images), 1, height, width], align_corners=False).float()
+    rotated = functional.grid_sample(images.float(), grid, mode="nearest", align_corners=False)
+    return rotated.to(torch.uint8).contiguous(memory_format=torch.channels_last)
+
+
 def scale_and_shift(
     mean: Sequence[float], std: Sequence[float], width: int, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:

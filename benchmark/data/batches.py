@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from benchmark.data import augmentation
 from benchmark.data.mixing import ImageRecipe
 from benchmark.training.seeding import generator
 from methods.contract import Batch
@@ -21,18 +22,19 @@ class BatchLoader(ABC):
     batch is kept unless it is a single image, with which batch norm cannot be trained.
 
     labels: [N] on the CPU. outcomes: number of augmented views per image, by whose ids outputs of a teacher can be
-    stored; None where views are not finite or not looked up. recipe: what it does to images and labels.
+    stored; None where views are not finite or not looked up. recipe: what it does to images and labels. rotation: most
+    degrees by which an image is rotated.
 
     Raises ValueError where the split is too small for a batch of two images.
     """
 
     def __init__(
         self, labels: Tensor, batch_size: int, seed: int, device: torch.device | str, outcomes: int | None,
-        recipe: ImageRecipe,
+        recipe: ImageRecipe, rotation: float,
     ) -> None:  # fmt: skip
         self.batch_size, self.seed, self.device, self.recipe = batch_size, seed, device, recipe
-        self.size, self.labels = len(labels), labels.to(device)
-        self.outcomes = None if recipe.alters_images else outcomes
+        self.size, self.labels, self.rotation = len(labels), labels.to(device), rotation
+        self.outcomes = None if recipe.alters_images or rotation else outcomes
         if len(self) == 0:
             raise ValueError(f"{self.size} images make no batch of two or more with batch size {batch_size}")
 
@@ -45,6 +47,14 @@ class BatchLoader(ABC):
         """Return the positions of an epoch's samples [M], all but a last single one, in their order, on the CPU."""
         order = torch.randperm(self.size, generator=generator("order", self.seed, epoch))
         return order[: min(self.size, len(self) * self.batch_size)]
+
+    def angles(self, n: int, random: torch.Generator) -> Tensor:
+        """Draw the angles [n] of rotations, in degrees, on the CPU; nothing is drawn where images are not rotated."""
+        return self.rotation * (2 * torch.rand(n, generator=random) - 1) if self.rotation else torch.zeros(n)
+
+    def rotated(self, images: Tensor, angles: Tensor) -> Tensor:
+        """Rotate cropped images: uint8 [B, 3, H, W]."""
+        return augmentation.rotate(images, angles) if self.rotation else images
 
     @property
     @abstractmethod

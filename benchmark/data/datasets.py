@@ -56,9 +56,9 @@ class Dataset:
         return self.train
 
     @property
-    def streamed(self) -> bool:
-        """Whether images are decoded during training, so that outputs of a teacher for them are not cached."""
-        return isinstance(self.train, FileSplit)
+    def finite_views(self) -> bool:
+        """Whether images have finitely many augmented views, for which outputs of a teacher may be cached."""
+        return isinstance(self.train, Split) and not self.config.rotation
 
     @property
     def classes(self) -> int:

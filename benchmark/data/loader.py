@@ -26,7 +26,7 @@ class Loader(BatchLoader):
     ) -> None:  # fmt: skip
         self.padding, self.flip = config.padding, config.flip
         self.crops = augmentation.count_outcomes(self.padding, self.flip)
-        super().__init__(split.labels, batch_size, seed, device, self.crops, recipe)
+        super().__init__(split.labels, batch_size, seed, device, self.crops, recipe, config.rotation)
         self._made_at_once = 1 if torch.device(device).type == "cpu" else GPU_BATCHES
         self.images = augmentation.pad(split.images.to(device), config.padding)  # uint8 [N, H + 2p, W + 2p, 3]
         self._normalization = normalization(config, split.images.shape[3], device)
@@ -45,8 +45,7 @@ class Loader(BatchLoader):
 
     def augmented(self, indices: Tensor, augmentation_ids: Tensor) -> Tensor:
         """Return weak views of images `indices` [B], normalized: float32 [B, 3, H, W]."""
-        weak = self._crop(indices.to(self.device), augmentation_ids.to(self.device))
-        return augmentation.standardize(weak, *self._normalization)
+        return self._standardized(self._crop(indices.to(self.device), augmentation_ids.to(self.device)))
 
     def unaugmented_batches(self, indices: Tensor, batch_size: int) -> Iterator[Tensor]:
         """Yield images `indices` without augmentation, normalized: float32 [B, 3, H, W]."""
@@ -65,18 +64,21 @@ class Loader(BatchLoader):
         ids = torch.randint(self.crops, (self.size,), generator=generator("views", self.seed, epoch))[: len(order)]
         method = generator("method", self.seed, epoch, device=self.device)
         strong, mixing = generator("second view", self.seed, epoch), Mixing(self.recipe, self.seed, epoch)
-        columns = order, ids, order.to(self.device), ids.to(self.device)
+        angles = self.angles(len(order), generator("rotation", self.seed, epoch))
+        columns = order, ids, angles, order.to(self.device), ids.to(self.device)
         for group in zip(*(column.split(self._made_at_once * self.batch_size) for column in columns), strict=True):
-            *columns_of_group, device_ids = group
-            in_order = columns_of_group[-1]  # the indices on the device
-            columns_of_group += [self.labels[in_order], self.augmented(in_order, device_ids)]
+            group_cpu, group_ids, group_angles, in_order, device_ids = group
+            weak = self._standardized(self.rotated(self._crop(in_order, device_ids), group_angles))
+            columns_of_group = group_cpu, group_ids, in_order, self.labels[in_order], weak
             for parts in zip(*(column.split(self.batch_size) for column in columns_of_group), strict=True):
                 indices_cpu, weak_ids, indices, labels, weak = parts
                 weak, labels, targets = mixing(weak, labels)
                 images, augmentation_ids = [weak], [weak_ids if self.outcomes else None]
                 if views > 1:
                     images.append(self._strong(indices, strong))
-                    augmentation_ids.append(torch.full_like(weak_ids, epoch - 1) if epoch > 0 else None)
+                    augmentation_ids.append(
+                        torch.full_like(weak_ids, epoch - 1) if epoch > 0 and self.outcomes else None
+                    )
                 yield Batch(images, labels, indices, epoch, method, indices_cpu, augmentation_ids, targets)
 
     def close(self) -> None:
@@ -87,5 +89,8 @@ class Loader(BatchLoader):
 
     def _strong(self, indices: Tensor, random: torch.Generator) -> Tensor:
         ids = torch.randint(self.crops, indices.shape, generator=random).to(self.device)
-        images = randaugment.rand_augment(self._crop(indices, ids), random)
+        images = self.rotated(self._crop(indices, ids), self.angles(len(ids), random))
+        return self._standardized(randaugment.rand_augment(images, random))
+
+    def _standardized(self, images: Tensor) -> Tensor:
         return augmentation.standardize(images, *self._normalization)

@@ -164,7 +164,7 @@ class StreamingLoader(BatchLoader):
         self, split: FileSplit, config: DatasetConfig, batch_size: int, seed: int, device: torch.device | str,
         recipe: ImageRecipe = PLAIN,
     ) -> None:  # fmt: skip
-        super().__init__(split.labels, batch_size, seed, device, None, recipe)
+        super().__init__(split.labels, batch_size, seed, device, None, recipe, config.rotation)
         self._split, self._config = split, config
         self._flip, self._padding = config.flip, config.padding if config.augmentation == CROP else 0
         self._ids = augmentation.count_outcomes(self._padding, self._flip)
@@ -182,16 +182,17 @@ class StreamingLoader(BatchLoader):
         ids = torch.randint(self._ids, (self.size,), generator=generator("views", self.seed, epoch))[: len(order)]
         method = generator("method", self.seed, epoch, device=self.device)
         strong, mixing = generator("second view", self.seed, epoch), Mixing(self.recipe, self.seed, epoch)
-        batches = list(zip(order.split(self.batch_size), ids.split(self.batch_size), strict=True))
-        decoded = self._open().decode([self._request(indices, epoch, views) for indices, _ in batches])
-        for (indices_cpu, weak_ids), pixels in zip(batches, decoded, strict=True):
+        angles = self.angles(len(order), generator("rotation", self.seed, epoch))
+        batches = list(zip(*(column.split(self.batch_size) for column in (order, ids, angles)), strict=True))
+        decoded = self._open().decode([self._request(indices, epoch, views) for indices, *_ in batches])
+        for (indices_cpu, weak_ids, weak_angles), pixels in zip(batches, decoded, strict=True):
             pixels, indices = pixels.to(self.device, non_blocking=True), indices_cpu.to(self.device)
-            weak = self._normalized(self._augmented(pixels[0], weak_ids))
+            weak = self._normalized(self._augmented(pixels[0], weak_ids, weak_angles))
             weak, labels, targets = mixing(weak, self.labels[indices])
             images = [weak]
             if views > 1:
                 strong_ids = torch.randint(self._ids, indices_cpu.shape, generator=strong)
-                base = self._augmented(pixels[-1], strong_ids)
+                base = self._augmented(pixels[-1], strong_ids, self.angles(len(strong_ids), strong))
                 images.append(self._normalized(randaugment.rand_augment(base, strong)))
             yield Batch(images, labels, indices, epoch, method, indices_cpu, [None] * views, targets)
 
@@ -216,11 +217,12 @@ class StreamingLoader(BatchLoader):
         crops = self._config.augmentation == RESIZED_CROP
         return Request(indices.numpy(), epoch, views) if crops else Request(indices.numpy())
 
-    def _augmented(self, pixels: Tensor, ids: Tensor) -> Tensor:
-        """Pad, crop and flip decoded images: uint8 [B, H, W, 3], [B] -> uint8 [B, 3, H, W]."""
+    def _augmented(self, pixels: Tensor, ids: Tensor, angles: Tensor) -> Tensor:
+        """Pad, crop, flip and rotate decoded images: uint8 [B, H, W, 3], [B], [B] -> uint8 [B, 3, H, W]."""
         padded = augmentation.pad(pixels.permute(0, 3, 1, 2), self._padding)
         rows = torch.arange(len(ids), device=self.device)
-        return augmentation.crop_and_flip(padded, rows, ids.to(self.device), self._padding, self._flip)
+        crops = augmentation.crop_and_flip(padded, rows, ids.to(self.device), self._padding, self._flip)
+        return self.rotated(crops, angles)
 
     def _normalized(self, images: Tensor) -> Tensor:
         return augmentation.standardize(images, *self._normalization)

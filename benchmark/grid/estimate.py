@@ -173,7 +173,7 @@ class CacheSizes:
         for strong in (False, True)[: requires.views]:
             header = self._header(teacher, precision, strong=strong)
             counted_kinds = self._kinds[teacher, precision, strong]
-            kinds = [] if plan.dataset.streamed else cacheable_kinds(requires.teacher) or []
+            kinds = (cacheable_kinds(requires.teacher) or []) if plan.dataset.finite_views else []
             if header.gigabytes(kinds) <= plan.settings.cache_gb:
                 before = header.gigabytes(sorted(counted_kinds))
                 counted_kinds |= set(kinds)

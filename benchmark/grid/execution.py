@@ -125,7 +125,7 @@ def cost(run: TrainingRun, dataset: Dataset) -> float:
     total = 0.0
     for first_epoch, n in ((1, epochs), (0, requires.init_epochs)):
         _, needs = requires.needs(first_epoch)
-        live = (dataset.streamed or cacheable_kinds(needs) is None) and not needs.empty
+        live = (not dataset.finite_views or cacheable_kinds(needs) is None) and not needs.empty
         total += n * requires.views * (training + (multiplications(teacher, needs=needs) if live else 0))
     return total
 

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,3 +66,17 @@ def test_normalization_is_the_formula_in_channels_last_memory():
     mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (config.mean, config.std))
     torch.testing.assert_close(normalized.double(), (images.double() / 255 - mean) / std, atol=1e-6, rtol=0)
     assert normalized.dtype == torch.float32 and normalized.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20)])
+def test_rotations_are_torchvisions_of_each_image(shape):
+    from torchvision.transforms.v2 import functional as F
+
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (8, 3, *shape), generator=random, dtype=torch.uint8)
+    degrees = torch.tensor([0.0, 20.0, -20.0, 7.5, -3.25, 90.0, 180.0, 45.0])
+    rotated = augmentation.rotate(images, degrees)
+    assert torch.equal(rotated[0], images[0]) and torch.equal(rotated[6], images[6].flip(1, 2))
+    for image, angle, result in zip(images, degrees.tolist(), rotated, strict=True):
+        differing = (F.rotate(image, angle) != result).any(0).float().mean()
+        assert differing <= 0.02, "pixels half way between two may be rounded to either"

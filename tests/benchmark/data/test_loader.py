@@ -139,3 +139,17 @@ def test_batches_are_the_same_on_cpu_and_gpu(digits):
         assert b.images[WEAK].is_cuda and b.generator.device.type == "cuda"
         assert torch.equal(a.indices, b.indices.cpu()) and torch.equal(*(x.augmentation_ids[WEAK] for x in (a, b)))
         torch.testing.assert_close(a.images[WEAK], b.images[WEAK].cpu())
+
+
+def test_rotations_follow_seed_and_epoch_and_leave_views_without_ids(digits):
+    loader, plain = make_loader(digits, rotation=20.0), make_loader(digits)
+    assert loader.outcomes is None and plain.outcomes is not None
+    batches = list(loader.epoch(3, views=2))
+    assert all(batch.augmentation_ids == [None, None] for batch in batches)
+    assert all(map(same_batch, batches, make_loader(digits, rotation=20.0).epoch(3, views=2)))
+    loader._made_at_once = 4  # as on a GPU
+    assert all(map(same_batch, batches, loader.epoch(3, views=2)))
+    rotated = [a.images[WEAK] != b.images[WEAK] for a, b in zip(batches, plain.epoch(3), strict=True)]
+    share = torch.cat(rotated).flatten(1).any(1).float().mean()
+    assert 0.7 < share < 0.9, "angles below 3.8 of 20 degrees move no pixel of a side of 16 by half a pixel"
+    assert torch.equal(loader.unaugmented(torch.arange(5)), plain.unaugmented(torch.arange(5)))

@@ -123,12 +123,13 @@ def test_unaugmented_images_are_those_of_an_evaluation(folder):
     assert [len(part) for part in loader.unaugmented_batches(torch.arange(15), 6)] == [6, 6, 3]
 
 
+@pytest.mark.parametrize("rotation", [0.0, 20.0])
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("size", [32, 64])
-def test_streamed_padded_crops_are_those_of_images_in_memory_to_the_bit(folder, views, size):
+def test_streamed_padded_crops_are_those_of_images_in_memory_to_the_bit(folder, views, size, rotation):
     loaders = []
     for loading in ("device", "stream"):
-        config = dataset_config("tinyimagenet", size=size, loading=loading, workers=0)
+        config = dataset_config("tinyimagenet", size=size, loading=loading, workers=0, rotation=rotation)
         dataset = load(config, folder)
         loaders.append(make_loader(dataset.train, dataset.config, 4, 1, "cpu"))
         assert dataset.fingerprint == load(dataset_config("tinyimagenet"), folder).fingerprint
