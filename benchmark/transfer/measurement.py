@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from benchmark.data.datasets import Dataset
+from benchmark.data.datasets import Dataset, Split
 from benchmark.errors import UserError
 from benchmark.grid.build import to_device
 from benchmark.networks import Network
@@ -52,6 +52,7 @@ def measure(
     """
     if "pooled" in network.missing:
         raise UserError("the network does not provide pooled features, which a linear probe reads")
+    assert isinstance(dataset.test, Split), "a probe reads images in memory"
     network, views = to_device(network, device), Views(dataset, recipe.seed, device)
     extractor = Extractor(network, min(evaluation_batch_size(device, dataset.config.size), views.size))
     test = LabeledFeatures(extractor.of_split(dataset.test.to(device), dataset.config), dataset.test.labels)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.config.schema import DatasetConfig, TransferOptions
+from benchmark.config.schema import CROP, FILE_DATASETS, DatasetConfig, TransferOptions
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.grid.identity import dataset_identity
@@ -51,7 +51,12 @@ class Probe:
     def dataset(self) -> DatasetConfig:
         """The target with the images' size and augmentation of the probe. Raises DamagedFile as `image_size` does."""
         size = self.options.size or image_size(RunFolder(self.run))
-        return dataclasses.replace(self.target, size=size, padding=self.options.padding, flip=self.options.flip)
+        in_memory: dict[str, Any] = {}
+        if self.target.source in FILE_DATASETS:  # a probe reads each image many times: 3 kB each at 32 px
+            in_memory = {"augmentation": CROP, "rotation": 0.0, "decoder": None, "loading": "device", "cache_dir": None}
+        return dataclasses.replace(
+            self.target, size=size, padding=self.options.padding, flip=self.options.flip, **in_memory
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data import augmentation
-from benchmark.data.datasets import Dataset, normalization
+from benchmark.data.datasets import Dataset, Split, normalization
 from benchmark.training.seeding import generator
 
 
@@ -16,13 +16,14 @@ class Views:
     """
 
     def __init__(self, dataset: Dataset, seed: int, device: str) -> None:
-        config = dataset.config
-        self.seed, self.device, self.size = seed, device, len(dataset.train.labels)
-        self.labels = dataset.train.labels
+        config, train = dataset.config, dataset.train
+        assert isinstance(train, Split), "a probe reads images in memory"
+        self.seed, self.device, self.size = seed, device, len(train.labels)
+        self.labels = train.labels
         self.outcomes = augmentation.count_outcomes(config.padding, config.flip)
         self._padding, self._flip = config.padding, config.flip
-        self._padded = augmentation.pad(dataset.train.images.to(device), config.padding)
-        self._normalization = normalization(config, dataset.train.images.shape[3], device)
+        self._padded = augmentation.pad(train.images.to(device), config.padding)
+        self._normalization = normalization(config, train.images.shape[3], device)
 
     def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the images of an epoch, counted from 1, in their order, and the places of their views: int64 [N]."""

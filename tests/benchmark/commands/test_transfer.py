@@ -13,6 +13,7 @@ from benchmark.commands import transfer as transfer_command
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.transfer import TransferFolder, transfers
 from benchmark.runs.weights import content_hash, load_weights, save
+from tests.benchmark.data.layouts import write_imagenet, write_tiny_imagenet
 from tests.conftest import write_tiny
 
 QUICK = ["epochs=2", "milestones=[1]", "batch_size=16", "padding=1", "device=cpu", "threads=1"]
@@ -60,6 +61,17 @@ def test_students_and_their_teacher_are_probed(folder, capsys):
         assert [line["epoch"] for line in lines] == [1, 2] and lines[-1]["test_top1"] == record.top1_last
         assert not list(probe.path.glob("features.*"))
     assert "3 probes: 0 done before, 0 not finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("write, name", [(write_tiny_imagenet, "tinyimagenet"), (write_imagenet, "imagenet")])
+def test_targets_of_image_files_are_read_into_memory(write, name, folder):
+    root = write(folder / "images", train=6, val=4)
+    words = [f"to={name}", f"target.root={root}", "seeds=0", "method=kd", "teachers=false", *QUICK]
+    assert main(["transfer", f"from={folder / 'runs'}", *words]) == 0
+    record = probes(folder)["kd"].result
+    assert (record.target, record.classes, record.train_images, record.test_images) == (name, 3, 18, 12)
+    dataset = yaml.safe_load((probes(folder)["kd"].path / "config.yaml").read_text())["dataset"]
+    assert dataset["size"] == 16 and not {"augmentation", "decoder"} & set(dataset)  # those of views in memory
 
 
 def test_the_same_command_repeats_nothing_and_another_protocol_has_its_own_folder(folder, capsys):
