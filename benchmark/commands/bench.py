@@ -13,17 +13,14 @@ from benchmark.config.references import describe_additions, with_references
 from benchmark.config.schema import Config
 from benchmark.grid import execution
 from benchmark.grid import plan as grid
-from benchmark.grid.executors import Processes
-from benchmark.grid.lockstep import Lockstep
+from benchmark.grid.executor_choice import open_executor
 from benchmark.grid.plan import Plan
 from benchmark.grid.queued import run_queued_plan
-from benchmark.grid.ray_cluster import RayCluster
 from benchmark.grid.slurm import SlurmQueue
 from benchmark.grid.training_run import Outcome, TrainingRun
 from benchmark.runs.folder import SELECTIONS, read_json
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
-from benchmark.training.hardware import visible_gpus
 
 # keys that change neither a run's identity, but for its seed, nor therefore what a selection of runs is
 NOT_IN_IDENTITIES = (
@@ -52,23 +49,10 @@ def run(words: Sequence[str]) -> int:
 
 
 def train(plan: Plan, tracking: Tracking) -> list[Outcome]:
-    """Train the missing runs by the configured executor; return how they ended.
-
-    The local one trains one run after another, or `jobs` at a time, on each of several GPUs.
-    """
-    jobs, hardware, executor = plan.config.jobs, plan.settings.hardware, plan.config.executor
-    if executor.name == "slurm":
-        return run_queued_plan(plan, tracking, SlurmQueue(executor, plan.settings.runs))
-    if executor.name == "ray":
-        with RayCluster(executor) as cluster:
-            return execution.run_plan(plan, tracking, cluster)
-    gpus = visible_gpus(hardware.device)
-    if len(gpus) < 2 and jobs == 1:
-        return execution.run_plan(plan, tracking)
-    if len(gpus) < 2 and hardware.graphs:
-        with Lockstep(jobs) as executor:
-            return execution.run_plan(plan, tracking, executor)
-    with Processes(jobs, gpus if len(gpus) > 1 else ()) as executor:
+    """Train the missing runs by the configured executor; return how they ended."""
+    if plan.config.executor.name == "slurm":
+        return run_queued_plan(plan, tracking, SlurmQueue(plan.config.executor, plan.settings.runs))
+    with open_executor(plan) as executor:
         return execution.run_plan(plan, tracking, executor)
 
 

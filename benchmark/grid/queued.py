@@ -20,6 +20,24 @@ from benchmark.runs.tracking import Tracking
 from benchmark.teacher import importing
 
 
+class QueuedJob(Protocol):
+    """What a queue holds: a picklable function without arguments, which does not change when it is called."""
+
+    @property
+    def key(self) -> str:
+        """Name of the job among all of the same folder of runs, whichever command queues it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the job in messages."""
+        ...
+
+    def __call__(self) -> Outcome:
+        """Do the work; return how it ended."""
+        ...
+
+
 @dataclass(frozen=True)
 class QueuedRun:
     """A run in a queue: a picklable function without arguments.
@@ -32,6 +50,16 @@ class QueuedRun:
     progress: Progress
     classes: int
     min_top1: float | None
+
+    @property
+    def key(self) -> str:
+        """The run's key, before and after its teacher is trained."""
+        return self.run.key
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.run.name
 
     def __call__(self) -> Outcome:
         """Train, resume or skip the run; return how it ended."""
@@ -53,16 +81,16 @@ class QueuedRun:
 
 
 class RunQueue(Protocol):
-    """A queue of runs."""
+    """A queue of runs and other jobs."""
 
-    def enqueue(self, runs: Sequence[QueuedRun], after: str | None = None) -> list[str]:
+    def enqueue(self, runs: Sequence[QueuedJob], after: str | None = None) -> list[str]:
         """Queue runs, but for those that are queued already, to start once the job `after` has ended in any way.
 
-        Return their jobs.
+        Return the ids of their jobs.
         """
         ...
 
-    def outcomes(self, jobs: Mapping[str, QueuedRun]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Mapping[str, QueuedJob]) -> Iterator[Outcome]:
         """Wait for jobs, and yield each outcome when it is there."""
         ...
 

@@ -29,7 +29,7 @@ from typing import Any
 from benchmark.config.schema import ExecutorConfig
 from benchmark.console import protect_streams
 from benchmark.errors import UserError
-from benchmark.grid.queued import QueuedRun
+from benchmark.grid.queued import QueuedJob
 from benchmark.grid.training_run import Outcome
 from benchmark.runs import folder as store
 from benchmark.runs.folder import RunBusy
@@ -48,9 +48,9 @@ class Detached(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """What a job of Slurm executes: a run, whose outcome it writes to `outcomes`, and which is requeued as it is."""
+    """What Slurm executes: a queued job, whose outcome it writes to `outcomes`, and which is requeued as it is."""
 
-    queued: QueuedRun
+    queued: QueuedJob
     outcomes: Path
 
     def __call__(self) -> None:
@@ -65,7 +65,7 @@ class SlurmJob:
         except KeyboardInterrupt as e:  # the job is requeued or ended
             raise SystemExit(-1) from e
         content = {"job": job, "name": outcome.name, "status": outcome.status, "reason": outcome.reason}
-        store.write_json(self.outcomes / f"{self.queued.run.key}.json", {**content, "tracking": outcome.tracking})
+        store.write_json(self.outcomes / f"{self.queued.key}.json", {**content, "tracking": outcome.tracking})
 
     def checkpoint(self) -> Any:
         """Return what submitit requeues: the same run, which continues from its own checkpoint."""
@@ -90,7 +90,7 @@ class SlurmQueue:
         self.options, self.folder = options, runs.absolute() / FOLDER
         self.name = f"kd-{store.identity({'runs': str(self.folder)})[:8]}"  # of all jobs of these runs
 
-    def enqueue(self, runs: Sequence[QueuedRun], after: str | None = None) -> list[str]:
+    def enqueue(self, runs: Sequence[QueuedJob], after: str | None = None) -> list[str]:
         """Submit runs as job arrays, but for those in the queue. Return the jobs' ids. after: see `RunQueue`."""
         try:
             with store.lock(self.folder / "lock", wait=True):  # another command may submit the same runs
@@ -98,25 +98,25 @@ class SlurmQueue:
         except RunBusy as e:
             raise UserError(f"{self.folder / 'lock'} is held: {e}") from e
 
-    def _enqueue(self, runs: Sequence[QueuedRun], after: str | None) -> list[str]:
+    def _enqueue(self, runs: Sequence[QueuedJob], after: str | None) -> list[str]:
         states = self._states()
         recorded = store.read_json(self.folder / "jobs.json") or {}
         jobs = {key: job for key, job in recorded.items() if job in states}
-        new = [queued for queued in runs if queued.run.key not in jobs]
+        new = [queued for queued in runs if queued.key not in jobs]
         if len(new) < len(runs):
             print(f"Slurm: {counted(len(runs) - len(new), 'run')} in the queue already", flush=True)
         size = self._largest_array()
         for start in range(0, len(new), size):
             part = new[start : start + size]
             ids = self._submit(part, after)
-            jobs |= {queued.run.key: job for queued, job in zip(part, ids, strict=True)}
+            jobs |= {queued.key: job for queued, job in zip(part, ids, strict=True)}
             store.write_json(self.folder / "jobs.json", jobs)
             array = ids[0].split("_")[0]
             dependency = f", after job {after}" if after else ""
             print(f"Slurm: submitted {counted(len(part), 'run')} as job {array} ({self.name}){dependency}", flush=True)
-        return [jobs[queued.run.key] for queued in runs]
+        return [jobs[queued.key] for queued in runs]
 
-    def _submit(self, runs: Sequence[QueuedRun], after: str | None) -> list[str]:
+    def _submit(self, runs: Sequence[QueuedJob], after: str | None) -> list[str]:
         """Submit one array. Raises UserError with Slurm's reason where it refuses."""
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -147,7 +147,7 @@ class SlurmQueue:
         }  # fmt: skip
         return {key: value for key, value in parameters.items() if value is not None}
 
-    def outcomes(self, jobs: Mapping[str, QueuedRun]) -> Iterator[Outcome]:
+    def outcomes(self, jobs: Mapping[str, QueuedJob]) -> Iterator[Outcome]:
         """Wait for jobs, and yield each outcome when it is there. Raises Detached at Ctrl-C."""
         waiting, gone, shown = dict(jobs), Counter[str](), ""
         try:
@@ -172,9 +172,9 @@ class SlurmQueue:
                 f"scancel --name={self.name}; the same command waits for them again"
             ) from e
 
-    def _outcome(self, job: str, queued: QueuedRun, *, last: bool) -> Outcome | None:
+    def _outcome(self, job: str, queued: QueuedJob, *, last: bool) -> Outcome | None:
         """Return how a run ended; None while its job has not said so. last: the job has ended, nothing will come."""
-        path = self.folder / "outcomes" / f"{queued.run.key}.json"
+        path = self.folder / "outcomes" / f"{queued.key}.json"
         content = store.read_json(path)
         if content is not None and content.get("job") == job:
             path.unlink(missing_ok=True)
@@ -183,7 +183,7 @@ class SlurmQueue:
         if not last:
             return None
         output = next(self.folder.glob(f"*/{job}_0_log.err"), self.folder)
-        return Outcome(queued.run.name, RunStatus.FAILED, f"its job {job} was cancelled or died (output in {output})")
+        return Outcome(queued.name, RunStatus.FAILED, f"its job {job} was cancelled or died (output in {output})")
 
     def _states(self) -> dict[str, str]:
         """Return the states of all jobs of these runs that are queued or running. Waits while Slurm does not answer."""
