@@ -35,6 +35,7 @@ RESERVED_NAMES = (
     "tuning",
     "wandb",
 )  # other folders below that of all runs, and a filter of tables
+EARLY_SIGNAL_S = 60  # by which Slurm may send the signal before a time limit earlier than it was asked to
 Schema = TypeVar("Schema")
 
 
@@ -137,6 +138,11 @@ def check_executor(config: Config) -> None:
         raise UserError(f"jobs is of executor=local: with executor={name}, the runs at a time follow from {limit}")
     if name == "slurm" and executor.gpus not in (0, 1):
         raise UserError(f"executor.gpus is {executor.gpus}: on Slurm a run takes 0 or 1; only Ray shares a GPU")
+    if name == "slurm" and 60 * (executor.minutes or 0) <= (executor.signal_s or 0) + EARLY_SIGNAL_S:
+        raise UserError(
+            f"executor.minutes is {executor.minutes}: Slurm may end a run {EARLY_SIGNAL_S} s before executor.signal_s="
+            f"{executor.signal_s}, which leaves it no time; give more minutes or a smaller executor.signal_s"
+        )
     if config.device == "cuda" and not executor.gpus:
         raise UserError("device=cuda needs executor.gpus=1")
     if config.device == "cpu" and executor.gpus:

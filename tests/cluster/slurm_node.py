@@ -3,7 +3,8 @@
     python -m tests.cluster.slurm_node FOLDER     start it, print what to export, and stop it at Ctrl-C
 
 munged, slurmctld and slurmd are started as plain processes with all their files in one folder. There is no systemd, no
-accounting and no cgroup, and all ports are on the loopback interface. It needs root, and Debian's slurm-wlm and munge.
+accounting and no cgroup, and all ports are on the loopback interface. A requeued job starts once its credential has
+expired, here after 15 s instead of Slurm's 120. It needs root, and Debian's slurm-wlm and munge.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
 SlurmdPort={node_port}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=15
 CryptoType=crypto/munge
 SlurmUser=root
 SlurmdUser=root

@@ -178,10 +178,11 @@ def test_a_run_that_slurm_requeues_continues(cluster, untrained, reference, slow
 
 @pytest.mark.cluster
 def test_a_run_near_its_time_limit_is_requeued_and_continues(cluster, untrained, reference, slow_epochs):
-    """A minute is Slurm's shortest limit. Epochs wait, so that the run needs longer."""
+    """Epochs wait, so that the run needs longer than the limit. Slurm may give the signal a minute earlier than asked
+    for, which leaves a run of two minutes at least 45 s, starting included."""
     overrides, run = untrained
-    slow_epochs(1.5)
-    outcomes = train([*overrides, "executor.minutes=1", "executor.signal_s=15"])
+    slow_epochs(4.0)
+    outcomes = train([*overrides, "executor.minutes=2", "executor.signal_s=15"])
     assert [o.status for o in outcomes] == ["done"], logs(run)
     assert "Caught signal SIGUSR2" in logs(run) and "Requeued job" in logs(run)
     assert_continued(run, reference[2])

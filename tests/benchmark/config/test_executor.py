@@ -30,6 +30,10 @@ def test_options_of_sbatch_are_taken_literally():
         (["executor=slurm", "device=cuda"], "device=cuda needs executor.gpus=1"),
         (["executor=ray", "device=cpu", "executor.gpus=1"], "give executor.gpus=0"),
         (["executor=slurm", "executor.minutes=0"], "executor.minutes is 0: it must be at least 1"),
+        (
+            ["executor=slurm", "executor.minutes=3"],
+            "executor.minutes is 3: Slurm may end a run 60 s before executor.signal_s=120",
+        ),
         (["executor=slurm", "executor.prtition=a"], "unknown key 'executor.prtition'; did you mean executor.partition"),
     ],
 )
