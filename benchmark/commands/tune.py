@@ -3,7 +3,8 @@
 The budget is a number of trials, each of the same seeds and epochs. The runs of a trial are ordinary training runs in
 the ordinary run folders, shared with `bench` where they are the same. The first trial is the published default, so that
 the chosen setting is never worse on the split it was chosen by. The test set plays no part in the choice; it is read
-when the choice is made, for the default and the chosen setting. See `tuning_study` and `tuning_space`.
+when the choice is made, for the default and the chosen setting. See `tuning_study`, `tuning_worker`, `tuning_trial` and
+`tuning_space`.
 """
 
 import dataclasses
@@ -13,28 +14,20 @@ from collections.abc import Mapping, Sequence
 from optuna.distributions import BaseDistribution, FloatDistribution
 
 from benchmark.commands import tuning_report
+from benchmark.commands.bench import report_unfinished, train
 from benchmark.commands.bf16_speedup import bf16_speedup
 from benchmark.commands.tuning_space import extreme_values, search_space
-from benchmark.commands.tuning_study import (
-    Pruned,
-    Trial,
-    Tuning,
-    Unfinished,
-    WatchedProgress,
-    finish_run,
-    finished_trials,
-    run_missing_trials,
-)
+from benchmark.commands.tuning_study import Trial, Tuning
+from benchmark.commands.tuning_trial import Place, Pruned, Unfinished, WatchedProgress, finish_run
+from benchmark.commands.tuning_worker import at_once, run_missing_trials
 from benchmark.commands.validation import hold_out_validation
 from benchmark.config.command_options import load_options
 from benchmark.config.compose import change_options, load_config
 from benchmark.config.schema import Config, TuneOptions
 from benchmark.errors import UserError
-from benchmark.grid import execution
 from benchmark.grid import plan as grid
 from benchmark.grid.plan import Plan
 from benchmark.runs import folder
-from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
 from methods.contract import UnsupportedPair
 from methods.options import dotted_names
@@ -44,26 +37,23 @@ def run(words: Sequence[str]) -> int:
     """Run the missing trials and write the reports; return the exit status. Raises UserError for bad input."""
     tuning = plan_tuning(words)
     tracking = Tracking(tuning.plan.config.tracker, tuning.plan.settings.runs)
-    print(tuning_report.announcement(tuning), flush=True)
+    print(tuning_report.announcement(tuning, at_once(tuning)), flush=True)
     teacher_plan = dataclasses.replace(tuning.plan, config=dataclasses.replace(tuning.plan.config, seeds=[]))
-    for outcome in execution.run_plan(teacher_plan, tracking):
-        if outcome.status != RunStatus.DONE:
-            print(f"not finished: {outcome}", file=sys.stderr)
-            return 1
-    with folder.lock(tuning.journal.with_suffix(".lock")):
-        study = tuning.study()
-        try:
-            run_missing_trials(tuning, study, tracking)
-            trials = finished_trials(study)[: tuning.trials]
-            complete = [t for t in trials if t.state == "complete"]
-            if not complete:
-                print(f"no trial was complete: {trials[-1].reason}", file=sys.stderr)
-                return 1
-            chosen = max(complete, key=lambda t: t.mean)  # the first of equals
-            tests = {t.number: _test_accuracies(tuning, t, tracking) for t in _compared_trials(trials[0], chosen)}
-        except (Unfinished, Pruned) as e:
-            print(f"not finished: {e}", file=sys.stderr)
-            return 1
+    if status := report_unfinished(train(teacher_plan, tracking)):
+        return status
+    if failures := run_missing_trials(tuning, tracking):
+        return report_unfinished(failures)
+    trials = tuning.finished_trials(tuning.study())
+    complete = [t for t in trials if t.state == "complete"]
+    if not complete:
+        print(f"no trial was complete: {trials[-1].reason}", file=sys.stderr)
+        return 1
+    chosen = max(complete, key=lambda t: t.mean)  # the first of equals
+    try:
+        tests = {t.number: _test_accuracies(tuning, t, tracking) for t in _compared_trials(trials[0], chosen)}
+    except (Unfinished, Pruned) as e:
+        print(f"not finished: {e}", file=sys.stderr)
+        return 1
     _write_reports(tuning, trials, chosen, tests, tracking, words)
     return 0
 
@@ -76,10 +66,6 @@ def plan_tuning(words: Sequence[str]) -> Tuning:
         raise UserError("tune takes one method: give methods=clkd, or METHOD=clkd to make")
     if len(config.pair) > 1:
         raise UserError(f"tune takes one pair, not {', '.join(config.pair)}: weights are chosen for a pair")
-    if config.jobs > 1:
-        raise UserError("tune trains one run at a time, since pruning watches it: leave jobs at 1")
-    if config.executor.name != "local":
-        raise UserError("tune trains on this machine, since pruning watches each run: leave out executor=")
     overrides = hold_out_validation(config, overrides)
     plan = grid.make_plan(config, overrides, measure=bf16_speedup)
     method = next(iter(plan.methods.values()))
@@ -113,7 +99,8 @@ def _compared_trials(default: Trial, chosen: Trial) -> list[Trial]:
 
 
 def _test_accuracies(tuning: Tuning, trial: Trial, tracking: Tracking) -> list[float]:
-    records = [finish_run(run, tracking, WatchedProgress(1)) for run in tuning.runs_of(trial)]
+    place = Place(tracking, WatchedProgress(1))
+    records = [finish_run(run, place) for run in tuning.runs_of(trial)]
     return [record.top1_last for record in records if record.top1_last is not None]
 
 

@@ -27,9 +27,11 @@ def fixed_options(words: Sequence[str]) -> list[str]:
     return [key_of(word).split(".", 1)[1] for word in words if not is_shared(word)]
 
 
-def announcement(tuning: Tuning) -> str:
-    """Return the budget and the search space, printed before anything is trained."""
+def announcement(tuning: Tuning, at_once: int = 1) -> str:
+    """Return the budget and the search space, printed before anything is trained. at_once: trials at a time."""
     lines = [f"tuning {tuning.method.name} on {tuning.pair}: {_budget_text(tuning)}"]
+    if at_once > 1:
+        lines.append(f"{at_once} trials at a time: each is proposed from those that are finished by then")
     lines += _few_images(tuning)
     for name, distribution in tuning.space.items():
         default = value_text(tuning.method.values[name])

@@ -1,23 +1,22 @@
-"""One tuning: its plan, its study on disk, and its trials.
+"""One tuning: its plan, its study on disk, and the trials that are finished.
 
 A trial is one setting of the method's options, trained with every seed. The first trial is the published default; the
 others are proposed by Optuna's TPE sampler. The objective is `val_top1` at the last epoch, mean over the seeds.
 
-Pruning: the first seed is judged epoch by epoch, from half of its epochs on, and each further seed when it is done; a
-trial below the median of the earlier ones (Optuna's MedianPruner, after five complete trials) is pruned. Its run keeps
-the status "running" with a free lock, as an interrupted one: `bench` resumes it where it is asked for the same run. A
-trial that diverges ends there too, with the reason.
+    <runs>/tuning/<dataset>-<profile>-<pair>-<method>-<id>.journal  the study, Optuna's journal
+    <runs>/tuning/<dataset>-<profile>-<pair>-<method>-<id>/         locks: of the journal, of each trial in training
 
-The study is Optuna's journal, `<runs>/tuning/<dataset>-<profile>-<pair>-<method>-<id>.journal`; the id is a hash of the
-default's identity, the seeds, the space and the sampler's seed. The same command runs only the missing trials. A killed
-trial has the state FAIL in the journal and is repeated identically: each proposal depends on the sampler's seed, the
-trial's number and the trials finished before it, not on what was killed or read from earlier runs.
+The id is a hash of the default's identity, the seeds, the space and the sampler's seed: the same command works on the
+same study, as do several of them at once, on this host and on others. Which trials are in training, and which were
+given back, is in `tuning_worker`.
 """
 
 import dataclasses
 import functools
+import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,56 +25,25 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock  # what a lock has to be, which has no public name
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmark.config.compose import change_options
 from benchmark.config.schema import MethodConfig
 from benchmark.errors import UserError
 from benchmark.grid.plan import Plan
-from benchmark.grid.progress import Progress
-from benchmark.grid.run import execute
-from benchmark.grid.training_run import Outcome, TrainingRun
-from benchmark.runs import folder
-from benchmark.runs.record import RunRecord, RunStatus
-from benchmark.runs.tracking import Tracking
-from benchmark.training.seeding import seed_for
+from benchmark.grid.training_run import TrainingRun
+from benchmark.runs import folder, locks
+from benchmark.runs.locks import HeldLock
 
 COMPLETE_BEFORE_PRUNING = 5  # trials
-BELOW_MEDIAN = "below the median of the trials before"
-
-
-class Pruned(BaseException):
-    """Ends a trial early. Not an Exception: like Ctrl-C it leaves the run interrupted, not failed."""
-
-    def __init__(self, state: str, epoch: int, reason: str) -> None:
-        super().__init__(reason)
-        self.state, self.epoch, self.reason = state, epoch, reason
-
-
-class Unfinished(Exception):
-    """A run neither finished nor diverged, so that its trial has no value."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(str(outcome))
-
-
-class WatchedProgress(Progress):
-    """Progress that passes the metrics of each epoch to `watch`, which may end the run by raising Pruned."""
-
-    watch: Callable[[Mapping[str, Any]], None] | None = None
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Report a finished epoch, then judge it."""
-        super().epoch(line)
-        if self.watch is not None:
-            self.watch(line)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A finished trial."""
 
-    number: int  # from 1, the default
+    number: int  # its place in the budget, from 1, the default
     state: str  # complete, pruned, diverged
     options: dict[str, Any]  # of the search space, as they were run
     val: dict[int, float]  # val_top1 at the last epoch of each seed that was trained to its end
@@ -150,125 +118,97 @@ class Tuning:
         """Return the default's values of the tuned options."""
         return {name: self.method.values[name] for name in self.space}
 
+    @property
+    def locks(self) -> Path:
+        """Folder of the locks that processes at work on the study hold."""
+        return self.journal.with_suffix("")
+
+    def locked(self) -> AbstractContextManager[HeldLock]:
+        """Hold the study, after waiting for others: while a trial is claimed or given back."""
+        return locks.lock(self.journal.with_suffix(".lock"), wait=True)
+
+    def without_images(self) -> "Tuning":
+        """Return this tuning with the sizes of its data set alone, which is all that a process needs to plan runs."""
+        return dataclasses.replace(
+            self, plan=dataclasses.replace(self.plan, dataset=self.plan.dataset.without_images())
+        )
+
     def study(self) -> optuna.Study:
         """Create or load the study. Raises UserError where its journal is damaged."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.locks.mkdir(parents=True, exist_ok=True)
         try:
-            if self.journal.exists():  # an incomplete last line, after a full disk, would spoil those after it
-                text = self.journal.read_bytes().decode()
-                if not text.endswith("\n"):
-                    folder.write_text(self.journal, text[: text.rfind("\n") + 1])
+            if self.journal.exists():
+                self.journal.read_bytes().decode()  # raises ValueError: only a text is taken for a journal, and mended
             pruner = optuna.pruners.MedianPruner(
                 n_startup_trials=COMPLETE_BEFORE_PRUNING, n_warmup_steps=self.epochs // 2
             )
-            storage = JournalStorage(JournalFileBackend(str(self.journal)))
+            backend = JournalFileBackend(str(self.journal), JournalLock(self.journal, self.locks / "journal.lock"))
             return optuna.create_study(
-                storage=storage, study_name=self.stem, direction="maximize", load_if_exists=True, pruner=pruner
-            )
+                storage=JournalStorage(backend), study_name=self.stem, direction="maximize", load_if_exists=True,
+                pruner=pruner,
+            )  # fmt: skip
         except (ValueError, KeyError) as e:
             raise UserError(f"{self.journal} is damaged ({e}): move it away to start this tuning again") from e
 
+    def finished_trials(self, study: optuna.Study) -> list[Trial]:
+        """Return the finished trials of the budget in the order of their numbers, each number once."""
+        trials = {trial.number: trial for trial in reversed(finished_trials(study))}
+        return [trials[number] for number in sorted(trials) if number <= self.trials]
+
+
+class JournalLock(BaseJournalFileLock):
+    """The lock under which a journal is written, among all hosts that share it (`benchmark.runs.locks`).
+
+    Optuna's own locks are kept by a killed process for half a minute, and two processes that break one at the same time
+    can both hold it. Whoever takes this lock first removes an incomplete last line, left by a process that was killed
+    or by a full disk: the next line would otherwise continue it.
+    """
+
+    def __init__(self, journal: Path, path: Path) -> None:
+        self._journal, self._path = journal, path
+        self._held: AbstractContextManager[HeldLock] | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock and take it."""
+        held = locks.lock(self._path, wait=True)
+        held.__enter__()
+        try:
+            self._remove_incomplete_line()
+        except BaseException:
+            held.__exit__(None, None, None)
+            raise
+        self._held = held
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.__exit__(None, None, None)
+
+    def _remove_incomplete_line(self) -> None:
+        with open(self._journal, "r+b") as f:
+            size = f.seek(0, os.SEEK_END)
+            start = max(0, size - 1)
+            f.seek(start)
+            if size == 0 or f.read() == b"\n":
+                return
+            f.seek(0)
+            f.truncate(f.read().rfind(b"\n") + 1)
+
 
 def finished_trials(study: optuna.Study) -> list[Trial]:
-    """Return the finished trials of a study, numbered in their order from 1; killed attempts are left out."""
+    """Return the finished trials of a study in the order in which they were begun; killed attempts are left out.
+
+    Studies of earlier versions, whose trials were trained one after another, number them by this order alone.
+    """
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return [_trial(number, trial) for number, trial in enumerate(finished, 1)]
+    return [_trial(order, trial) for order, trial in enumerate(finished, 1)]
 
 
-def _trial(number: int, frozen: FrozenTrial) -> Trial:
+def _trial(order: int, frozen: FrozenTrial) -> Trial:
     saved = frozen.user_attrs
-    val = {int(seed): value for seed, value in saved["val"].items()}
+    number, val = saved.get("number", order), {int(seed): value for seed, value in saved["val"].items()}
     state = saved.get("state", "complete")
     return Trial(number, state, saved["options"], val, saved.get("seed"), saved.get("epoch"), saved.get("reason", ""))
-
-
-def run_missing_trials(tuning: Tuning, study: optuna.Study, tracking: Tracking) -> None:
-    """Run the missing trials. Raises Unfinished at the first that cannot be judged."""
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):  # of a process that was killed
-        study.tell(trial.number, state=TrialState.FAIL)
-    finished = len(finished_trials(study))
-    progress = WatchedProgress(max(0, tuning.trials - finished) * len(tuning.seeds))
-    for number in range(finished + 1, tuning.trials + 1):
-        # a new sampler for each trial, so that a proposal is the same whether or not the process is
-        study.sampler = optuna.samplers.TPESampler(seed=seed_for("tuning", tuning.sampler_seed, number) % 2**32)
-        if number == 1 and not study.get_trials(deepcopy=False, states=[TrialState.WAITING]):
-            study.enqueue_trial(tuning.default_values())
-        trial = study.ask(dict(tuning.space))
-        options = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in trial.params.items()}
-        runs = tuning.runs({} if number == 1 else options)
-        trial.set_user_attr("options", tuning.default_values() if number == 1 else options)
-        try:
-            val = _run_trial(trial, runs, tracking, progress)
-        except Unfinished:
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        except Pruned as e:
-            study.tell(trial, state=TrialState.PRUNED)
-            print(f"trial {number}/{tuning.trials}: {e.state} after epoch {e.epoch}: {e.reason}", flush=True)
-        else:
-            study.tell(trial, val)
-            print(f"trial {number}/{tuning.trials}: validation {val:.2f}", flush=True)
-
-
-def _run_trial(
-    trial: optuna.Trial, runs: Sequence[TrainingRun], tracking: Tracking, progress: WatchedProgress
-) -> float:
-    """Train the runs, one a seed, and report to the pruner: each epoch of the first, the mean after each further one.
-
-    Returns the mean validation accuracy, and stores results as attributes of the trial. Raises Pruned, and Unfinished.
-    """
-    val: dict[str, float] = {}
-    seed = None
-    try:
-        for run in runs:
-            epochs, seed = run.config["recipe"]["epochs"], run.config["seed"]
-            record = finish_run(run, tracking, progress, None if val else _pruning_watch(trial, epochs))
-            assert record.val_top1_last is not None  # the data set has a validation split
-            val[str(seed)] = record.val_top1_last
-            if len(val) > 1:
-                trial.report(statistics.fmean(val.values()), epochs + len(val) - 1)
-            if len(val) < len(runs) and trial.should_prune():
-                raise Pruned("pruned", epochs, BELOW_MEDIAN)
-    except Pruned as e:
-        for key, value in {"seed": seed, "epoch": e.epoch, "reason": e.reason, "state": e.state}.items():
-            trial.set_user_attr(key, value)
-        raise
-    finally:
-        trial.set_user_attr("val", val)
-    return statistics.fmean(val.values())
-
-
-def _pruning_watch(trial: optuna.Trial, epochs: int) -> Callable[[Mapping[str, Any]], None]:
-    """Return a callback that reports each evaluated epoch's accuracy once, and raises Pruned where the pruner says."""
-    reported = 0
-
-    def watch(line: Mapping[str, Any]) -> None:
-        nonlocal reported
-        if line["epoch"] <= reported or "val_top1" not in line:
-            return
-        reported = line["epoch"]
-        trial.report(line["val_top1"], reported)
-        if reported < epochs and trial.should_prune():  # a run that is complete anyway is kept
-            raise Pruned("pruned", reported, BELOW_MEDIAN)
-
-    return watch
-
-
-def finish_run(
-    run: TrainingRun, tracking: Tracking, progress: WatchedProgress,
-    watch: Callable[[Mapping[str, Any]], None] | None = None,
-) -> RunRecord:  # fmt: skip
-    """Train, resume or read a run, and return its record. Raises Pruned where it diverges, and Unfinished."""
-    progress.watch = watch
-    if watch is not None:
-        for line in run.folder.metrics():  # of an earlier process, judged as if they were trained now
-            watch(line)
-    outcome = Outcome(run.name, RunStatus.DIVERGED, run.folder.status_record.reason)
-    if run.folder.status != RunStatus.DIVERGED:
-        outcome = execute(run, tracking, progress)
-    if outcome.status == RunStatus.DIVERGED:
-        last_epoch = max((line["epoch"] for line in run.folder.metrics()), default=0)
-        raise Pruned("diverged", max(last_epoch, 0), outcome.reason)  # initialization epochs are 0 or below
-    if outcome.status != RunStatus.DONE:
-        raise Unfinished(outcome)
-    return run.folder.record

@@ -72,6 +72,14 @@ class Dataset:
             return self
         return dataclasses.replace(self, train=self.teacher.train, fingerprint=self.teacher.fingerprint, teacher=None)
 
+    def without_images(self) -> "Dataset":
+        """Return the data set with all splits on the meta device: their sizes are all that a plan reads."""
+        teacher = self.teacher and dataclasses.replace(self.teacher, train=self.teacher.train.to("meta"))
+        val = self.val and self.val.to("meta")
+        return dataclasses.replace(
+            self, train=self.train.to("meta"), test=self.test.to("meta"), val=val, teacher=teacher
+        )
+
 
 @dataclass(frozen=True)
 class TeacherSplit:

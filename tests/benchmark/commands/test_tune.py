@@ -12,7 +12,7 @@ import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from benchmark.__main__ import main
-from benchmark.commands import tune, tuning_report, tuning_study, validation
+from benchmark.commands import tune, tuning_report, tuning_study, tuning_trial, validation
 from benchmark.commands.tuning_space import search_space
 from benchmark.config import files
 from benchmark.config.compose import load_method
@@ -20,7 +20,7 @@ from benchmark.errors import UserError
 from benchmark.grid.progress import Progress
 from benchmark.grid.run import execute
 from benchmark.grid.training_run import Outcome
-from benchmark.runs.folder import RunFolder, lock
+from benchmark.runs.folder import RunFolder
 from benchmark.runs.tracking import Tracking
 from benchmark.training.evaluation import Evaluator
 
@@ -46,12 +46,12 @@ def planted(monkeypatch) -> list[float]:
             metrics["val_top1"] = 50 - 10 * abs(math.log10(trained[-1] / 3)) + epoch
         return metrics, logits
 
-    def run(cell, tracking, progress):
+    def run(cell, *where, **more):
         trained.append(cell.config["method"]["kd_weight"])
-        return execute(cell, tracking, progress)
+        return execute(cell, *where, **more)
 
     monkeypatch.setattr(Evaluator, "__call__", call)
-    monkeypatch.setattr(tuning_study, "execute", run)
+    monkeypatch.setattr(tuning_trial, "execute", run)
     return trained
 
 
@@ -118,7 +118,7 @@ def test_a_killed_tuning_resumes_with_the_same_trials(words, tmp_path, planted, 
     assert main([*words, "trials=4"]) == 0
     whole, calls = rows(tmp_path), []
 
-    def killed(cell, tracking, progress):
+    def killed(cell, tracking, progress, capture):
         calls.append(cell)
         if len(calls) in (1, 4):  # in the default, and in another trial
             watch = progress.watch
@@ -128,10 +128,10 @@ def test_a_killed_tuning_resumes_with_the_same_trials(words, tmp_path, planted, 
                 raise KeyboardInterrupt  # after an epoch
 
             progress.watch = stop
-        return inner(cell, tracking, progress)
+        return inner(cell, tracking, progress, capture)
 
-    inner = tuning_study.execute
-    monkeypatch.setattr(tuning_study, "execute", killed)
+    inner = tuning_trial.execute
+    monkeypatch.setattr(tuning_trial, "execute", killed)
     assert main([*again, "trials=4"]) == 130
     assert not (tmp_path / "again" / "reports").exists()
     assert main([*again, "trials=4"]) == 130
@@ -191,17 +191,17 @@ def test_epochs_that_are_not_evaluated_are_not_judged(words, tmp_path, planted):
 
 
 def test_a_diverged_trial_is_recorded_with_its_reason(words, tmp_path, planted, monkeypatch):
-    inner, calls = tuning_study.execute, []
+    inner, calls = tuning_trial.execute, []
 
-    def run(cell, tracking, progress):
+    def run(cell, *where):
         calls.append(cell)
         if len(calls) != 2:
-            return inner(cell, tracking, progress)
+            return inner(cell, *where)
         cell.folder.path.mkdir(parents=True)
         cell.folder.set_status("diverged", "term kd is nan at step 3")
         return Outcome(cell.name, "diverged", "term kd is nan at step 3")
 
-    monkeypatch.setattr(tuning_study, "execute", run)
+    monkeypatch.setattr(tuning_trial, "execute", run)
     assert main([*words, "trials=3"]) == 0
     assert [(r["state"], r["reason"]) for r in rows(tmp_path)] == [
         ("complete", ""), ("diverged", "term kd is nan at step 3"), ("complete", ""),
@@ -220,12 +220,12 @@ def test_nothing_is_chosen_where_every_trial_diverges(words, tmp_path, capsys):
 
 
 def test_a_failed_run_stops_the_tuning_and_its_trial_is_repeated(words, tmp_path, planted, monkeypatch, capsys):
-    inner = tuning_study.execute
+    inner = tuning_trial.execute
     with monkeypatch.context() as m:
-        m.setattr(tuning_study, "execute", lambda cell, *_: Outcome(cell.name, "failed", "no memory"))
+        m.setattr(tuning_trial, "execute", lambda cell, *_: Outcome(cell.name, "failed", "no memory"))
         assert main([*words, "trials=2"]) == 1
     assert f"not finished: {PAIR} kd seed 0: failed: no memory" in capsys.readouterr().err
-    assert tuning_study.execute is inner and main([*words, "trials=2"]) == 0
+    assert tuning_trial.execute is inner and main([*words, "trials=2"]) == 0
     assert [r["state"] for r in rows(tmp_path)] == ["complete"] * 2 and rows(tmp_path)[0]["kd_weight"] == "0.9"
 
 
@@ -391,7 +391,6 @@ def test_an_invalid_space_is_refused_in_one_line(conf, block, message):
         (["methods=kd", "trials=0"], "trials is 0: it must be at least 1"),
         (["methods=kd", "trials=many"], "Value 'many' of type 'str' could not be converted to Integer"),
         (["methods=kd", "trails=3"], "unknown key 'trails'; did you mean trials"),
-        (["methods=kd", "jobs=2"], "leave jobs at 1"),
         (["methods=kd", "pair=resnet14-resnet8,resnet20-resnet8"], "tune takes one pair"),
     ],
 )
@@ -400,15 +399,6 @@ def test_invalid_commands_end_with_one_line_and_status_2(tiny, tmp_path, capsys,
     out, err = capsys.readouterr()
     assert message in err and len(err.splitlines()) == 1 and err.startswith("error: ") and out == ""
     assert not (tmp_path / "runs").exists() and not (tmp_path / "reports").exists()
-
-
-def test_a_tuning_is_locked_while_it_runs(words, tmp_path, planted, capsys):
-    assert main([*words, "trials=1"]) == 0
-    (lock_file,) = (tmp_path / "runs" / "tuning").glob("*.lock")
-    with lock(lock_file):
-        assert main([*words, "trials=2"]) == 1
-    assert "another process is writing" in capsys.readouterr().err
-    assert len(rows(tmp_path)) == 1
 
 
 def test_a_damaged_journal_is_refused(words, tmp_path, planted, capsys):
