@@ -18,7 +18,7 @@ from benchmark.config.overrides import keys_of, override_text
 from benchmark.config.schema import AblateOptions, Config, MethodConfig, Recipe
 from benchmark.errors import UserError, nearest
 from benchmark.grid import plan as grid
-from benchmark.grid.plan import Plan
+from benchmark.grid.plan import MethodKey, Plan
 from benchmark.grid.training_run import TrainingRun
 from benchmark.runs import folder
 from benchmark.statistics import few_images_note
@@ -102,6 +102,10 @@ class AblationPlan(Plan):
     def awaiting(self, teacher: str) -> list[TrainingRun]:
         """Return no runs: the settings of an ablation are planned once their teacher is trained."""
         return []
+
+    def taught_keys(self, teacher: str) -> list[MethodKey]:
+        """Return the methods that read a teacher on its pairs; none in a plan of teachers alone."""
+        return [] if self.teachers_only else super().taught_keys(teacher)
 
     def students_alone(self) -> list[TrainingRun]:
         """Return the runs of settings whose method reads no teacher, each once."""

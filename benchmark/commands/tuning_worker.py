@@ -65,7 +65,7 @@ def run_missing_trials(tuning: Tuning, tracking: Tracking) -> list[Outcome]:
         elif not announced:
             print("the missing trials are in training by another process; waiting until they end", flush=True)
             announced = True
-        failures = [o for o in dict.fromkeys(outcomes) if o.status not in (RunStatus.DONE, BUSY)]
+        failures = list({str(o): o for o in outcomes if o.status not in (RunStatus.DONE, BUSY)}.values())
         if failures and len(tuning.finished_trials(study)) < tuning.trials:
             return failures
         if not free or any(o.status == BUSY for o in outcomes):

@@ -7,7 +7,7 @@ method, without a teacher for a method that reads none, which a teacher's own tr
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,25 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
     else:
         key = (None if is_student_alone(pair, method) else record.teacher, record.network, method)
     sizes = ("train_size", "test_size", "validation")
-    if record.wall_s and all(data.get(size) == getattr(config.dataset, size) for size in sizes):
-        epochs = record.epochs + (record.init_epochs or 0)
-        split = recorded.tree.get(TRAINING_SPLIT)
-        images = split.get("size") if isinstance(split, Mapping) else None
-        return key, record.wall_s / epochs / steps_per_epoch(plan, images)
-    return key, record.step_ms / 1000
+    seconds = steady_epoch_seconds(folder.metrics())
+    if seconds is None or any(data.get(size) != getattr(config.dataset, size) for size in sizes):
+        return key, record.step_ms / 1000
+    split = recorded.tree.get(TRAINING_SPLIT)
+    images = split.get("size") if isinstance(split, Mapping) else None
+    return key, seconds / steps_per_epoch(plan, images)
+
+
+def steady_epoch_seconds(lines: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the seconds of an epoch, evaluation included, by its lines of metrics; None where none has times.
+
+    The first of several epochs, which is slower, does not count, nor does filling a teacher's cache.
+    """
+    timed = [line for line in lines if isinstance(line.get("step_s"), float | int)]
+    timed = timed[1:] or timed
+    if not timed:
+        return None
+    steps = statistics.median(line["step_s"] + line.get("data_s", 0.0) for line in timed)
+    return steps + statistics.fmean(line.get("eval_s", 0.0) for line in timed)  # not all epochs are evaluated
 
 
 def of_speed(plan: Plan) -> StepTimes:

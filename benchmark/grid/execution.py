@@ -1,8 +1,9 @@
 """Execution of a plan: the missing runs, teachers before their students, are handed to an executor."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from benchmark import networks
@@ -11,10 +12,13 @@ from benchmark.data.datasets import Dataset
 from benchmark.grid import time_left
 from benchmark.grid.build import method_requirements
 from benchmark.grid.executors import Executor, Serial
+from benchmark.grid.grid_progress import GridProgress
 from benchmark.grid.plan import Plan, is_finished
 from benchmark.grid.progress import Progress
+from benchmark.grid.resources import runs_at_a_time
 from benchmark.grid.run import execute
-from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
+from benchmark.grid.time_left import TimeLeft
+from benchmark.grid.training_run import BUSY, Outcome, RunKind, TrainingRun
 from benchmark.runs.folder import folder_name
 from benchmark.runs.record import RunStatus
 from benchmark.runs.tracking import Tracking
@@ -36,14 +40,59 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     diverged = [run for run in (*alone, *taught) if run.folder.status == RunStatus.DIVERGED]
     outcomes = [Outcome(run.name, RunStatus.DIVERGED, "in an earlier run") for run in diverged]
     alone, ready = ([run for run in runs if not is_finished(run)] for runs in (alone, taught))
-    to_come = [run.time_key for run in (*untrained.values(), *alone, *ready)]
-    to_come += [key for network in untrained for key in plan.taught_keys(network) for _ in plan.config.seeds]
+    to_come = [run.kind for run in (*untrained.values(), *alone, *ready)]
+    taught_kinds = [RunKind("student", *key) for network in untrained for key in plan.taught_keys(network)]
+    to_come += [kind for kind in taught_kinds for _ in plan.config.seeds]
     if to_come:  # a finished grid may lie where nothing can be written
         checks.check_writable("runs", plan.settings.runs)
     make_pair_folders(plan)
-    progress = Progress(len(to_come), time_left.of_plan(plan, to_come))
-    futures = _submit(list(untrained.values()), plan, tracking, progress, executor)
-    futures_alone = _submit(alone, plan, tracking, progress, executor)
+    times = time_left.times_of_plan(plan, to_come)
+    progress = Progress(len(to_come), TimeLeft(to_come, times))
+    if executor is None:
+        return outcomes + _run_in_order(_Submission(plan, tracking, progress), untrained, alone, ready)
+    places = runs_at_a_time(plan.config, plan.settings.hardware)
+    with GridProgress(to_come, times, places) as observer:
+        submission = _Submission(plan, tracking, progress, executor, observer)
+        return outcomes + _run_in_order(submission, untrained, alone, ready)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """Where runs are submitted to. executor, observer: None where each run is trained at once, in this process."""
+
+    plan: Plan
+    tracking: Tracking
+    progress: Progress
+    executor: Executor | None = None
+    observer: GridProgress | None = None
+
+    def submit(self, runs: Sequence[TrainingRun]) -> list[Future[Any]]:
+        """Submit runs, the most expensive first, and return their futures in the order of `runs`."""
+        if self.executor is None or self.observer is None:
+            return [Serial().submit(execute, run, self.tracking, self.progress) for run in runs]
+        first_by_identity = {run.identity: run for run in runs}
+        costs = {identity: cost(run, self.plan.dataset) for identity, run in first_by_identity.items()}
+        futures = {}
+        for run in sorted(runs, key=lambda run: costs[run.identity], reverse=True):
+            arguments = run, self.tracking, self.progress.for_next_run(), self.executor.capture
+            future = self.executor.submit(execute, *arguments)
+            future.add_done_callback(functools.partial(_adopt_tracking_mode, self.tracking))
+            self.observer.add(run, future)
+            futures[run.relative_path] = future
+        return [futures[run.relative_path] for run in runs]
+
+
+def _run_in_order(
+    submission: _Submission, untrained: Mapping[str, TrainingRun], alone: Sequence[TrainingRun],
+    taught: Sequence[TrainingRun],
+) -> list[Outcome]:  # fmt: skip
+    """Train teachers and, beside them, students alone; then those of all teachers. Return how they ended.
+
+    untrained: the teachers by network. taught: the students of the others.
+    """
+    plan, tracking, progress = submission.plan, submission.tracking, submission.progress
+    futures, futures_alone = submission.submit(list(untrained.values())), submission.submit(alone)
+    outcomes, ready = [], list(taught)
     for (network, run), future in zip(untrained.items(), futures, strict=True):
         outcome = _once_free(run, _outcome(run, future), tracking, progress)
         if outcome.status != RunStatus.DONE:
@@ -56,7 +105,7 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
             continue
         if n := plan.run_count(network):
             outcomes.append(Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason))
-    futures = _submit(ready, plan, tracking, progress, executor)
+    futures = submission.submit(ready)
     runs = [*alone, *ready]
     ended = [_outcome(run, future) for run, future in zip(runs, [*futures_alone, *futures], strict=True)]
     return outcomes + [_once_free(run, out, tracking, progress) for run, out in zip(runs, ended, strict=True)]
@@ -90,22 +139,6 @@ def make_pair_folders(plan: Plan) -> None:
             (plan.settings.runs / plan.dataset.name / name).mkdir(parents=True, exist_ok=True)
 
 
-def _submit(
-    runs: Sequence[TrainingRun], plan: Plan, tracking: Tracking, progress: Progress, executor: Executor | None
-) -> list[Future[Any]]:
-    """Submit runs, the most expensive first, and return their futures in the order of `runs`."""
-    if executor is None:
-        return [Serial().submit(execute, run, tracking, progress) for run in runs]
-    first_by_identity = {run.identity: run for run in runs}
-    costs = {identity: cost(run, plan.dataset) for identity, run in first_by_identity.items()}
-    futures = {}
-    for run in sorted(runs, key=lambda run: costs[run.identity], reverse=True):
-        future = executor.submit(execute, run, tracking, progress.for_next_run(), executor.capture)
-        future.add_done_callback(functools.partial(_adopt_tracking_mode, tracking))
-        futures[run.relative_path] = future
-    return [futures[run.relative_path] for run in runs]
-
-
 def cost(run: TrainingRun, dataset: Dataset) -> float:
     """Return the multiplications of a run's training, up to a factor that all runs share.
 
@@ -119,7 +152,8 @@ def cost(run: TrainingRun, dataset: Dataset) -> float:
     )
     training, epochs = 3 * multiplications(run.network), run.config["recipe"]["epochs"]
     if "teacher" not in run.config:  # a teacher, or a student alone
-        return training * epochs
+        trained_on = dataset.of_teacher if run.config["role"] == "teacher" else dataset
+        return training * epochs * len(trained_on.train.labels) / len(dataset.train.labels)
     teacher = run.config["teacher"]["network"]
     requires = method_requirements(run.config["method"], run.network, teacher, dataset)
     total = 0.0

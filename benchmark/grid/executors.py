@@ -3,11 +3,13 @@
 `benchmark.grid.lockstep` has the one for several runs in one process.
 """
 
+import dataclasses
 import multiprocessing
 import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -15,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from benchmark.console import protect_streams
+from benchmark.grid.training_run import Outcome
 from benchmark.training.graphs import SINGLE_GRAPH, Capture
 
 
@@ -82,8 +85,12 @@ class Processes:
 
     def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         environment = self._places.get()
+        started = time.monotonic()
         try:
-            return self._run_at(environment, function, args)
+            result = self._run_at(environment, function, args)
+            if isinstance(result, Outcome):  # with the start of its process, which the run could not see
+                return dataclasses.replace(result, seconds=time.monotonic() - started)
+            return result
         finally:
             self._places.put(environment)
 

@@ -56,11 +56,12 @@ def execute(
 
     A failure is recorded in the run's folder and returned, not raised; an interruption by the user is raised.
     """
+    started = time.monotonic()
     run.settings.hardware.prepare()
     outcome = _execute(run, tracking, progress, capture, dataset, wait)
     if run.settings.hardware.device == "cuda":
         gc.collect()  # a trainer is part of a reference cycle and would hold its memory during the next run
-    return dataclasses.replace(outcome, tracking=tracking.mode)
+    return dataclasses.replace(outcome, tracking=tracking.mode, seconds=time.monotonic() - started)
 
 
 def _execute(
@@ -111,7 +112,7 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Ca
     trainer, evaluator = _build(run, dataset, capture)
     _connect_cache(run, trainer, dataset, progress)
     last_epoch, wall_s = _resume(run, trainer)
-    progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.time_key)
+    progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.kind)
     try:
         with tracking.run(
             folder=run.folder.path, name=run.name, group=f"{run.pair}/{run.method}/{run.identity}",

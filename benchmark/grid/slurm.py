@@ -178,8 +178,10 @@ class SlurmQueue:
         content = store.read_json(path)
         if content is not None and content.get("job") == job:
             path.unlink(missing_ok=True)
-            values = [str(content.get(key, "")) for key in ("name", "status", "reason", "tracking")]
-            return Outcome(*values)
+            name, status, reason, tracking = (
+                str(content.get(key, "")) for key in ("name", "status", "reason", "tracking")
+            )
+            return Outcome(name, status, reason, tracking)
         if not last:
             return None
         output = next(self.folder.glob(f"*/{job}_0_log.err"), self.folder)

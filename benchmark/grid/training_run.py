@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import methods
 from benchmark.config.schema import DatasetConfig
@@ -14,6 +14,20 @@ from benchmark.runs.record import TEACHERS
 from benchmark.training.hardware import Hardware
 
 BUSY = "busy"  # outcome of a run that another process holds
+
+
+class RunKind(NamedTuple):
+    """What runs of a plan share that take the same time: all but the seed. teacher: None where it is not read."""
+
+    role: str  # teacher or student; a teacher may have more training images than its students
+    teacher: str | None
+    network: str
+    method: str
+
+    @property
+    def time_key(self) -> tuple[str | None, str, str]:
+        """What the time of a step depends on: teacher, network and method."""
+        return self[1:]
 
 
 @dataclass(frozen=True)
@@ -73,10 +87,10 @@ class TrainingRun:
         return self.config["student" if self.config["role"] == "student" else "network"]
 
     @property
-    def time_key(self) -> tuple[str | None, str, str]:
-        """What the time of an epoch depends on: teacher, network and method."""
+    def kind(self) -> RunKind:
+        """What the time of the run depends on, within a plan."""
         teacher = self.config["teacher"]["network"] if self.teacher_run is not None else None
-        return teacher, self.network, self.config["method"]["name"]
+        return RunKind(self.config["role"], teacher, self.network, self.config["method"]["name"])
 
     @property
     def code_version(self) -> str:
@@ -126,6 +140,7 @@ class Outcome:
     status: str  # a RunStatus, or BUSY
     reason: str = ""
     tracking: str = "off"  # mode of W&B at the end of the run
+    seconds: float = 0.0  # that the run took in its place, starting of its process included; 0 where not known
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (self.name, self.status, self.reason)))

@@ -215,6 +215,11 @@ class RunFolder:
     def _lock(self) -> Path:
         return self.path / "lock"
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process seems to be writing the run."""
+        return locks.is_held(self._lock)
+
     def lock(self, wait: bool = False) -> contextlib.AbstractContextManager[HeldLock]:
         """Hold the run for writing. Raises RunBusy where another process holds it, unless it is to be waited for."""
         return lock(self._lock, wait)

@@ -105,6 +105,14 @@ def lock(path: Path, wait: bool = False) -> Iterator[HeldLock]:
             held.release()
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process seems to hold the lock on `path`; one that died on another host still does."""
+    try:
+        return bool(_numbered(path))
+    except FileNotFoundError:
+        return False
+
+
 def verify(path: Path) -> None:
     """Raise RunBusy where this process held the lock on `path` and another host has taken it over."""
     if (held := _held.get(path)) is not None:

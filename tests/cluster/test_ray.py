@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.commands import bench
+from benchmark.__main__ import main
+from benchmark.commands import bench, tune
 from benchmark.config.compose import load_config
 from benchmark.errors import UserError
 from benchmark.grid import ray_cluster
@@ -85,6 +86,19 @@ def test_a_run_whose_node_dies_continues_on_another(nodes, tmp_path):
     assert [str(o) for o in outcomes.result(300)] == ["resnet14-resnet8 kd seed 0: done"]
     assert [line["epoch"] for line in run.folder.metrics()] == list(range(1, EPOCHS + 1))
     assert same(trained(run.folder), uninterrupted)
+
+
+@pytest.mark.cluster
+def test_a_tuning_takes_the_places_of_a_cluster(nodes, tiny):
+    """Two nodes of a core train three trials, each number once."""
+    add_node(nodes)
+    add_node(nodes)
+    words = [*tiny, "methods=kd", "dataset.validation=0.25", "trials=3", "executor=ray"]
+    words.append(f"executor.address={nodes.address}")
+    assert main(["tune", *words]) == 0
+    tuning = tune.plan_tuning(words)
+    trials = tuning.study().get_trials()
+    assert sorted((t.user_attrs["number"], t.state.name) for t in trials) == [(n, "COMPLETE") for n in (1, 2, 3)]
 
 
 @pytest.mark.cluster

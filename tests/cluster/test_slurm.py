@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from benchmark.commands import bench
+from benchmark.__main__ import main
+from benchmark.commands import bench, tune
 from benchmark.config.compose import load_config
 from benchmark.grid import slurm
 from benchmark.grid.slurm import Detached, SlurmQueue
@@ -25,6 +27,7 @@ from tests.helpers import TrainedRun, plan_of, same, student_runs, tracking_of, 
 pytestmark = pytest.mark.skipif(slurm_node.missing() is not None, reason=f"no Slurm: {slurm_node.missing()}")
 pytest.importorskip("submitit", reason="submitit is not installed: .[slurm]")
 
+T = TypeVar("T")
 EPOCHS = 40
 UNTIL_STOPPED = 0.25  # seconds that an epoch waits, so that the run is stopped before its end
 ON_SLURM = ["executor=slurm", "executor.cpus=1", "executor.minutes=30", "executor.mem_gb=0.4"]
@@ -73,9 +76,9 @@ def train(overrides: list[str]) -> list[Outcome]:
     return bench.train(plan, tracking_of(plan))
 
 
-def in_background(function: Callable[[], list[Outcome]]) -> Future[list[Outcome]]:
+def in_background(function: Callable[[], T]) -> Future[T]:
     """Call a function in a thread."""
-    future: Future[list[Outcome]] = Future()
+    future: Future[T] = Future()
 
     def call() -> None:
         try:
@@ -201,6 +204,38 @@ def test_runs_wait_for_a_drained_node(cluster, untrained, reference, capsys):
     assert [o.status for o in outcomes.result(300)] == ["done"]
     assert "pending (Nodes required for job are DOWN, DRAINED" in capsys.readouterr().out
     assert same(trained(run.folder), reference[2])
+
+
+def of_kd(overrides: list[str]) -> list[str]:
+    """Overrides for a tuning or an ablation of KD on Slurm, two jobs at a time."""
+    others = [word for word in overrides if not word.startswith("methods=")]
+    return [*others, "dataset.validation=0.25", *ON_SLURM, "executor.array_parallelism=2"]
+
+
+@pytest.mark.cluster
+def test_a_tuning_is_trained_by_workers_whose_lost_trials_are_trained_again(cluster, tiny, slow_epochs):
+    """Slurm requeues the first worker in the middle of the default, which kills it without a warning."""
+    words = [*of_kd(tiny), "methods=kd", "trials=3"]
+    slow_epochs(4.0)
+    tuning = tune.plan_tuning(words)
+    status = in_background(lambda: main(["tune", *words]))
+    wait_for(lambda: tuning.plan.teachers["resnet14"].folder.done)
+    default = tuning.runs({})[0].folder
+    wait_for(lambda: default.metrics())
+    (worker, *_) = (slurm.store.read_json(tuning.plan.settings.runs / "slurm" / "jobs.json") or {}).values()
+    cluster.run("scontrol", "requeue", worker)
+    assert status.result(600) == 0
+    attempts = [(t.user_attrs["number"], t.state.name) for t in tuning.study().get_trials()]
+    assert sorted(number for number, state in attempts if state == "COMPLETE") == [1, 2, 3]
+    assert (1, "FAIL") in attempts and default.done
+
+
+@pytest.mark.cluster
+def test_an_ablation_is_trained_as_arrays(cluster, tiny, tmp_path, capsys):
+    assert main(["ablate", "method=kd", "kd.temperature=2,4", *of_kd(tiny)]) == 0
+    assert "submitted 1 run as job" in capsys.readouterr().out
+    table = next((tmp_path / "reports" / "ablations").glob("*.csv")).read_text()
+    assert "temperature=2" in table and "Student" in table
 
 
 def test_slurm_says_why_it_refuses_jobs(cluster, finished, tmp_path):

@@ -17,7 +17,7 @@ import torch
 
 from benchmark.__main__ import main
 from benchmark.commands import bench as bench_command
-from benchmark.grid import execution
+from benchmark.grid import execution, executor_choice
 from tests.conftest import ROOT
 from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
 
@@ -63,9 +63,9 @@ def test_runs_are_spread_over_gpus_or_side_by_side_on_one_whose_steps_are_captur
     plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, hardware=hardware))
     plan.config.jobs = jobs
     used = []
-    monkeypatch.setattr(bench_command, "visible_gpus", lambda _: gpus)
+    monkeypatch.setattr(executor_choice, "visible_gpus", lambda _: gpus)
     for name in ("Lockstep", "Processes"):
-        monkeypatch.setattr(bench_command, name, lambda *args, name=name: contextlib.nullcontext((name, *args)))
+        monkeypatch.setattr(executor_choice, name, lambda *args, name=name: contextlib.nullcontext((name, *args)))
     monkeypatch.setattr(bench_command.execution, "run_plan", lambda _, __, executor=None: used.append(executor) or [])
     assert bench_command.train(plan, tracking_of(plan)) == [] and used == [executor]
 
