@@ -10,7 +10,7 @@ from benchmark.config.schema import Config, PlanOptions
 from benchmark.data import outline
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError
-from benchmark.grid import estimate, summary
+from benchmark.grid import estimate, placement, summary
 from benchmark.grid import plan as grid
 from benchmark.grid.identity import dataset_of_earlier_run
 from benchmark.grid.precision import Measure
@@ -31,7 +31,10 @@ def run(words: Sequence[str]) -> int:
         from benchmark.commands.probe import probe  # builds networks and trainers, which a plan does not need
 
         times = times.or_else(probe(plan, overrides, times))
-    print("\n" + summary.text(plan, summary.summarize(plan, times), times, listed=options.list))
+    summaries = summary.summarize(plan, times)
+    print("\n" + summary.text(plan, summaries, times, listed=options.list))
+    if placement_text := placement.text(plan, [run for of_pair in summaries for run in of_pair.to_train]):
+        print("\n" + placement_text)
     return 0
 
 

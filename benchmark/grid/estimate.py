@@ -1,8 +1,9 @@
 """Hours and gigabytes of a plan: from measured times of training steps, and from the sizes of what is written.
 
-Times are those of finished runs and of `speed` on the same hardware, in the same precision, with batches and images of
-the same size; nothing is scaled from other hardware or networks. A key names what was timed: teacher, network and
-method, without a teacher for a method that reads none, which a teacher's own training is too.
+Times are those of finished runs and of `speed` on the same hardware (for a cluster: with as many cores or a GPU), in
+the same precision, with batches and images of the same size; nothing is scaled from other hardware or networks. A key
+names what was timed: teacher, network and method, without a teacher for a method that reads none, which a teacher's own
+training is too.
 """
 
 import statistics
@@ -57,7 +58,12 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
         return None
     recorded = folder.config
     data = recorded.dataset
-    conditions = (record.hardware, record.precision, recorded.recipe.get("batch_size"), data.get("size"))
+    conditions = (
+        _comparable(plan, record.hardware),
+        record.precision,
+        recorded.recipe.get("batch_size"),
+        data.get("size"),
+    )
     _, pair, method, *_ = location(folder.path)
     role = "teacher" if pair == TEACHERS else "student"
     if conditions != _conditions(plan, role, record.network):
@@ -107,15 +113,26 @@ def of_speed(plan: Plan) -> StepTimes:
 
 
 def _is_like(plan: Plan, content: Mapping[str, Any], student: str) -> bool:
-    keys = ("hardware", "precision", "batch_size", "image_size")
-    return tuple(content.get(key) for key in keys) == _conditions(plan, "student", student)
+    hardware = content.get("hardware")
+    comparable = _comparable(plan, hardware if isinstance(hardware, Mapping) else None)
+    conditions = (comparable, *(content.get(key) for key in ("precision", "batch_size", "image_size")))
+    return conditions == _conditions(plan, "student", student)
 
 
 def _conditions(plan: Plan, role: str, network: str) -> tuple[Any, ...]:
     """Hardware, precision, batch size and image size of a plan's runs of a network, which a time must have been
     measured under."""
     hardware, config = plan.settings.hardware, plan.config
-    return hardware.describe(), plan.precision(role, network), config.recipe.batch_size, config.dataset.size
+    described = _comparable(plan, hardware.describe())
+    return described, plan.precision(role, network), config.recipe.batch_size, config.dataset.size
+
+
+def _comparable(plan: Plan, hardware: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return what of a hardware must be equal for a time to count: all of it on this machine; on a cluster, whose nodes
+    are not known here, all but the model of the processor."""
+    if hardware is None or plan.config.executor.name == "local":
+        return hardware
+    return {key: value for key, value in hardware.items() if key != "name"}
 
 
 def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator[tuple[TimeKey, float]]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from benchmark.grid import estimate
 from benchmark.grid.estimate import CacheSizes, StepTimes
 from benchmark.grid.plan import Plan, is_finished
-from benchmark.grid.resources import runs_at_a_time
 from benchmark.grid.training_run import TrainingRun
 from benchmark.progress import duration
 from benchmark.runs.folder import RunFolder
@@ -22,12 +21,18 @@ TITLES = ("Pair", "to train", "done", "hours", "GB")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a plan. state: one of the constants above. hours: of what is left of it; None where not known."""
+    """One run of a plan. state: one of the constants above. hours: of what is left of it; None where not known.
+
+    needs_teacher: it reads a teacher's outputs. awaits: the run of that teacher, where it is not trained yet.
+    """
 
     name: str
     state: str
     hours: float | None
     trained_epochs: int = 0  # of a run that was begun and is not finished
+    is_teacher: bool = False
+    needs_teacher: bool = False
+    awaits: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ def _teacher(plan: Plan, times: StepTimes, network: str) -> PlannedRun:
     if run.folder.done:
         return PlannedRun(run.name, DONE, 0.0)
     epochs = trained_epochs(run.folder) or 0
-    return PlannedRun(run.name, TO_TRAIN, estimate.teacher_hours(plan, times, network, epochs), epochs)
+    hours = estimate.teacher_hours(plan, times, network, epochs)
+    return PlannedRun(run.name, TO_TRAIN, hours, epochs, is_teacher=True)
 
 
 def _taught(plan: Plan, teacher: str, student: str) -> dict[tuple[str, int], TrainingRun]:
@@ -107,7 +113,10 @@ def _student(plan: Plan, times: StepTimes, key: tuple[str, str, str], name: str,
     if run is not None and is_finished(run):
         return PlannedRun(name, DIVERGED if run.folder.status == RunStatus.DIVERGED else DONE, 0.0)
     epochs = trained_epochs(run.folder) if run else None
-    return PlannedRun(name, TO_TRAIN, estimate.student_hours(plan, times, key, epochs), epochs or 0)
+    hours, needs_teacher = estimate.student_hours(plan, times, key, epochs), not plan.needs_no_teacher(key)
+    teacher = plan.teachers[key[0]]
+    awaits = teacher.name if needs_teacher and not teacher.folder.done else None
+    return PlannedRun(name, TO_TRAIN, hours, epochs or 0, needs_teacher=needs_teacher, awaits=awaits)
 
 
 def trained_epochs(folder: RunFolder) -> int | None:
@@ -160,9 +169,9 @@ def _notes(plan: Plan, summaries: list[PairSummary], times: StepTimes) -> Iterat
     )
     untimed = sum(summary.untimed for summary in summaries)
     if times.seconds:
-        runs = runs_at_a_time(plan.config, plan.settings.hardware)
-        side_by_side = f"; {runs} run at a time" if runs > 1 else ""
-        yield f"Hours: by {times.origin} on this hardware, of runs one after another{side_by_side}."
+        local = plan.config.executor.name == "local"
+        where = "on this hardware" if local else "of as many cores and GPUs"
+        yield f"Hours: by {times.origin} {where}, of runs one after another."
     if untimed and plan.config.executor.name != "local":
         yield f"No step time is known on the machines of executor={plan.config.executor.name}."
     elif untimed:

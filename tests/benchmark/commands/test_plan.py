@@ -83,6 +83,66 @@ def test_a_teacher_in_training_is_reported_with_its_epoch(tiny, tmp_path, capsys
     assert row(text, "resnet14-resnet8")[:3] == ["2", "0", "5.0"]
 
 
+# ------------------------------------------------------------ who trains the runs
+
+
+@pytest.fixture
+def hourly(tiny, tmp_path) -> list[str]:
+    """A grid of runs of 2 hours: a teacher, and two seeds of the student alone, of KD and of AT, which has no time."""
+    words = [*tiny, "methods=ce,kd,at", "seeds=0,1"]
+    times(tmp_path, words)
+    return words
+
+
+def test_the_time_of_a_serial_plan_is_that_of_its_runs(hourly, capsys):
+    text = printed(capsys, *hourly)
+    assert "Executor local: one run after another in this process." in text
+    assert (
+        "Compute time: 10 h 00 min of 5 runs; elapsed: 10 h 00 min with 1 place; longest run: 2 h 00 min, teacher "
+        "resnet14. Without 2 runs of which no step time is known."
+    ) in text
+
+
+def test_jobs_shorten_the_time_elapsed(hourly, capsys):
+    """Two places: the teacher beside one student alone, the other beside the first KD, then the second KD."""
+    text = printed(capsys, *hourly, "jobs=2")
+    assert "Executor local: 2 runs at a time, each in a process of its own on cpu." in text
+    assert "Compute time: 10 h 00 min of 5 runs; elapsed: 6 h 00 min with 2 places; longest run: 2 h 00 min" in text
+
+
+def test_arrays_of_slurm_and_their_order(hourly, capsys):
+    words = ["executor=slurm", "executor.cpus=1", "executor.partition=long", "executor.array_parallelism=3"]
+    text = printed(capsys, *hourly, *words)
+    assert (
+        "Executor slurm in partition long, at most 3 runs of an array at a time:\n"
+        "- an array of 3 runs at once, 1 teacher among them\n"
+        "- an array of 4 runs after the job of teacher resnet14\n"
+    ) in text
+    assert "Compute time: 10 h 00 min of 5 runs; elapsed: 4 h 00 min with 3 places" in text
+
+
+def test_earlier_times_count_on_nodes_with_as_many_cores(hourly, capsys):
+    assert "No step time is known on the machines of executor=slurm." in printed(
+        capsys, *hourly, "executor=slurm", "executor.cpus=2", "threads=2"
+    )
+
+
+def test_runs_of_ray_share_a_gpu(hourly, capsys):
+    text = printed(
+        capsys, *hourly, "executor=ray", "executor.gpus=0.25", "executor.address=10.0.0.1:6379", "device=auto"
+    )
+    assert (
+        "Executor ray on 10.0.0.1:6379: a task for each run, which takes 1 core and 0.25 GPU (4 runs a GPU); students "
+        "start when all teachers have ended."
+    ) in text
+    text = printed(capsys, *hourly, "executor=ray")
+    assert "Compute time: 10 h 00 min of 5 runs; longest run: 2 h 00 min, teacher resnet14. The time elapsed" in text
+
+
+def test_a_finished_plan_says_nothing_of_executors(finished, capsys):
+    assert "Executor" not in printed(capsys, *finished)
+
+
 # ------------------------------------------------------------ data
 
 
