@@ -234,3 +234,14 @@ def test_a_single_setting_trains_its_run_and_writes_no_manifest(finished_ablatio
     new = {p for p in finished_ablation.folder.rglob("*") if p not in before and p.name == "result.json"}
     assert [p.parent.name for p in new] == ["seed=7"]
     assert manifest(finished_ablation.folder)["seeds"] == [0, 1]
+
+
+def test_jobs_train_settings_at_the_same_time(tiny, tmp_path, capfd):
+    """Two temperatures, one of them KD's own, and the student alone; the time left is that of all of them."""
+    words = [*tiny, "recipe.epochs=1", "dataset.validation=0.25", "jobs=2"]
+    assert main(["ablate", "method=kd", "kd.temperature=2,4", *words]) == 0
+    out = capfd.readouterr().out
+    assert "1 of 3 runs ended" in out and "2 of 3 runs ended" in out and "3 of 3" not in out
+    runs = tmp_path / "runs" / "npz"
+    assert len([*runs.glob("resnet14-resnet8/kd/*/seed=0/result.json")]) == 2
+    assert len([*runs.glob("resnet8/ce/*/seed=0/result.json")]) == 1
