@@ -35,6 +35,10 @@ class Split:
         """Copy the split to a device."""
         return Split(self.images.to(device), self.labels.to(device))
 
+    def part(self, rows: slice) -> "Split":
+        """Return some of the images, without copying them."""
+        return Split(self.images[rows], self.labels[rows])
+
 
 @dataclass(frozen=True)
 class Dataset:

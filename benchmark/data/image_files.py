@@ -68,6 +68,10 @@ class FileSplit:
         """Copy the labels to a device."""
         return FileSplit(self.files, self.rows, self.labels.to(device))
 
+    def part(self, rows: slice) -> "FileSplit":
+        """Return some of the images."""
+        return FileSplit(self.files, self.rows[rows], self.labels[rows])
+
     def path(self, index: int) -> str:
         """Return the path of an image."""
         return self.files.path(int(self.rows[index]))

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from benchmark.runs import folder as files
+from benchmark.training.parallel import ALONE, Parallel
 from methods.contract import NOT_READ, Needs, Outputs
 
 GIGABYTE = 1e9
@@ -177,27 +178,36 @@ class TeacherCache:
         batch_size: int,
         augmented: Callable[[Tensor, Tensor], Tensor],
         report_progress: Callable[[float], None] = lambda share: None,
+        parallel: Parallel = ALONE,
     ) -> str | None:
         """Compute all missing rows, `batch_size` at a time. Return why it was not done: another process is filling the
         cache, or the folder is not writable.
 
         augmented: returns the images [B, 3, H, W] of samples [B] in columns [B]. report_progress: receives the share of
-        the rows that are done.
+        the rows that are done. parallel: the processes that divide the work, of which the first holds the lock.
         """
         rows = self.header.samples * self.header.columns
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(files.lock(self.folder / "fill.lock"))
-            except files.RunBusy:
-                return "another process is filling it"
-            except OSError as e:
-                return f"it cannot be filled ahead ({e.strerror}: {self.folder / 'fill.lock'})"
-            for places in torch.arange(rows).split(batch_size):
+            reason = self._hold_fill_lock(stack) if parallel.rank == 0 else None
+            if reason := parallel.from_first(reason):
+                return reason
+            for places in parallel.deal(torch.arange(rows).split(batch_size)):
                 missing = places[~torch.stack([r.read(places)[1] for r in self.rows.values()]).all(0)]
                 if len(missing):
                     images = augmented(missing // self.header.columns, missing % self.header.columns)
                     self._add(missing, images, torch.arange(len(missing)))
                 report_progress((int(places[-1]) + 1) / rows)
+            parallel.wait()
+        return None
+
+    def _hold_fill_lock(self, stack: contextlib.ExitStack) -> str | None:
+        """Hold the lock of filling until the stack is left. Return why that is not possible."""
+        try:
+            stack.enter_context(files.lock(self.folder / "fill.lock"))
+        except files.RunBusy:
+            return "another process is filling it"
+        except OSError as e:
+            return f"it cannot be filled ahead ({e.strerror}: {self.folder / 'fill.lock'})"
         return None
 
 

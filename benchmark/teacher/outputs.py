@@ -27,6 +27,7 @@ from benchmark.teacher.cache import (
     should_prefill,
 )
 from benchmark.training.evaluation import autocast, evaluation_batch_size
+from benchmark.training.parallel import ALONE, Parallel
 from benchmark.training.stopwatch import Stopwatch
 from methods.contract import NOT_READ, Batch, Context, Needs, Outputs, Requirements
 
@@ -48,17 +49,18 @@ class CachedOutputs:
 class TeacherOutputs:
     """Outputs of a frozen teacher for training batches.
 
-    teacher: the network in eval mode on `device`; None for a method that reads nothing of one.
-    Raises ValueError where the method needs a teacher and there is none.
+    teacher: the network in eval mode on `device`; None for a method that reads nothing of one. parallel: the processes
+    among which each batch is divided. Raises ValueError where the method needs a teacher and there is none.
     """
 
     def __init__(
-        self, teacher: Network | None, requires: Requirements, loader: BatchLoader, *, device: str, precision: str
-    ) -> None:
+        self, teacher: Network | None, requires: Requirements, loader: BatchLoader, *, device: str, precision: str,
+        parallel: Parallel = ALONE,
+    ) -> None:  # fmt: skip
         if teacher is None and not (requires.teacher.empty and requires.needs(0)[1].empty):
             raise ValueError("the method needs a teacher")
         self.teacher, self.requires, self.loader = teacher, requires, loader
-        self.device, self.precision = device, precision
+        self.device, self.precision, self.parallel = device, precision, parallel
         self.network = None if teacher is None else cast_frozen_weights(teacher, precision)
         self.caches: list[TeacherCache | None] = [None] * requires.views
         self.fill_batch = evaluation_batch_size(device, loader.image_size)
@@ -68,7 +70,10 @@ class TeacherOutputs:
     # ------------------------------------------------------------ one batch
 
     def lookup(self, batch: Batch) -> CachedOutputs:
-        """Read what the caches hold for a batch. It runs on the CPU, outside a captured step."""
+        """Read what the caches hold for this process's share of a batch, on the CPU and outside a captured step."""
+        return self._lookup(self.parallel.share(batch))
+
+    def _lookup(self, batch: Batch) -> CachedOutputs:
         if self.requires.needs(batch.epoch)[1] != self.requires.teacher:
             return CachedOutputs([None] * len(batch.images))  # the caches serve the stage after the initialization
         views = zip(self.caches, batch.augmentation_ids, batch.images, strict=False)
@@ -77,16 +82,17 @@ class TeacherOutputs:
     def complete(self, batch: Batch, cached: CachedOutputs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
         """Return the outputs for all views of a batch: cached ones, and the others computed by the teacher.
 
-        teacher: the forward function to use, such as a compiled one; the network itself by default.
+        cached: of this process's share, which alone is computed here. teacher: the forward function to use, such as a
+        compiled one; the network itself by default.
         """
         needs = self.requires.needs(batch.epoch)[1]
         if needs.empty:
             return Outputs()
         views = [
             outputs if outputs is not None else self.live(images, needs, teacher)
-            for outputs, images in itertools.zip_longest(cached.views, batch.images)
+            for outputs, images in itertools.zip_longest(cached.views, self.parallel.share(batch).images)
         ]
-        return replace(views[WEAK], further_views=views[1:])
+        return self.parallel.gather(replace(views[WEAK], further_views=views[1:]), len(batch.labels))
 
     def __call__(self, batch: Batch) -> Outputs:
         """Return the outputs for all views of a batch, from the caches or the network."""
@@ -107,9 +113,10 @@ class TeacherOutputs:
         images: the first M of them, all by default.
         """
         indices = torch.arange(self.loader.size if images is None else min(images, self.loader.size))
-        batches = self.loader.unaugmented_batches(indices, self.fill_batch)
-        features = [self._compute_rows(batch, Needs(pooled=True)).pooled.float() for batch in batches]
-        return torch.cat(features), self.loader.labels[: len(indices)]
+        share = indices[self.parallel.rows(len(indices))]
+        batches = self.loader.unaugmented_batches(share, self.fill_batch)
+        features = torch.cat([self._compute_rows(batch, Needs(pooled=True)).pooled.float() for batch in batches])
+        return self.parallel.gather_rows(features, len(indices)), self.loader.labels[: len(indices)]
 
     @property
     def live_passes(self) -> int:
@@ -136,8 +143,9 @@ class TeacherOutputs:
                 return
             computed = self._rows_computed()
             with watch("fill" if fills else "data"):
-                whole = group[0] if len(group) == 1 else _concatenate(group)
-                parts = self.lookup(whole).split([len(batch.labels) for batch in group])
+                shares = [self.parallel.share(batch) for batch in group]
+                whole = shares[0] if len(group) == 1 else _concatenate(shares)
+                parts = self._lookup(whole).split([len(batch.labels) for batch in shares])
             yield from zip(group, parts, strict=True)
             self._rows_missing = self._rows_computed() > computed
 
@@ -165,11 +173,21 @@ class TeacherOutputs:
     def open_caches(
         self, root: Path, context: Context, teacher_sha256: str, fingerprint: str, limit_gb: float
     ) -> list[str]:
-        """Open a cache for every view below `root` where they can serve; return a line about each for the user."""
+        """Open a cache for every view below `root` where they can serve; return a line about each for the user.
+
+        Of several processes the first creates the files. A cache that one of them cannot open is used by none.
+        """
         lines = []
         for view in range(len(self.caches)):
             header = self.header(view, context, teacher_sha256, fingerprint)
-            self.caches[view], line = open_cache(root, header, self.requires.teacher, limit_gb, self._compute_rows)
+            if self.parallel.rank > 0:
+                self.parallel.wait()
+            cache, line = open_cache(root, header, self.requires.teacher, limit_gb, self._compute_rows)
+            if self.parallel.rank == 0:
+                self.parallel.wait()
+            if not self.parallel.agree(cache is not None) and cache is not None:
+                cache, line = None, f"{line}: another process cannot open it; the teacher runs live"
+            self.caches[view] = cache
             lines.append(line)
         return lines
 
@@ -192,14 +210,15 @@ class TeacherOutputs:
                 continue
             when = "on first use"
             if view == WEAK:
-                prefill, reason = self._prefill_decision(cache, visits)
+                prefill, reason = self.parallel.from_first(self._prefill_decision(cache, visits))
                 when = ("ahead" if prefill else when) + reason
             lines[view] += f", {100 * cache.share_filled():.0f} % filled, the rest {when}"
         for line in filter(None, lines):
             announce(line)
-        augmented = self._resident_loader.augmented
-        if prefill and weak and (reason := weak.fill(self.fill_batch, augmented, report_progress)):
-            announce(f"{reason}; missing rows are computed on first use")
+        if prefill and weak:
+            augmented = self._resident_loader.augmented
+            if reason := weak.fill(self.fill_batch, augmented, report_progress, self.parallel):
+                announce(f"{reason}; missing rows are computed on first use")
 
     @property
     def _resident_loader(self) -> Loader:

@@ -7,6 +7,7 @@ from benchmark.config.schema import DatasetConfig
 from benchmark.data.datasets import Dataset, Split
 from benchmark.data.image_files import FileSplit
 from benchmark.training import metrics
+from benchmark.training.parallel import ALONE, Parallel
 
 
 class Diverged(Exception):
@@ -50,11 +51,15 @@ def predict(network: nn.Module, split: Split | FileSplit, config: DatasetConfig,
 class Evaluator:
     """Evaluates a network after each epoch: on the test set, or on the validation split where there is one.
 
-    With a validation split the test set is sealed: it is looked up once, after the last epoch, by `test`.
+    With a validation split the test set is sealed: it is looked up once, after the last epoch, by `test`. parallel: the
+    processes among which the images are divided.
     """
 
-    def __init__(self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str) -> None:
+    def __init__(
+        self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str, parallel: Parallel = ALONE
+    ) -> None:
         self._config, self._classes, self._precision = dataset.config, dataset.classes, precision
+        self._parallel = parallel
         self._test = dataset.test.to(device)
         self._val = None if dataset.val is None else dataset.val.to(device)
         self._teacher = None
@@ -93,7 +98,9 @@ class Evaluator:
         return measures
 
     def _predict(self, network: nn.Module, split: Split | FileSplit, epoch: int) -> Tensor:
-        logits = predict(network, split, self._config, self._precision)
+        count = len(split.labels)
+        share = split.part(self._parallel.rows(count))
+        logits = self._parallel.gather_rows(predict(network, share, self._config, self._precision), count)
         if not logits.isfinite().all():
             raise Diverged(f"the network's logits are not finite in the evaluation after epoch {epoch}")
         return logits

@@ -46,9 +46,10 @@ def compile_functions(functions: StepFunctions, graphs: bool) -> StepFunctions:
 class Trainer:
     """Trains a network with a method.
 
-    network: the student, or a teacher to be. teacher_outputs: the teacher's outputs for its batches. Parameters of
-    network and method are trained by one optimizer. compiled: use torch.compile, with equal results up to rounding.
-    capture: captures training steps for replay (see `benchmark.training.capture`); None runs every step eagerly.
+    network: the student, or a teacher to be. teacher_outputs: the teacher's outputs for its batches, and the processes
+    that share each batch (`benchmark.training.parallel`). Parameters of network and method are trained by one
+    optimizer. compiled: use torch.compile, with equal results up to rounding. capture: captures training steps for
+    replay (see `benchmark.training.capture`); None runs every step eagerly, as several processes must.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Trainer:
         self.network, self.method, self.teacher_outputs = network, method, teacher_outputs
         self.loader, self.schedule = teacher_outputs.loader, schedule
         self.device, self.precision = teacher_outputs.device, teacher_outputs.precision
+        self.parallel = teacher_outputs.parallel
         self._eager = StepFunctions(network, method.losses, teacher_outputs.network)
         self._compiled: StepFunctions | None = None
         if compiled:
@@ -67,6 +69,7 @@ class Trainer:
         self._average = None
         if schedule.ema_decay is not None:
             self._average = WeightAverage(network, schedule.ema_decay, self.optimizer)
+        self.parallel.reduce_gradients(network, method)
         self.watch = Stopwatch(self.device)
 
     @torch.no_grad()
@@ -103,10 +106,10 @@ class Trainer:
         return _step_result(loss, terms, student.logits.detach(), batch.labels)
 
     def _student_outputs(self, batch: Batch, student: Callable[..., Outputs], needs: Needs) -> Outputs:
-        with autocast(self.device, self.precision):
-            weak, *others = (student(images, needs | LOGITS) for images in batch.images)
+        with autocast(self.device, self.precision), self.parallel.student_pass():
+            weak, *others = (student(images, needs | LOGITS) for images in self.parallel.share(batch).images)
         weak.further_views = others
-        return weak
+        return self.parallel.gather(weak, len(batch.labels))
 
     def _step_functions(self, batch_size: int) -> StepFunctions:
         """Return the functions for a batch of that size. A specialization for the smaller last batch would also serve,
@@ -148,6 +151,7 @@ class Trainer:
                 names = list(result.terms)
             sizes.append(len(batch.labels))
             on_step(step, len(self.loader))
+        self.parallel.equalize(self.network, self.method)
         table = torch.stack(rows).cpu()  # [steps, terms + 1]
         table, hits = table[:, :-1], table[:, -1]
         self._check_finite(table, names, epoch)

@@ -14,6 +14,7 @@ from benchmark.data.datasets import Dataset
 from benchmark.data.loader import Loader
 from benchmark.grid.build import build_method
 from benchmark.teacher.outputs import TeacherOutputs
+from benchmark.training.parallel import ALONE, Parallel
 from benchmark.training.seeding import seeded
 from benchmark.training.trainer import Schedule, Trainer
 from methods.contract import Batch, UnsupportedPair
@@ -33,7 +34,7 @@ def tiny_dataset(folder: Path, train: int) -> Dataset:
 
 def build_trainer(
     dataset: Dataset, name: str, pair: str = PAIRS[0], *, precision: str = "fp32", batch_size: int = 8,
-    schedule: Schedule = SCHEDULE, seed: int = 0, device: str = "cpu", **more,
+    schedule: Schedule = SCHEDULE, seed: int = 0, device: str = "cpu", parallel: Parallel = ALONE, **more,
 ) -> Trainer:  # fmt: skip
     """Build the trainer of a method on a pair; skip the test where the method does not support the pair."""
     teacher_name, student_name = networks.split_pair(pair)
@@ -49,7 +50,7 @@ def build_trainer(
             raise
         pytest.skip(str(reason))
     loader = Loader(dataset.train, dataset.config, batch_size, seed, device)
-    outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
+    outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision, parallel=parallel)
     trainer = Trainer(student, method, outputs, schedule, **more)
     trainer.prepare_method()
     return trainer
