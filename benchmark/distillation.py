@@ -72,6 +72,10 @@ def distill(
     config = load_config(words)
     if config.precision == "auto":
         raise UserError("precision=auto is for commands, which time other batches: give precision=fp32 or bf16")
+    if config.distributed:
+        raise UserError(
+            "distributed=true is for commands: networks given as objects cannot be built in other processes"
+        )
     dataset = _with_options(dataset, config.dataset)
     plan = make_plan(config, words, dataset)
     run = _planned_run(plan, method, *names)

@@ -315,7 +315,11 @@ class Method(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} defines no losses(student, teacher, batch)")
 
     def optimizer_step(self, terms: Mapping[str, Term], optimizer: torch.optim.Optimizer) -> Tensor:
-        """Take one optimizer step on the terms of a batch; return their weighted sum, a scalar without gradient."""
+        """Take one optimizer step on the terms of a batch; return their weighted sum, a scalar without gradient.
+
+        Where several processes train, `backward` leaves the gradients of the whole batch, as it does in one process;
+        `torch.autograd.grad` does not.
+        """
         loss = weighted_sum(terms)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -60,10 +60,11 @@ def machines(group: ResultGroup) -> list[str]:
 
 
 def hardware(described: Mapping[str, Any]) -> str:
-    """Return a machine's name, device and threads; empty where nothing is recorded."""
+    """Return a machine's name, device, threads and processes of a run; empty where nothing is recorded."""
     name, device, threads = (described.get(k) for k in ("name", "device", "threads"))
     details = [str(device)] if device else []
     details += [counted(threads, "thread")] if device == "cpu" and threads else []
+    details += [f"{processes} processes a run"] if (processes := described.get("processes")) else []
     details += ["compiled"] if described.get("compiled") else []
     return f"{name or 'unknown'} ({', '.join(details)})" if details else str(name or "")
 

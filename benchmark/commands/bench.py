@@ -27,6 +27,7 @@ NOT_IN_IDENTITIES = (
     "seeds", "jobs", "executor", "threads", "device", "compile", "cuda_graph", "runs", "reports", "selection", "data",
     "tracker", "teacher.cache_gb", "teacher.cache_dir", "evaluate_every",
 )  # fmt: skip
+PROCESSES = ("distributed", "processes")  # nor these, unless batch norm has the statistics of each process's share
 
 
 def run(words: Sequence[str]) -> int:
@@ -78,7 +79,7 @@ def _report(plan: Plan, tracking: Tracking, words: Sequence[str], selection: str
     started = {pair: [r for r in of_pair if r.folder.status] for pair, of_pair in runs.items()}
     if not any(r.folder.done for of_pair in started.values() for r in of_pair):
         return True
-    command = " ".join(["kd-benchmark bench", *(word for word in words if _is_in_identities(word))])
+    command = " ".join(["kd-benchmark bench", *(word for word in words if _is_in_identities(word, config))])
     plots = trained or not any(path.suffix == ".png" for path in _recorded_files(config, command))
     succeeded = run_analysis(_arguments(config, started, command, selection, plots=plots)) == 0
     if trained:
@@ -98,9 +99,10 @@ def _recorded_files(config: Config, command: str) -> list[Path]:
     return []
 
 
-def _is_in_identities(word: str) -> bool:
+def _is_in_identities(word: str, config: Config) -> bool:
     """Return whether a word of the command line can change a run's identity, but for its seed."""
-    return not {key_of(word), key_of(word).split(".")[0]} & set(NOT_IN_IDENTITIES)
+    processes = PROCESSES if config.batch_norm_statistics == "global" else ()
+    return not {key_of(word), key_of(word).split(".")[0]} & {*NOT_IN_IDENTITIES, *processes}
 
 
 def _sets_dataset(words: Iterable[str]) -> bool:

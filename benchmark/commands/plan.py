@@ -23,6 +23,8 @@ def run(words: Sequence[str]) -> int:
     config = load_config(overrides, dotted_names(PlanOptions), references=True)
     if options.probe and config.executor.name != "local":
         raise UserError("probe=true times steps on this machine, the runs would be on another: leave out executor=")
+    if options.probe and config.distributed:
+        raise UserError("probe=true times the steps of one process: leave out distributed=true")
     measure, outline_of_data = _measure_if_asked(options), _outline(config, grid.teacher_train_size(config, overrides))
     plan = grid.make_plan(with_references(config), overrides, outline_of_data, measure=measure)
     print(describe_additions(config) + plan.text(), flush=True)

@@ -57,6 +57,8 @@ def run(words: Sequence[str]) -> int:
     options, overrides = load_options("speed", SpeedOptions, words)
     overrides = [*overrides, f"profile={options.profile}"]
     config = load_config(overrides, dotted_names(SpeedOptions))
+    if config.distributed:
+        raise UserError("speed times the steps of one process: leave out distributed=true")
     if config.executor.name != "local":
         raise UserError("speed times this machine: leave out executor=")
     if config.dataset.mean is None or config.dataset.std is None:

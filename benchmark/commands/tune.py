@@ -66,6 +66,8 @@ def plan_tuning(words: Sequence[str]) -> Tuning:
         raise UserError("tune takes one method: give methods=clkd, or METHOD=clkd to make")
     if len(config.pair) > 1:
         raise UserError(f"tune takes one pair, not {', '.join(config.pair)}: weights are chosen for a pair")
+    if config.distributed:
+        raise UserError("tune trains a run in this process, since pruning watches it: leave out distributed=true")
     overrides = hold_out_validation(config, overrides)
     plan = grid.make_plan(config, overrides, measure=bf16_speedup)
     method = next(iter(plan.methods.values()))

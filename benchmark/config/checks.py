@@ -131,13 +131,19 @@ def check_executor(config: Config) -> None:
     for key, value in vars(executor).items():
         if value is not None and key not in keys:
             raise UserError(f"executor.{key} is not a key of executor={name}{nearest(key, keys)}")
+    check_distributed(config)
     if name == "local":
         return
     if config.jobs > 1:
         limit = "executor.array_parallelism" if name == "slurm" else "executor.cpus and executor.gpus"
         raise UserError(f"jobs is of executor=local: with executor={name}, the runs at a time follow from {limit}")
+    if config.distributed:
+        return
+    if name == "ray" and (executor.gpus or 0) > 1:
+        raise UserError(f"executor.gpus is {executor.gpus:g}: a run uses one GPU, or several with distributed=true")
     if name == "slurm" and executor.gpus not in (0, 1):
-        raise UserError(f"executor.gpus is {executor.gpus}: on Slurm a run takes 0 or 1; only Ray shares a GPU")
+        more = "several with distributed=true; only Ray shares a GPU"
+        raise UserError(f"executor.gpus is {executor.gpus}: on Slurm a run takes 0 or 1, {more}")
     if name == "slurm" and 60 * (executor.minutes or 0) <= (executor.signal_s or 0) + EARLY_SIGNAL_S:
         raise UserError(
             f"executor.minutes is {executor.minutes}: Slurm may end a run {EARLY_SIGNAL_S} s before executor.signal_s="
@@ -147,6 +153,43 @@ def check_executor(config: Config) -> None:
         raise UserError("device=cuda needs executor.gpus=1")
     if config.device == "cpu" and executor.gpus:
         raise UserError("device=cpu leaves a GPU unused: give executor.gpus=0")
+
+
+def check_distributed(config: Config) -> None:
+    """Raise UserError for keys that contradict `distributed`, and for what such a run cannot do."""
+    if not config.distributed:
+        for key, default in (("processes", None), ("batch_norm_statistics", "global")):
+            if getattr(config, key) != default:
+                raise UserError(
+                    f"{key}={getattr(config, key)} is of runs that several processes train: distributed=true"
+                )
+        return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("distributed=true starts the processes of a run itself: give the command without torchrun")
+    for key, reason in (
+        ("cuda_graph", "an exchange between processes cannot be captured in a step"),
+        ("compile", "torch.compile does not see the exchanges between processes"),
+    ):
+        if getattr(config, key):
+            raise UserError(f"distributed=true: {reason}; leave out {key}=true")
+    if config.jobs > 1:
+        raise UserError("distributed=true: a run takes the GPUs or cores of several; leave out jobs=")
+    _check_gpus_of_processes(config)
+
+
+def _check_gpus_of_processes(config: Config) -> None:
+    """Raise UserError where the GPUs of a run on a cluster are not one for each process."""
+    executor, gpus = config.executor, config.executor.gpus or 0
+    if executor.name == "local":
+        return
+    if gpus != int(gpus):
+        raise UserError(f"executor.gpus is {gpus:g}: with distributed=true each process has a whole GPU")
+    if gpus and config.processes not in (None, gpus):
+        raise UserError(f"processes is {config.processes}, executor.gpus {gpus:g}: each process has a GPU of its own")
+    if not gpus and config.processes is None:
+        raise UserError("distributed=true: give executor.gpus=, or the number of processes on CPUs, as in processes=2")
+    if config.device == ("cpu" if gpus else "cuda"):
+        raise UserError(f"device={config.device} contradicts executor.gpus={gpus:g}")
 
 
 def one_line(e: BaseException) -> str:

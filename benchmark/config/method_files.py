@@ -46,6 +46,13 @@ def describe_exception(e: BaseException) -> str:
     return f"{type(e).__name__}: {' '.join(str(e).split())} ({place})"
 
 
+def describe_failure(e: BaseException) -> str:
+    """Return the exception that ended a run as one line, with file and line where it was raised in a method's file."""
+    reason = " ".join((f"{type(e).__name__}: {e}".splitlines() or [""])[0].split())
+    place = place_in_methods(e)
+    return f"{reason} ({place})" if place else reason
+
+
 def place_in_methods(e: BaseException) -> str:
     """Return `<file>:<line>` of the last call of a traceback in a method's file; empty where there is none.
 

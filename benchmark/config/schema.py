@@ -117,7 +117,7 @@ class ExecutorConfig:
 
     name: str = one_of("local", "slurm", "ray")
     cpus: int | None = _or_null(integer(1))  # cores of a run
-    gpus: float | None = _or_null(bounded(at_least=0.0, at_most=1.0))  # of a run; a share of one on Ray
+    gpus: float | None = _or_null(non_negative())  # of a run; a share of one on Ray, several with distributed=true
     minutes: int | None = _or_null(integer(1))  # time limit of a Slurm job
     signal_s: int | None = _or_null(integer(1))  # seconds before it at which a run ends and is requeued
     requeues: int | None = _or_null(integer(0))  # how often a run may reach it
@@ -181,6 +181,11 @@ class Config:
     cuda_graph: bool | None = boolean()  # capture training steps as CUDA graphs; null: on a GPU
     # runs trained side by side, on each of several GPUs: in one process where one GPU captures steps, else in processes
     jobs: int = integer(1)
+    distributed: bool = boolean()  # several processes train a run together, with the same result
+    processes: int | None = integer(1)  # how many; null: one for each GPU
+    batch_norm_statistics: str = one_of(
+        "global", "local"
+    )  # of the student in them: of the whole batch or of each share
     evaluate_every: int = integer(1)  # epochs between two evaluations, counted back from the last
     runs: str = option()
     reports: str = option()

@@ -98,7 +98,8 @@ class Processes:
         # spawned, not forked: neither CUDA nor torch's thread pools survive a fork
         context = multiprocessing.get_context("spawn")
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_run_and_send, args=(sender, environment, function, args), daemon=True)
+        # not a daemon, which could not start the processes of a run that several train together
+        process = context.Process(target=_run_and_send, args=(sender, environment, function, args))
         with self._lock:
             if self._stopped:
                 raise CancelledError

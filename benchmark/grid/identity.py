@@ -16,6 +16,7 @@ from benchmark.runs.folder import RunFolder
 from benchmark.runs.record import TEACHERS
 
 TRAINING_SPLIT = "training_split"  # key of a teacher's config
+BATCH_NORM = "batch_norm"  # key of a run's config where the processes that train it have statistics of their own
 
 
 @functools.cache
@@ -43,6 +44,7 @@ def changed_settings(method: MethodConfig, config: Config, network: str) -> tupl
         changed += [f"{part}.{k}" for k in keys if values.get(k) != defaults.get(k) and k not in ignored]
     if config.dataset.cache_dir is not None:
         changed.append("dataset.resized_copy")
+    changed += [f"{BATCH_NORM}.statistics"] if config.batch_norm_statistics != default.batch_norm_statistics else []
     return tuple(changed)
 
 
@@ -102,6 +104,16 @@ def _dataset_options(config: DatasetConfig) -> dict[str, Any]:
     location = [f.name for f in dataclasses.fields(config) if f.metadata.get("location")]
     copy = {} if config.cache_dir is None else {"resized_copy": resized_copy.KEY}
     return {key: value for key, value in _set_options(config).items() if key not in location} | copy
+
+
+def batch_norm_part(config: Config, processes: int) -> dict[str, Any]:
+    """Return the part of a run's identity about batch norm; empty where its statistics are those of the whole batch.
+
+    processes: that train the run together. The statistics of their shares depend on their number.
+    """
+    if config.batch_norm_statistics == "global" or processes == 1:
+        return {}
+    return {BATCH_NORM: {"statistics": config.batch_norm_statistics, "processes": processes}}
 
 
 def _set_options(options: Any) -> dict[str, Any]:

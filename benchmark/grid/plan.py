@@ -17,10 +17,11 @@ from benchmark.config.schema import Config, MethodConfig
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
 from benchmark.errors import UserError, nearest
-from benchmark.grid import precision, resources
+from benchmark.grid import distribution, precision, resources
 from benchmark.grid.build import check_recipe, method_requirements, needs_teacher, reads_teacher
 from benchmark.grid.identity import (
     TRAINING_SPLIT,
+    batch_norm_part,
     changed_settings,
     changed_teacher_settings,
     dataset_identity,
@@ -144,6 +145,7 @@ class Plan:
             **custom_part(*names),
             "method": method.resolved(),
             "recipe": network_recipe(self.config, student, method),
+            **batch_norm_part(self.config, self.settings.hardware.processes),
             "precision": self.precision("student", student),
             "profile": self.config.profile,
             "seed": seed,
@@ -254,6 +256,9 @@ def make_plan(
     for network, teacher in plan.teachers.items():
         if teacher.folder.done and (reason := plan.rejection_reason(network)):
             raise UserError(reason)
+    if hardware.processes > 1:
+        untrained = [network for network, teacher in plan.teachers.items() if not teacher.folder.done]
+        distribution.check(config, hardware.processes, dataset, [*untrained, *dict(plan.pairs).values()])
     return plan
 
 
@@ -326,6 +331,7 @@ def _add_teachers(plan: Plan, composer: MethodComposer, chooser: PrecisionChoose
             **custom_part(network),
             "method": method.resolved(),
             "recipe": network_recipe(config, network),
+            **batch_norm_part(config, settings.hardware.processes),
             "precision": plan.precision("teacher", network),
             "profile": config.profile,
             "seed": config.teacher.seed,

@@ -11,10 +11,19 @@ def hardware_of_runs(config: Config) -> Hardware:
     Raises UserError where this machine, or a run on the cluster, lacks what the config asks for.
     """
     executor = config.executor
+    processes = config.processes if config.distributed else 1
     if executor.name == "local":
-        return Hardware.resolve(config.device, config.threads, config.jobs, config.compile, config.cuda_graph)
+        options = config.compile, config.cuda_graph, processes
+        return Hardware.resolve(config.device, config.threads, config.jobs, *options)
     gpus, cpus = executor.gpus or 0, executor.cpus or 1
-    return Hardware.of_cluster(gpus, config.threads, cpus, config.compile, config.cuda_graph)
+    options = config.compile, config.cuda_graph, processes or int(gpus)
+    return Hardware.of_cluster(gpus, config.threads, cpus, *options)
+
+
+def gpu_groups(hardware: Hardware) -> list[str]:
+    """Return the GPUs of this machine in groups, one for each run at a time, as entries of CUDA_VISIBLE_DEVICES."""
+    gpus, size = visible_gpus(hardware.device), hardware.processes
+    return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
 def runs_at_a_time(config: Config, hardware: Hardware) -> int:
@@ -27,14 +36,17 @@ def describe(config: Config, hardware: Hardware) -> list[str]:
     runs, gpus = runs_at_a_time(config, hardware), _gpus(config, hardware)
     where = hardware.name if config.executor.name == "local" else config.executor.name
     parts = [f"on {where} ({hardware.device}, {hardware.threads} threads)", f"precision {config.precision}"]
+    if hardware.processes > 1:
+        parts.append(f"{hardware.processes} processes a run")
     if runs > 1:
-        parts.append(f"{runs} runs at a time" + (f" on {gpus} GPUs" if gpus > 1 else ""))
+        groups = "GPUs" if hardware.processes == 1 else f"groups of {hardware.processes} GPUs"
+        parts.append(f"{runs} runs at a time" + (f" on {gpus} {groups}" if gpus > 1 else ""))
     return [", ".join(parts), *([] if config.executor.name == "local" else [_describe_executor(config.executor)])]
 
 
 def _gpus(config: Config, hardware: Hardware) -> int:
-    """Return over how many GPUs of this machine the runs are spread."""
-    return len(visible_gpus(hardware.device)) if config.executor.name == "local" else 0
+    """Return over how many GPUs of this machine, or groups of them, the runs are spread."""
+    return len(gpu_groups(hardware)) if config.executor.name == "local" else 0
 
 
 def _describe_executor(executor: ExecutorConfig) -> str:

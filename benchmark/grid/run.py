@@ -2,28 +2,24 @@
 
 import contextlib
 import dataclasses
+import functools
 import gc
-import os
-import platform
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark import networks
 from benchmark.config import method_files
-from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
-from benchmark.data.mixing import ImageRecipe
-from benchmark.data.streaming import make_loader
-from benchmark.grid.build import build_method, load_teacher, to_device
-from benchmark.grid.identity import TRAINING_SPLIT
+from benchmark.grid import data_parallel
+from benchmark.grid.data_parallel import ProcessFailed
+from benchmark.grid.identity import BATCH_NORM
+from benchmark.grid.preparation import build_trainer, connect_cache, load_dataset
 from benchmark.grid.progress import Progress
 from benchmark.grid.training_run import BUSY, Outcome, TrainingRun
 from benchmark.networks import custom
@@ -33,12 +29,11 @@ from benchmark.runs.folder import RunBusy, RunFolder
 from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.tracking import Tracked, Tracking
 from benchmark.runs.weights import DamagedFile, content_hash, load_weights, save, save_outputs
-from benchmark.teacher.outputs import TeacherOutputs
 from benchmark.training.evaluation import Diverged, Evaluator, count_parameters, inference_parameters
 from benchmark.training.graphs import SINGLE_GRAPH, Capture
 from benchmark.training.hardware import versions
-from benchmark.training.seeding import seeded
-from benchmark.training.trainer import Schedule, Trainer
+from benchmark.training.parallel import ALONE, Parallel
+from benchmark.training.trainer import Trainer
 
 CHECKPOINT_SHARE = 0.02  # largest share of the training time that goes into writing checkpoints
 ERROR_FILE = "error.txt"  # the traceback of a failed run
@@ -77,7 +72,10 @@ def _execute(
                 folder.set_status(RunStatus.SKIPPED, run.unsupported_reason)
                 return Outcome(run.name, RunStatus.SKIPPED, run.unsupported_reason)
             try:
-                _train(run, tracking, progress, capture, dataset)
+                if run.settings.hardware.processes > 1:
+                    _train_in_processes(run, tracking, progress)
+                else:
+                    _train(run, tracking, progress, capture, dataset)
             except Diverged as e:
                 folder.set_status(RunStatus.DIVERGED, str(e))
                 return Outcome(run.name, RunStatus.DIVERGED, str(e))
@@ -94,9 +92,7 @@ def _execute(
 
 def _record_failure(folder: RunFolder, error: BaseException) -> str:
     """Write the status and the traceback of a failed run; return the reason in a line."""
-    reason = " ".join((f"{type(error).__name__}: {error}".splitlines() or [""])[0].split())
-    if place := method_files.place_in_methods(error):
-        reason = f"{reason} ({place})"
+    reason = str(error) if isinstance(error, ProcessFailed) else method_files.describe_failure(error)
     path = folder.path / ERROR_FILE
     with contextlib.suppress(OSError):  # of a full disk, which may be why the run failed
         store.write_text(path, traceback.format_exc())
@@ -105,13 +101,55 @@ def _record_failure(folder: RunFolder, error: BaseException) -> str:
     return reason
 
 
-def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, dataset: Dataset | None) -> None:
+def _train_in_processes(run: TrainingRun, tracking: Tracking, progress: Progress) -> None:
+    """Train a run by several processes, of which the first tracks it and writes its folder."""
+    share = functools.partial(_train_share, run, tracking)
+    whole_batch = BATCH_NORM not in run.config
+    lock, hardware = run.folder.lock_file, run.settings.hardware
+    tracking.mode = data_parallel.train(share, hardware, progress, lock, whole_batch_statistics=whole_batch)
+
+
+def _train_share(run: TrainingRun, tracking: Tracking, parallel: Parallel, progress: Progress) -> str:
+    """Train a run in one of its processes; return the mode of tracking at the end."""
+    run.settings.hardware.prepare()
+    if parallel.rank == 0:
+        _train(run, tracking, progress, SINGLE_GRAPH, None, parallel)
+    else:
+        _assist(run, parallel)
+    return tracking.mode
+
+
+def _assist(run: TrainingRun, parallel: Parallel) -> None:
+    """Train with the first process of a run, by the same steps as `_train` but for all that it writes."""
+    custom.add_all(run.config.get("networks", {}))
+    dataset = load_dataset(run)
+    trainer, evaluator = build_trainer(run, dataset, SINGLE_GRAPH, parallel)
+    connect_cache(run, trainer, dataset, lambda line: None, lambda share: None)
+    last_epoch, logits = parallel.from_first(0), None  # the first process resumes from its checkpoint
+    if last_epoch > -trainer.method.requires.init_epochs:
+        trainer.load_state(load_weights(run.folder.checkpoint, run.settings.hardware.device)["trainer"])
+    try:
+        for _, test_logits in _epochs(run, trainer, evaluator, last_epoch, lambda step, steps: None):
+            logits = test_logits
+        if logits is None:
+            evaluator.test(trainer.inference_model, run.config["recipe"]["epochs"])
+    finally:
+        trainer.loader.close()
+
+
+def _train(
+    run: TrainingRun, tracking: Tracking, progress: Progress, capture: Capture, dataset: Dataset | None,
+    parallel: Parallel = ALONE,
+) -> None:  # fmt: skip
     provenance.record_fields()  # before the training, during which the working tree may change
     custom.add_all(run.config.get("networks", {}))
-    dataset = _load_dataset(run) if dataset is None else dataset
-    trainer, evaluator = _build(run, dataset, capture)
-    _connect_cache(run, trainer, dataset, progress)
+    dataset = load_dataset(run) if dataset is None else dataset
+    trainer, evaluator = build_trainer(run, dataset, capture, parallel)
+    with progress.cache_fill(run.name) as report_progress:
+        announce = functools.partial(print, f"{run.name}:", flush=True)
+        connect_cache(run, trainer, dataset, announce, report_progress)
     last_epoch, wall_s = _resume(run, trainer)
+    parallel.from_first(last_epoch)
     progress.start(run.name, run.config["recipe"]["epochs"], last_epoch, run.kind)
     try:
         with tracking.run(
@@ -128,64 +166,6 @@ def _train(run: TrainingRun, tracking: Tracking, progress: Progress, capture: Ca
     finally:
         progress.stop()
         trainer.loader.close()
-
-
-def _load_dataset(run: TrainingRun) -> Dataset:
-    """Load the run's data set. Raises ValueError where its content has changed since the run was planned."""
-    split = run.config.get(TRAINING_SPLIT, {})
-    teacher_size = str(split["size"]) if split else None
-    dataset = datasets.load(run.dataset, run.settings.data, teacher_size, run.settings.hardware.device)
-    planned = [run.config["dataset"]["fingerprint"], split.get("fingerprint", run.config["dataset"]["fingerprint"])]
-    if [dataset.fingerprint, dataset.of_teacher.fingerprint] != planned:
-        raise ValueError(f"the data set {dataset.name} has changed since the run was planned")
-    return dataset.of_teacher
-
-
-def _build(run: TrainingRun, dataset: Dataset, capture: Capture) -> tuple[Trainer, Evaluator]:
-    config, hardware = run.config, run.settings.hardware
-    recipe, seed, device, precision = config["recipe"], config["seed"], hardware.device, config["precision"]
-    with seeded("network", seed):
-        network = networks.build(run.network, dataset.classes, dataset.config.size)
-    teacher, teacher_logits, teacher_name = None, None, run.network
-    if run.teacher_run:
-        teacher_name = config["teacher"]["network"]
-        teacher, teacher_logits = load_teacher(
-            run.settings.runs / run.teacher_run, teacher_name, dataset, config["teacher"]["sha256"]
-        )
-        teacher = to_device(teacher, device)
-    method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)
-    images = ImageRecipe.from_recipe(recipe, dataset.classes)
-    loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images)
-    teacher_outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision)
-    trainer = Trainer(
-        to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),
-        compiled=hardware.compiled, capture=capture if hardware.graphs else None,
-    )  # fmt: skip
-    return trainer, Evaluator(dataset, teacher_logits, device, precision)
-
-
-def _connect_cache(run: TrainingRun, trainer: Trainer, dataset: Dataset, progress: Progress) -> None:
-    """Open the teacher's caches for a student, and prefill them where that is cheaper."""
-    if run.teacher_run is None:
-        return
-    with progress.cache_fill(run.name) as report_progress:
-        trainer.teacher_outputs.connect(
-            _cache_folder(run), trainer.method.context, run.config["teacher"]["sha256"],
-            dataset.fingerprint, limit_gb=run.settings.cache_gb,
-            visits=run.config["recipe"]["epochs"] * run.settings.seeds,
-            announce=lambda line: print(f"{run.name}: {line}", flush=True), report_progress=report_progress,
-        )  # fmt: skip
-
-
-def _cache_folder(run: TrainingRun) -> Path:
-    """Return the folder of the teacher's caches. Raises ValueError where this machine lacks a variable in its name."""
-    teacher_run = run.teacher_run or ""
-    if run.settings.cache_dir is None:
-        return run.settings.runs / teacher_run / "cache"
-    expanded = os.path.expanduser(os.path.expandvars(run.settings.cache_dir))
-    if "$" in expanded:
-        raise ValueError(f"teacher.cache_dir={run.settings.cache_dir}: the variable is not set on {platform.node()}")
-    return Path(expanded) / teacher_run
 
 
 def _resume(run: TrainingRun, trainer: Trainer) -> tuple[int, float]:
@@ -234,26 +214,39 @@ def _train_epochs(
     The logits are None where the last epoch was not evaluated on the test set by this call.
     """
     folder, epochs = run.folder, run.config["recipe"]["epochs"]
-    logits, saved_at, saving_s = None, time.perf_counter(), 0.0
-    for epoch in range(last_epoch + 1, epochs + 1):
-        started = time.perf_counter()
-        line = {"epoch": epoch, **trainer.epoch(epoch, progress.step)}
-        if (epochs - epoch) % run.settings.evaluate_every == 0:
-            with trainer.watch("eval"):
-                measures, logits = evaluator(trainer.inference_model, epoch)
-            line |= measures
-        line |= {f"{k}_s": v for k, v in trainer.watch.read().items()}
+    logits, saving_s = None, 0.0
+    started = saved_at = time.perf_counter()
+    for line, test_logits in _epochs(run, trainer, evaluator, last_epoch, progress.step):
+        logits = test_logits
         folder.append_metrics(line)
         tracked.on_epoch_end()
         progress.epoch(line)
         now = time.perf_counter()
         wall_s += now - started
+        epoch = line["epoch"]
         if epoch == epochs or saving_s <= CHECKPOINT_SHARE * (now - saved_at):
             state = {"trainer": trainer.state(), "epoch": epoch, "wall_s": wall_s, "code": run.code_version}
             save(folder.checkpoint, state)
             saved_at = time.perf_counter()
             saving_s = saved_at - now
+        started = time.perf_counter()
     return logits, wall_s
+
+
+def _epochs(
+    run: TrainingRun, trainer: Trainer, evaluator: Evaluator, last_epoch: int, on_step: Callable[[int, int], None]
+) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
+    """Train and evaluate the epochs after `last_epoch`. Yield the metrics of each, and the latest test logits [N, C];
+    None where there are none."""
+    epochs, logits = run.config["recipe"]["epochs"], None
+    for epoch in range(last_epoch + 1, epochs + 1):
+        line = {"epoch": epoch, **trainer.epoch(epoch, on_step)}
+        if (epochs - epoch) % run.settings.evaluate_every == 0:
+            with trainer.watch("eval"):
+                measures, logits = evaluator(trainer.inference_model, epoch)
+            line |= measures
+        line |= {f"{k}_s": v for k, v in trainer.watch.read().items()}
+        yield line, logits
 
 
 def _finish(

@@ -181,7 +181,7 @@ class RunFolder:
 
     def set_status(self, status: RunStatus, reason: str = "") -> None:
         """Write the status, and the reason for it."""
-        locks.verify(self._lock)
+        locks.verify(self.lock_file)
         write_json(self.path / "status.json", StatusRecord(status, reason).to_json())
 
     @property
@@ -191,7 +191,7 @@ class RunFolder:
 
     def write_record(self, record: RunRecord) -> None:
         """Write the result, with a checksum by which a later change is noticed."""
-        locks.verify(self._lock)
+        locks.verify(self.lock_file)
         content = finite(record.to_json())
         write_json(self.path / "result.json", {**content, "checksum": checksum(content)})
 
@@ -212,21 +212,22 @@ class RunFolder:
         return usable and self.status == RunStatus.DONE and self.weights.is_file()
 
     @property
-    def _lock(self) -> Path:
+    def lock_file(self) -> Path:
+        """Path of the lock."""
         return self.path / "lock"
 
     @property
     def is_locked(self) -> bool:
         """Whether a process seems to be writing the run."""
-        return locks.is_held(self._lock)
+        return locks.is_held(self.lock_file)
 
     def lock(self, wait: bool = False) -> contextlib.AbstractContextManager[HeldLock]:
         """Hold the run for writing. Raises RunBusy where another process holds it, unless it is to be waited for."""
-        return lock(self._lock, wait)
+        return lock(self.lock_file, wait)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one epoch to metrics.jsonl. Raises RunBusy where another host has taken over the lock."""
-        locks.verify(self._lock)
+        locks.verify(self.lock_file)
         with open(self.path / "metrics.jsonl", "a") as f:
             f.write(json.dumps(finite(line)) + "\n")
             f.flush()

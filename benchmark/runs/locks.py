@@ -25,6 +25,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,26 @@ POLL_S = 1.0  # seconds between two looks at another host's lock
 ATTEMPTS = 3  # where two hosts create their files at once, both step back and try again
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
-_held: dict[Path, "HeldLock"] = {}  # the locks of this process
+_held: dict[Path, "HeldLock | Claim"] = {}  # the locks of this process, and those that it writes under
 
 
 class RunBusy(Exception):
     """Raised when another process holds the run."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Names a lock that is held. A process that writes for the holder verifies the lock by it."""
+
+    path: Path  # of the lock
+    file: Path  # that says who holds it
+    token: str
+
+    def verify(self) -> None:
+        """Raise RunBusy where another host has replaced the lock, because its holder was paused for too long."""
+        holder = _read(self.file)
+        if holder is None or self.token.encode() not in holder:
+            raise RunBusy(f"another host has taken over {self.path.parent}: this process gave no sign of life")
 
 
 class HeldLock:
@@ -63,9 +79,12 @@ class HeldLock:
 
     def verify(self) -> None:
         """Raise RunBusy where another host has replaced the lock, because this process was paused for too long."""
-        holder = _read(self.file)
-        if holder is None or self._token.encode() not in holder:
-            raise RunBusy(f"another host has taken over {self.path.parent}: this process gave no sign of life")
+        self.claim.verify()
+
+    @property
+    def claim(self) -> Claim:
+        """What another process verifies the lock by."""
+        return Claim(self.path, self.file, self._token)
 
     def release(self) -> None:
         """End the signs of life, and remove the file where it is still this lock's."""
@@ -111,6 +130,17 @@ def is_held(path: Path) -> bool:
         return bool(_numbered(path))
     except FileNotFoundError:
         return False
+
+
+def claim_on(path: Path) -> Claim | None:
+    """Return what another process verifies the lock on `path` by; None where this process does not hold it."""
+    held = _held.get(path)
+    return held.claim if isinstance(held, HeldLock) else held
+
+
+def share(claim: Claim) -> None:
+    """Let this process write under a lock that the process holds which started it."""
+    _held[claim.path] = claim
 
 
 def verify(path: Path) -> None:

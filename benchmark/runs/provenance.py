@@ -16,7 +16,7 @@ import methods
 ROOT = Path(__file__).resolve().parents[2]
 TRACKED = ("benchmark", "methods", "conf")  # folders whose uncommitted changes can change a run
 # what of benchmark/ a run's numbers depend on; commands, tables, plans and trackers change none
-ENGINE = ("data", "networks", "teacher", "training", "grid/build.py", "grid/run.py")
+ENGINE = ("data", "networks", "teacher", "training", "grid/build.py", "grid/preparation.py", "grid/run.py")
 GIT_TIMEOUT_S = 30.0  # on a network disk that hangs
 
 

@@ -89,7 +89,7 @@ class TransferFolder(RunFolder):
 
     def write_result(self, record: TransferRecord) -> None:
         """Write the result, with a checksum by which a later change is noticed."""
-        locks.verify(self._lock)
+        locks.verify(self.lock_file)
         content = store.finite(record.to_json())
         store.write_json(self.path / "result.json", {**content, "checksum": checksum(content)})
 

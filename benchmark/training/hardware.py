@@ -22,18 +22,22 @@ class Hardware:
     """Where and how a run computes. It is not part of a run's identity."""
 
     device: str  # cpu or cuda
-    threads: int
+    threads: int  # of a run; of each process where several train it
     compiled: bool  # student, losses and live teacher run through torch.compile
     graphs: bool  # training steps are captured as CUDA graphs
     side_by_side: int = 1  # runs whose steps are branches of one graph
+    processes: int = 1  # that train a run together, each on a GPU of its own or by `threads`; they capture no steps
 
     @staticmethod
-    def resolve(device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None) -> "Hardware":
+    def resolve(
+        device: str, threads: int, jobs: int, compiled: bool, graphs: bool | None, processes: int | None = 1
+    ) -> "Hardware":
         """Resolve `auto`, 0 and None where `jobs` runs train at a time, or that many on each of several GPUs: in one
         process where one GPU captures their steps, else in processes that share the cores.
 
-        Raises UserError where there is no such GPU, where there are fewer cores than `threads`, no compiler for
-        `compiled`, or no GPU for `graphs`.
+        processes: that train a run together; None: one for each GPU. Raises UserError where there is no such GPU, where
+        there are fewer cores than `threads`, no compiler for `compiled`, no GPU for `graphs`, or fewer GPUs than
+        `processes`.
         """
         cores = os.cpu_count() or 1
         if threads > cores:
@@ -50,19 +54,25 @@ class Hardware:
         graphs = device == "cuda" if graphs is None else graphs
         gpus = len(visible_gpus(device))
         available = min(torch.get_num_threads(), usable_cores())  # torch counts physical cores or OMP_NUM_THREADS
+        if (size := _count_processes(processes, device, gpus)) > 1:
+            cores = threads or available // max(gpus // size, 1)  # a run on each group of so many GPUs
+            return Hardware(device, max(1, cores // size), compiled, graphs=False, processes=size)
         processes, side_by_side = (1, jobs) if graphs and gpus < 2 else (jobs * max(gpus, 1), 1)
         return Hardware(device, threads or max(1, available // processes), compiled, graphs, side_by_side)
 
     @staticmethod
-    def of_cluster(gpus: float, threads: int, cpus: int, compiled: bool, graphs: bool | None) -> "Hardware":
+    def of_cluster(
+        gpus: float, threads: int, cpus: int, compiled: bool, graphs: bool | None, processes: int = 1
+    ) -> "Hardware":
         """Return the hardware of a run with resources of another machine, which is not looked at.
 
-        Raises UserError where `graphs` needs a GPU.
+        processes: that train the run together. Raises UserError where `graphs` needs a GPU.
         """
         if graphs and not gpus:
             raise UserError("cuda_graph=true: runs have no GPU (executor.gpus=0), and only a GPU captures steps")
         graphs = bool(gpus) if graphs is None else graphs
-        return Hardware("cuda" if gpus else "cpu", threads or cpus, compiled, graphs)
+        threads = max(1, (threads or cpus) // processes)
+        return Hardware("cuda" if gpus else "cpu", threads, compiled, graphs and processes == 1, processes=processes)
 
     def prepare(self) -> None:
         """Set up this process for training: threads, memory, and on a GPU the fastest convolutions, which cuDNN finds
@@ -88,7 +98,19 @@ class Hardware:
         """Return the hardware as results record it."""
         record = {"device": self.device, "name": self.name, "threads": self.threads, "compiled": self.compiled}
         record |= {"cuda_graph": self.graphs} if self.device == "cuda" else {}
-        return record | ({"side_by_side": self.side_by_side} if self.side_by_side > 1 else {})
+        record |= {"side_by_side": self.side_by_side} if self.side_by_side > 1 else {}
+        return record | ({"processes": self.processes} if self.processes > 1 else {})
+
+
+def _count_processes(processes: int | None, device: str, gpus: int) -> int:
+    """Return how many processes train a run together. Raises UserError where the machine has no GPU for each."""
+    if processes == 1:
+        return 1
+    if processes is None and device == "cpu":
+        raise UserError("distributed=true on a CPU: say how many processes train a run, as in processes=2")
+    if processes is not None and device == "cuda" and processes > gpus:
+        raise UserError(f"processes is {processes}: {gpus} GPUs can be used here, and each process has one of its own")
+    return processes or gpus
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -28,3 +28,35 @@ def wide_patches(classes, image_size):
 
 def no_module(classes):
     return torch.zeros(classes)
+
+
+class InOneProcess(Patches):
+    """Fails in training, in the second of several processes."""
+
+    def forward(self, x):
+        if self.training and torch.distributed.is_initialized() and torch.distributed.get_rank() == 1:
+            raise RuntimeError("not here")
+        return super().forward(x)
+
+
+def fails_in_second_process(classes):
+    return InOneProcess(classes)
+
+
+class Dropping(Patches):
+    """Has dropout, as a function."""
+
+    def __init__(self, classes, share):
+        super().__init__(classes)
+        self.share = share
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, self.share, self.training))
+
+
+def dropping(classes):
+    return Dropping(classes, 0.1)
+
+
+def dropping_nothing(classes):
+    return Dropping(classes, 0.0)

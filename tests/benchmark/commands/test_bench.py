@@ -63,7 +63,7 @@ def test_runs_are_spread_over_gpus_or_side_by_side_on_one_whose_steps_are_captur
     plan = dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, hardware=hardware))
     plan.config.jobs = jobs
     used = []
-    monkeypatch.setattr(executor_choice, "visible_gpus", lambda _: gpus)
+    monkeypatch.setattr(executor_choice, "gpu_groups", lambda _: gpus)
     for name in ("Lockstep", "Processes"):
         monkeypatch.setattr(executor_choice, name, lambda *args, name=name: contextlib.nullcontext((name, *args)))
     monkeypatch.setattr(bench_command.execution, "run_plan", lambda _, __, executor=None: used.append(executor) or [])

@@ -437,7 +437,7 @@ def test_a_method_that_changes_its_teacher_fails(finished, monkeypatch):
         next(teachers[0].parameters()).add_(1.0)
         return losses(self, *arguments)
 
-    monkeypatch.setattr("benchmark.grid.run.load_teacher", load)
+    monkeypatch.setattr("benchmark.grid.preparation.load_teacher", load)
     monkeypatch.setattr(KD, "losses", change_teacher)
     _, outcome = run_again(finished, "kd")
     assert outcome.status == "failed" and "kd changed its teacher" in outcome.reason
