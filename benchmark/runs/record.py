@@ -115,9 +115,7 @@ class RunRecord:
     clean: bool | None = None  # whether benchmark/, methods/ and conf/ of the working tree had no uncommitted change
     sha256: str | None = None  # content hash of the weights
     versions: Mapping[str, Any] = field(default_factory=dict)  # of Python and libraries
-    hardware: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # device, its name, threads; processes where several trained
+    hardware: Mapping[str, Any] = field(default_factory=dict)  # device, its name, threads, processes of several
 
     problem: str | None = field(default=None, compare=False)  # why the record cannot be used; not persisted
 
