@@ -106,6 +106,12 @@ def _dataset_options(config: DatasetConfig) -> dict[str, Any]:
     return {key: value for key, value in _set_options(config).items() if key not in location} | copy
 
 
+def custom_part(*names: str) -> dict[str, Any]:
+    """Return the part of a run's config about the user's own networks; none where it has none of them."""
+    identity = networks.custom_identity(*names)
+    return {"networks": identity} if identity else {}
+
+
 def batch_norm_part(config: Config, processes: int) -> dict[str, Any]:
     """Return the part of a run's identity about batch norm; empty where its statistics are those of the whole batch.
 

@@ -24,6 +24,7 @@ from benchmark.grid.identity import (
     batch_norm_part,
     changed_settings,
     changed_teacher_settings,
+    custom_part,
     dataset_identity,
     network_recipe,
     training_split,
@@ -365,12 +366,6 @@ def incompatibility(method: MethodConfig, config: Config, dataset: Dataset, teac
     except Exception as e:  # a mistake in a user's own method
         return f"{method.name} on {teacher}-{student} cannot be built: {method_files.describe_exception(e)}"
     return None
-
-
-def custom_part(*names: str) -> dict[str, Any]:
-    """Return the part of a run's config about the user's own networks; none where it has none of them."""
-    identity = networks.custom_identity(*names)
-    return {"networks": identity} if identity else {}
 
 
 def is_finished(run: TrainingRun) -> bool:
