@@ -266,6 +266,7 @@ def test_an_invalid_list_of_pairs_is_named(tmp_path, monkeypatch, content):
 @pytest.mark.parametrize("name", files.group_names("method"))
 def test_a_methods_part_is_that_of_a_composition_of_everything(name):
     """Against Hydra's composition of the whole config with this method."""
+    load_config([])  # tells Hydra the schema
     with initialize_config_dir(str(files.CONF), version_base="1.3"):
         expected = compose("config", [f"method={name}", "profile=short"])
     composer = MethodComposer(["profile=short"])

@@ -57,7 +57,7 @@ def dataset_of_noise():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     split = Split(images.contiguous(memory_format=torch.channels_last), torch.arange(IMAGES) % CLASSES)
-    config = SimpleNamespace(size=SIZE, padding=4, flip=True, mean=[0.5] * 3, std=[0.25] * 3)
+    config = SimpleNamespace(size=SIZE, padding=4, flip=True, rotation=0.0, mean=[0.5] * 3, std=[0.25] * 3)
     return SimpleNamespace(train=split, classes=CLASSES, config=config)
 
 

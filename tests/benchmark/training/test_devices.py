@@ -89,7 +89,7 @@ def test_an_evaluation_keeps_to_its_device(monkeypatch):
         evaluator = Evaluator(dataset, teacher_logits, "cuda", "bf16")
         epoch_measures, _ = evaluator(network, 1)
         measures, logits = evaluator.test(network, 1)
-    assert epoch_measures.keys() == {"val_top1"}
+    assert epoch_measures.keys() == {"val_top1", "val_top5"}
     assert measures.keys() == {"test_top1", "test_top5", "agreement", "correlation_distance"}
     assert logits.device.type == "cuda" and logits.dtype == torch.float32
 
