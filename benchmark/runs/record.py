@@ -5,19 +5,21 @@ Reading is tolerant, because old runs lack newer keys: a missing key, or a value
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from benchmark.runs.reading import read_yaml, well_formed
 from methods.options import is_number
 
 NAMES_ON_DISK = {"init_epochs": "pre_epochs", "code_version": "code", "changed_settings": "changed"}
 LARGEST_NUMBER = 1e15  # a larger one is a mistake, and some have no float
+Record = TypeVar("Record")  # a dataclass with a field `problem`
 UNREADABLE = "its result.json is missing or broken"
 TEACHERS = "teachers"  # the folder that holds teachers, where students have their pair
 # Keys that are written as null where there is no value: by every trained network, by students, and by those with a
@@ -130,17 +132,13 @@ class RunRecord:
 
         Raises nothing: `problem` says what is wrong with the content.
         """
-        if content is None:
-            return cls(problem=UNREADABLE)
-        text = well_formed(content)  # the checksum is of the content as it is
-        values = {name: read(text[key]) for name, key, read in _READERS if key in text}
-        return cls(problem=result_problem(content), **values)
+        return read_result(cls, content)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json, without the checksum."""
         nullable = NULLABLE if self.epochs is not None else ()
         nullable += (NULLABLE_STUDENT if self.student else ()) + (NULLABLE_PAIR if self.pair else ())
-        values = {key: getattr(self, name) for name, key, _ in _READERS}
+        values = {key: getattr(self, name) for name, key, _ in readers(RunRecord)}
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in values.items()
@@ -211,7 +209,7 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def result_problem(content: Mapping[str, Any]) -> str | None:
+def _problem(content: Mapping[str, Any]) -> str | None:
     """Return why a parsed result.json says nothing about its run; None where it does."""
     top1 = content.get("top1_last")
     if not is_number(top1) or not 0 <= top1 <= 100:
@@ -291,14 +289,24 @@ _READER_OF_TYPE: dict[Any, Any] = {
 }
 
 
-def readers(record: type) -> list[tuple[str, str, Callable[[Any], Any]]]:
-    """Return name, key on disk and reader of each field of a record; a reader turns any JSON value into the field's
-    type, or None."""
+def read_result(record: Callable[..., Record], content: Mapping[str, Any] | None) -> Record:
+    """Return the record of a class in a parsed result.json; None stands for a file that cannot be read.
+
+    Raises nothing: the record's `problem` says what is wrong with the content.
+    """
+    if content is None:
+        return record(problem=UNREADABLE)
+    text = well_formed(content)  # the checksum is of the content as it is
+    values = {name: read(text[key]) for name, key, read in readers(record) if key in text}
+    return record(problem=_problem(content), **values)
+
+
+@functools.cache
+def readers(record: Any) -> list[tuple[str, str, Callable[[Any], Any]]]:
+    """Return name, key on disk and reader of each field of a record class; a reader turns any JSON value into the
+    field's type, or None."""
     return [
         (f.name, NAMES_ON_DISK.get(f.name, f.name), _READER_OF_TYPE[f.type])
         for f in dataclasses.fields(record)
         if f.name != "problem"
     ]
-
-
-_READERS = readers(RunRecord)

@@ -20,13 +20,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from benchmark.runs import folder as store
 from benchmark.runs import locks
 from benchmark.runs.folder import RunFolder
-from benchmark.runs.reading import read_json, well_formed
-from benchmark.runs.record import UNREADABLE, RunStatus, checksum, readers, result_problem
+from benchmark.runs.reading import read_json
+from benchmark.runs.record import RunStatus, checksum, read_result, readers
 
 FOLDER = "transfer"
 IDENTITY = re.compile(r"[0-9a-f]{12}")
@@ -62,21 +62,9 @@ class TransferRecord:
 
     problem: str | None = field(default=None, compare=False)  # why the record cannot be used; not persisted
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any] | None) -> Self:
-        """Return the record in a parsed result.json; None stands for a file that cannot be read.
-
-        Raises nothing: `problem` says what is wrong with the content.
-        """
-        if content is None:
-            return cls(problem=UNREADABLE)
-        text = well_formed(content)  # the checksum is of the content as it is
-        values = {name: read(text[key]) for name, key, read in _READERS if key in text}
-        return cls(problem=result_problem(content), **values)
-
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json, without the checksum."""
-        return {key: getattr(self, name) for name, key, _ in _READERS}
+        return {key: getattr(self, name) for name, key, _ in readers(TransferRecord)}
 
 
 class TransferFolder(RunFolder):
@@ -85,7 +73,7 @@ class TransferFolder(RunFolder):
     @property
     def result(self) -> TransferRecord:
         """The result; its `problem` says why it cannot be used, where the file is missing or broken too."""
-        return TransferRecord.from_json(read_json(self.path / "result.json"))
+        return read_result(TransferRecord, read_json(self.path / "result.json"))
 
     def write_result(self, record: TransferRecord) -> None:
         """Write the result, with a checksum by which a later change is noticed."""
@@ -117,6 +105,3 @@ def transfers(run: Path) -> Iterator[TransferFolder]:
         for path in sorted((run / FOLDER).glob("*/*")):
             if IDENTITY.fullmatch(path.name) and path.is_dir():
                 yield TransferFolder(path)
-
-
-_READERS = readers(TransferRecord)
