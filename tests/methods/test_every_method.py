@@ -58,8 +58,12 @@ def test_yaml_files_state_every_option_and_no_other(read_yaml):
         assert set(tree) - FIXED_KEYS == options, name
         for part in tree["implementation"].split("+") if "+" in tree["implementation"] else ():
             assert set(tree[part]) - FIXED_KEYS == option_names(part), name
-        for overrides in [*tree.get("pairs", {}).values(), *tree.get("datasets", {}).values()]:
-            assert set(overrides) <= options, name
+        of_datasets = tree.get("datasets", {}).values()
+        of_pairs = [pair for part in (tree, *of_datasets) for pair in part.get("pairs", {}).values()]
+        recipes = [part["recipe"] for part in (*of_datasets, *of_pairs) if "recipe" in part]
+        keys = {key.partition(".")[0] for values in (*of_datasets, *of_pairs) for key in values}
+        assert keys - {"recipe", "pairs"} <= options, name
+        assert all(set(recipe) <= {"batch_size", "lr"} for recipe in recipes), name
 
 
 def test_yaml_files_name_their_source_under_distinct_titles(read_yaml):
