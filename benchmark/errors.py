@@ -9,6 +9,11 @@ class UserError(Exception):
     """Invalid input. The message is one line: what is wrong, and what would be right."""
 
 
+def message_line(error: BaseException) -> str:
+    """Return the message of an exception as one line; the name of its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(name: object, names: Iterable[str], n: int = 3) -> str:
     """Return '; did you mean a, b?' with the nearest names (ignoring case), or '; known: …' where none is near.
 

@@ -1,8 +1,8 @@
 """The options of a command that are in a file of their own, `conf/<command>.yaml`. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -34,14 +34,25 @@ def load_options(command: str, schema: type[Schema], words: Sequence[str]) -> tu
     """
     files.check_kinds()
     values, others = overrides.split_by_schema(words, schema)
-    path = files.CONF / f"{command}.yaml"
+    return checks.build(schema, _load_tree(files.CONF / f"{command}.yaml", values)), others
+
+
+def _load_tree(path: Path, values: Mapping[str, Any]) -> DictConfig:
+    """Return the mapping in a YAML file with other values on top. Raises UserError where it cannot be read."""
     try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.create(values))
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.create(dict(values)))
     except (OmegaConfBaseException, yaml.YAMLError, OSError) as e:
         raise UserError(f"{path} cannot be read: {checks.one_line(e)}") from e
     if not isinstance(tree, DictConfig):
         raise UserError(f"{path} is no mapping of options")
-    return checks.build(schema, tree), others
+    return tree
+
+
+def _pass_all(options: object, keys: Iterable[str]) -> None:
+    """Make those filters pass everything that have `all` among their names."""
+    for key in keys:
+        if isinstance(names := getattr(options, key), list) and "all" in names:
+            setattr(options, key, [])
 
 
 def load_analysis(words: Sequence[str], keys: Sequence[str] | None = None) -> AnalysisOptions:
@@ -52,9 +63,7 @@ def load_analysis(words: Sequence[str], keys: Sequence[str] | None = None) -> An
     options = _load_all("analysis", AnalysisOptions, words, keys)
     for key in ("runs", "reports"):
         setattr(options, key, str(Path(getattr(options, key)).expanduser()))
-    for key, names in vars(options).items():
-        if key != "highlight" and isinstance(names, list) and "all" in names:
-            setattr(options, key, [])
+    _pass_all(options, [key for key in vars(options) if key != "highlight"])
     return options
 
 
@@ -79,9 +88,7 @@ def load_export(words: Sequence[str]) -> ExportOptions:
     Raises UserError for an unknown key.
     """
     options = _load_all("export", ExportOptions, words)
-    for key, names in vars(options).items():
-        if isinstance(names, list) and "all" in names:
-            setattr(options, key, [])
+    _pass_all(options, list(vars(options)))
     return options
 
 
@@ -97,9 +104,7 @@ def load_transfer(words: Sequence[str]) -> tuple[TransferOptions, list[DatasetCo
     options = _load_all("transfer", TransferOptions, others, [*dotted_names(TransferOptions), "from", "target.<key>"])
     for key in ("runs", "data", "reports"):
         setattr(options, key, str(Path(getattr(options, key)).expanduser()))
-    for key, names in vars(options).items():
-        if key in dotted_names(StudentFilters) and isinstance(names, list) and "all" in names:
-            setattr(options, key, [])
+    _pass_all(options, dotted_names(StudentFilters))
     for key in PROBE_KEYS:
         if TARGET + key in map(overrides.key_of, of_targets):
             raise UserError(
@@ -117,14 +122,13 @@ def load_dataset(name: str, words: Sequence[str]) -> DatasetConfig:
     """
     if name not in (names := files.group_names("dataset")):
         raise UserError(f"unknown target {name!r}{nearest(name, names)}")
-    keys, tree = dotted_names(DatasetConfig), OmegaConf.load(files.CONF / "dataset" / f"{name}.yaml")
+    keys, tree = dotted_names(DatasetConfig), _load_tree(files.CONF / "dataset" / f"{name}.yaml", {})
     for word in words:
         key = overrides.key_of(word).removeprefix(TARGET)
         if key not in keys:
             raise UserError(f"unknown key {TARGET + key!r}{nearest(TARGET + key, [TARGET + k for k in keys])}")
         override = overrides.parse(f"dataset.{word.removeprefix(TARGET)}")
         OmegaConf.update(tree, key, override.value)
-    assert isinstance(tree, DictConfig)
     config = checks.build(DatasetConfig, tree, TARGET)
     checks.check_dataset_name(config)
     return config

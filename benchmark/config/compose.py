@@ -127,8 +127,8 @@ class MethodComposer:
     def _published_recipe(self, tree: Mapping[str, Any], pair: str) -> dict[str, Any]:
         """Return the recipe keys that a method was published with on the data set, without those of the command."""
         published = _direct_values(tree, self._root.dataset.source, pair).get("recipe", {})
-        given = [o.key for o in self._shared]
-        return {key: value for key, value in published.items() if f"recipe.{key}" not in given}
+        command_keys = [o.key for o in self._shared]
+        return {key: value for key, value in published.items() if f"recipe.{key}" not in command_keys}
 
     def without_options(self) -> "MethodComposer":
         """Return the composer of the same shared config without the overrides of methods' options."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmark.config.schema import DatasetConfig
 from benchmark.data.image_folder import NO_IMAGE, open_image
-from benchmark.errors import UserError
+from benchmark.errors import UserError, message_line
 
 
 class UnreadableImage(Exception):
@@ -27,7 +27,7 @@ def decode(path: str, as_shown: bool) -> Image.Image:
         with open(path, "rb") as file, Image.open(file) as image:
             return image.convert("RGB")
     except NO_IMAGE as error:
-        raise UnreadableImage(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImage(message_line(error)) from error
 
 
 def whole(image: Image.Image, size: int, shorter_side: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from benchmark.config.checks import check_dataset_name
-from benchmark.config.schema import FILE_DATASETS, MIN_IMAGE_SIZE, RESIZED_CROP, DatasetConfig
+from benchmark.config.schema import CROP, FILE_DATASETS, MIN_IMAGE_SIZE, RESIZED_CROP, DatasetConfig
 from benchmark.errors import UserError
 
 EVALUATED_SHARE = 0.875  # of the shorter side of photographs: 224 of 256 pixels
@@ -38,7 +38,7 @@ def _check_files(config: DatasetConfig) -> None:
     """Raise UserError for options of image files that contradict each other or the source."""
     random_crops = config.augmentation == RESIZED_CROP
     if config.source not in FILE_DATASETS:
-        for key, unset in (("augmentation", "crop"), ("loading", "auto"), ("workers", None), ("cache_dir", None)):
+        for key, unset in (("augmentation", CROP), ("loading", "auto"), ("workers", None), ("cache_dir", None)):
             if getattr(config, key) != unset:
                 raise UserError(
                     f"dataset.{key}={getattr(config, key)} is of image files ({', '.join(FILE_DATASETS)}), "

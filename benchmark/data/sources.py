@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data import image_folder
-from benchmark.errors import UserError
+from benchmark.errors import UserError, message_line
 from benchmark.progress import Meter
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")  # names in an .npz file
@@ -111,7 +111,7 @@ def _torchvision_cifar(name: str, folder: Path) -> Arrays:
             splits = (_stl10 if name == "stl10" else _cifar)(name, str(folder))
     except (OSError, RuntimeError, EOFError, http.client.HTTPException, pickle.UnpicklingError) as error:
         raise UserError(
-            f"{name} is not in {folder} and cannot be downloaded ({_one_line(error)}): "
+            f"{name} is not in {folder} and cannot be downloaded ({message_line(error)}): "
             f"put {name}.npz ({', '.join(ARRAYS)}) or torchvision's folder {CIFAR[name].folder} into {folder}"
         ) from error
     (x_train, y_train), (x_test, y_test), names = splits
@@ -186,7 +186,7 @@ def _read_array(path: Path, file: np.lib.npyio.NpzFile, name: str) -> np.ndarray
                 f"{path}: {name} is an array of Python objects, which is not loaded for safety: "
                 f"save it as {'strings' if name == 'class_names' else 'numbers'}"
             ) from error
-        reason = _one_line(error)
+        reason = message_line(error)
         raise UserError(f"{path}: {name} is truncated or corrupt ({reason}): make or copy the file again") from error
 
 
@@ -287,7 +287,3 @@ def _check_classes(source: str, labels: dict[str, np.ndarray], names: tuple[str,
     if classes < 2:
         raise UserError(f"{source}: all training images are of one class: at least two are needed")
     return classes
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

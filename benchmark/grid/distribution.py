@@ -20,10 +20,10 @@ def check(config: Config, processes: int, dataset: Dataset, trained: Iterable[st
     for data in {id(d): d for d in (dataset, dataset.of_teacher)}.values():
         smallest = smallest_batch(len(data.train.labels), config.recipe.batch_size)
         if smallest < least:
-            own = "" if least == processes else ", two in each for statistics of its own"
+            per_process = "" if least == processes else ", two in each for statistics of its own"
             raise UserError(
                 f"processes is {processes}: the smallest batch of {len(data.train.labels):,} training images has "
-                f"{smallest}{own}; give fewer processes, or another recipe.batch_size"
+                f"{smallest}{per_process}; give fewer processes, or another recipe.batch_size"
             )
     evaluated = dataset.test if dataset.val is None else dataset.val
     if (images := min(len(evaluated.labels), len(dataset.test.labels))) < processes:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from benchmark.config.schema import Config
 from benchmark.grid.plan import Plan
-from benchmark.grid.resources import runs_at_a_time
+from benchmark.grid.resources import gpu_groups, runs_at_a_time
 from benchmark.grid.schedule import Task, elapsed_seconds
 from benchmark.grid.summary import PlannedRun
 from benchmark.progress import duration
 from benchmark.tables.cells import counted
-from benchmark.training.hardware import Hardware, visible_gpus
+from benchmark.training.hardware import Hardware
 
 
 def text(plan: Plan, runs: Sequence[PlannedRun]) -> str:
@@ -33,20 +33,28 @@ def _placement(plan: Plan, runs: Sequence[PlannedRun]) -> list[str]:
         return _on_slurm(plan, runs)
     if plan.config.executor.name == "ray":
         return [_on_ray(plan)]
-    hardware, gpus = plan.settings.hardware, visible_gpus(plan.settings.hardware.device)
+    hardware, gpus = plan.settings.hardware, gpu_groups(plan.settings.hardware)
     at_once = runs_at_a_time(plan.config, hardware)
     if at_once == 1:
-        return ["Executor local: one run after another in this process."]
+        where = "this process" if hardware.processes == 1 else f"{hardware.processes} processes"
+        return [f"Executor local: one run after another in {where}."]
     if hardware.side_by_side > 1:
         return [f"Executor local: {at_once} runs at a time in this process, side by side on one GPU."]
-    on = f", {plan.config.jobs} on each of the GPUs {', '.join(gpus)}" if len(gpus) > 1 else f" on {hardware.device}"
-    return [f"Executor local: {at_once} runs at a time, each in a process of its own{on}."]
+    groups = "GPUs" if hardware.processes == 1 else "groups of GPUs"
+    on = (
+        f", {plan.config.jobs} on each of the {groups} {' and '.join(gpus)}"
+        if len(gpus) > 1
+        else f" on {hardware.device}"
+    )
+    where = "a process of its own" if hardware.processes == 1 else f"{hardware.processes} processes"
+    return [f"Executor local: {at_once} runs at a time, each in {where}{on}."]
 
 
 def _on_ray(plan: Plan) -> str:
     options = plan.config.executor
     gpus, where = options.gpus or 0, options.address or "a Ray started on this machine"
-    share = f" and {gpus:g} GPU ({counted(round(1 / gpus), 'run')} a GPU)" if gpus else ""
+    share = f" and {gpus:g} GPU" if gpus else ""
+    share += f" ({counted(round(1 / gpus), 'run')} a GPU)" if 0 < gpus <= 1 else ""
     return (
         f"Executor ray on {where}: a task for each run, which takes {counted(options.cpus or 1, 'core')}{share}; "
         "students start when all teachers have ended."
@@ -59,8 +67,8 @@ def _on_slurm(plan: Plan, runs: Sequence[PlannedRun]) -> list[str]:
     lines = [f"Executor slurm in {partition}, at most {options.array_parallelism} runs of an array at a time:"]
     if first := [run for run in runs if not run.awaits]:
         teachers = sum(run.is_teacher for run in first)
-        beside = f", {counted(teachers, 'teacher')} among them" if teachers else ""
-        lines.append(f"- an array of {counted(len(first), 'run')} at once{beside}")
+        with_teachers = f", {counted(teachers, 'teacher')} among them" if teachers else ""
+        lines.append(f"- an array of {counted(len(first), 'run')} at once{with_teachers}")
     lines += [f"- an array of {counted(n, 'run')} after the job of {teacher}" for teacher, n in waiting.items()]
     return lines
 
@@ -89,13 +97,13 @@ def _tasks(plan: Plan, timed: Sequence[tuple[PlannedRun, float]]) -> list[Task]:
     On Slurm a student waits for its own teacher, elsewhere for all of them.
     """
     teachers = frozenset(run.name for run, _ in timed if run.is_teacher)
-    own = plan.config.executor.name == "slurm"
+    awaits_one = plan.config.executor.name == "slurm"
     ordered = sorted(timed, key=lambda pair: (not pair[0].is_teacher, pair[0].needs_teacher, -pair[1]))
     return [
         Task(
             seconds,
             run.name,
-            (frozenset({run.awaits or ""}) if own else teachers) if run.needs_teacher else frozenset(),
+            (frozenset({run.awaits or ""}) if awaits_one else teachers) if run.needs_teacher else frozenset(),
         )
         for run, seconds in ordered
     ]

@@ -36,7 +36,6 @@ from benchmark.training.parallel import ALONE, Parallel
 from benchmark.training.trainer import Trainer
 
 CHECKPOINT_SHARE = 0.02  # largest share of the training time that goes into writing checkpoints
-ERROR_FILE = "error.txt"  # the traceback of a failed run
 CHECKPOINT_KEYS = {"trainer", "epoch", "wall_s"}  # and `code`, which older checkpoints lack
 
 
@@ -93,7 +92,7 @@ def _execute(
 def _record_failure(folder: RunFolder, error: BaseException) -> str:
     """Write the status and the traceback of a failed run; return the reason in a line."""
     reason = str(error) if isinstance(error, ProcessFailed) else method_files.describe_failure(error)
-    path = folder.path / ERROR_FILE
+    path = folder.path / store.ERROR_FILE
     with contextlib.suppress(OSError):  # of a full disk, which may be why the run failed
         store.write_text(path, traceback.format_exc())
         folder.set_status(RunStatus.FAILED, reason)
@@ -266,7 +265,7 @@ def _finish(
     summary = {k: getattr(record, k) for k in (*test_summary, "val_top1_last", "step_ms")}
     tracked.summary({k: v for k, v in summary.items() if v is not None})
     folder.set_status(RunStatus.DONE)
-    (folder.path / ERROR_FILE).unlink(missing_ok=True)  # of an earlier attempt
+    (folder.path / store.ERROR_FILE).unlink(missing_ok=True)  # of an earlier attempt
     folder.checkpoint.unlink(missing_ok=True)
 
 

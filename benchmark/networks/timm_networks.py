@@ -32,7 +32,7 @@ from timm.models import (
 from timm.models import _efficientnet_blocks as efficientnet_blocks
 from torch import Tensor, nn
 
-from benchmark.errors import UserError, nearest
+from benchmark.errors import UserError, message_line, nearest
 from benchmark.networks.base import LOGITS, TIMM, Network, class_map
 from methods.contract import Needs, Outputs
 
@@ -79,12 +79,13 @@ def create(name: str, classes: int, image_size: int | None, *, pretrained: bool 
     try:
         return timm.create_model(bare, pretrained, num_classes=classes, **more)
     except (AssertionError, TypeError, ValueError, ZeroDivisionError) as e:
-        raise UserError(f"{name} cannot be made for images of {image_size} px: {_reason(e)}") from e
+        raise UserError(f"{name} cannot be made for images of {image_size} px: {message_line(e)}") from e
     except (OSError, RuntimeError) as e:
         if not pretrained:
             raise
         raise UserError(
-            f"{name}: its pretrained weights cannot be loaded ({_reason(e)}): give their file by teacher.checkpoint"
+            f"{name}: its pretrained weights cannot be loaded ({message_line(e)}): "
+            "give their file by teacher.checkpoint"
         ) from e
 
 
@@ -105,10 +106,6 @@ def _check_pretrained(name: str, classes: int, settings: PretrainedCfg | None) -
             f"{name} is pretrained for {settings.num_classes} classes, this data set has {classes}: "
             "train it, or give teacher.checkpoint"
         )
-
-
-def _reason(e: BaseException) -> str:
-    return " ".join(str(e).split()) or type(e).__name__
 
 
 class ActivationTap(nn.Module):
@@ -181,7 +178,7 @@ class TimmNetwork(Network):
         except (AssertionError, RuntimeError) as e:
             if x.device.type != "meta":  # shapes are asked for first, on the meta device
                 raise
-            raise UserError(f"{self.name} cannot run on images of {x.shape[-1]} px: {_reason(e)}") from e
+            raise UserError(f"{self.name} cannot run on images of {x.shape[-1]} px: {message_line(e)}") from e
         outputs.maps = {k: maps[k] for k in needs.maps}
         outputs.pre_activations = {k: self._pre_activation(k, maps) for k in needs.pre_activations}
         if needs.last_stage is None:

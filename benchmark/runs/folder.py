@@ -52,6 +52,7 @@ from benchmark.runs.locks import RunBusy as RunBusy  # part of this module, too
 from benchmark.runs.reading import read_bytes, read_json
 from benchmark.runs.record import TEACHERS, RunConfig, RunRecord, RunStatus, StatusRecord, checksum
 
+ERROR_FILE = "error.txt"  # the traceback of what failed
 SELECTIONS = "selections"  # folder of reports that records which runs and which command made each file
 LARGEST_EPOCH = 10**9  # a larger one is a mistake
 TRANSIENT = (errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)  # of file servers

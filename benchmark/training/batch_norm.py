@@ -74,13 +74,13 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, mean, inverse_std, total = ctx.saved_tensors
         dims, channels = _dims(x), x.shape[1]
         gradient, centered = _full(gradient), _full(x) - _per_channel(mean, x)
-        own = torch.cat([gradient.sum(dims), (gradient * centered).sum(dims)])
-        mean_gradient, slope = (ctx.exchange(own).sum(0) / total).split(channels)
+        sums = torch.cat([gradient.sum(dims), (gradient * centered).sum(dims)])
+        mean_gradient, slope = (ctx.exchange(sums).sum(0) / total).split(channels)
         gradient_x = gradient - _per_channel(mean_gradient, x) - centered * _per_channel(slope * inverse_std**2, x)
         gradient_x *= _per_channel(inverse_std if weight is None else inverse_std * weight, x)
         if weight is None:
             return gradient_x.to(x.dtype), None, None, None, None
-        gradient_bias, gradient_weight = own[:channels], own[channels:] * inverse_std
+        gradient_bias, gradient_weight = sums[:channels], sums[channels:] * inverse_std
         return gradient_x.to(x.dtype), gradient_weight.to(weight.dtype), gradient_bias.to(weight.dtype), None, None
 
 

@@ -58,7 +58,7 @@ class Evaluator:
     def __init__(
         self, dataset: Dataset, teacher_logits: Tensor | None, device: str, precision: str, parallel: Parallel = ALONE
     ) -> None:
-        self._config, self._classes, self._precision = dataset.config, dataset.classes, precision
+        self._config, self._precision = dataset.config, precision
         self._parallel = parallel
         self._test = dataset.test.to(device)
         self._val = None if dataset.val is None else dataset.val.to(device)
@@ -74,7 +74,7 @@ class Evaluator:
         """
         if self._val is None:
             return self.test(network, epoch)
-        return self._accuracies("val", self._predict(network, self._val, epoch), self._val), None
+        return metrics.accuracies("val", self._predict(network, self._val, epoch), self._val.labels), None
 
     def test(self, network: nn.Module, epoch: int) -> tuple[dict[str, float], Tensor]:
         """Return the metrics on the test set, compared with the teacher, and the test logits [N, C].
@@ -82,20 +82,13 @@ class Evaluator:
         The logits are on the network's device. Raises Diverged where one is not finite.
         """
         logits = self._predict(network, self._test, epoch)
-        measures = self._accuracies("test", logits, self._test)
+        measures = metrics.accuracies("test", logits, self._test.labels)
         if self._teacher is not None:
             teacher_logits, teacher_correlation = self._teacher
             correlation = metrics.class_correlation(logits)
             measures["agreement"] = metrics.agreement(logits, teacher_logits)
             measures["correlation_distance"] = metrics.correlation_distance(correlation, teacher_correlation)
         return measures, logits
-
-    def _accuracies(self, name: str, logits: Tensor, split: Split | FileSplit) -> dict[str, float]:
-        """Return top-1 accuracy and, with more than five classes, top-5. name: of the split."""
-        measures = {f"{name}_top1": metrics.top_k(logits, split.labels)}
-        if self._classes > 5:
-            measures[f"{name}_top5"] = metrics.top_k(logits, split.labels, 5)
-        return measures
 
     def _predict(self, network: nn.Module, split: Split | FileSplit, epoch: int) -> Tensor:
         count = len(split.labels)

@@ -14,6 +14,14 @@ def top_k(logits: Tensor, labels: Tensor, k: int = 1) -> float:
     return 100.0 * hits.sum().item() / len(hits)
 
 
+def accuracies(split: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return `<split>_top1` and, with more than five classes, `<split>_top5` of logits [N, C], in per cent."""
+    measures = {f"{split}_top1": top_k(logits, labels)}
+    if logits.shape[1] > 5:
+        measures[f"{split}_top5"] = top_k(logits, labels, 5)
+    return measures
+
+
 def agreement(student: Tensor, teacher: Tensor) -> float:
     """Return the share of samples for which both logits [N, C] predict the same class, in per cent."""
     return 100.0 * (student.argmax(1) == teacher.argmax(1)).sum().item() / len(student)

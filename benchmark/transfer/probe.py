@@ -100,8 +100,4 @@ def _train_epoch(
 
 @torch.no_grad()
 def _test(layer: nn.Linear, test: LabeledFeatures) -> dict[str, float]:
-    logits = layer(test.features)
-    measures = {"test_top1": metrics.top_k(logits, test.labels)}
-    if logits.shape[1] > 5:
-        measures["test_top5"] = metrics.top_k(logits, test.labels, 5)
-    return measures
+    return metrics.accuracies("test", layer(test.features), test.labels)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.config.method_files import describe_failure
 from benchmark.config.schema import CROP, FILE_DATASETS, DatasetConfig, TransferOptions
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
@@ -115,12 +116,12 @@ def _outcome(probe: Probe, folder: TransferFolder, dataset: Dataset, plain: bool
     except RunBusy:  # another host has taken over the folder, which this process must leave alone
         raise
     except Exception as e:  # of a network of the user's own, anything
-        reason = " ".join(f"{type(e).__name__}: {e}".split())
-        store.write_text(folder.path / "error.txt", traceback.format_exc())
+        reason = describe_failure(e)
+        store.write_text(folder.path / store.ERROR_FILE, traceback.format_exc())
         folder.set_status(RunStatus.FAILED, reason)
         return ProbeOutcome(probe.name, RunStatus.FAILED, reason=reason)
     folder.set_status(RunStatus.DONE)
-    (folder.path / "error.txt").unlink(missing_ok=True)  # of an earlier attempt
+    (folder.path / store.ERROR_FILE).unlink(missing_ok=True)  # of an earlier attempt
     return ProbeOutcome(probe.name, RunStatus.DONE, top1)
 
 

@@ -139,6 +139,13 @@ def test_runs_of_ray_share_a_gpu(hourly, capsys):
     assert "Compute time: 10 h 00 min of 5 runs; longest run: 2 h 00 min, teacher resnet14. The time elapsed" in text
 
 
+def test_a_run_of_several_processes_is_described_with_them(hourly, capsys):
+    text = printed(capsys, *hourly, "distributed=true", "processes=2")
+    assert "Executor local: one run after another in 2 processes." in text
+    words = ["executor=ray", "executor.gpus=4", "executor.address=10.0.0.1:6379", "device=auto", "distributed=true"]
+    assert "which takes 1 core and 4 GPU; students start" in printed(capsys, *hourly, *words)
+
+
 def test_a_finished_plan_says_nothing_of_executors(finished, capsys):
     assert "Executor" not in printed(capsys, *finished)
 

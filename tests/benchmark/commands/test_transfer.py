@@ -10,6 +10,9 @@ import yaml
 
 from benchmark.__main__ import main
 from benchmark.commands import transfer as transfer_command
+from benchmark.config import files
+from benchmark.config.command_options import load_transfer
+from benchmark.errors import UserError
 from benchmark.runs.folder import RunFolder
 from benchmark.runs.transfer import TransferFolder, transfers
 from benchmark.runs.weights import content_hash, load_weights, save
@@ -187,3 +190,11 @@ def test_the_command_prints_the_table_and_writes_its_files(finished, tmp_path, c
         in process.stdout
     )
     assert len(list((tmp_path / "reports/tables").glob("*-transfer.*"))) == 3
+
+
+def test_an_unreadable_file_of_a_target_is_named(tmp_path, monkeypatch):
+    shutil.copytree(files.CONF, tmp_path / "conf")
+    monkeypatch.setattr(files, "CONF", tmp_path / "conf")
+    (tmp_path / "conf" / "dataset" / "stl10.yaml").write_text("name: [")
+    with pytest.raises(UserError, match=r"conf/dataset/stl10.yaml cannot be read: "):
+        load_transfer(["to=stl10"])

@@ -267,16 +267,16 @@ def test_a_trial_that_another_host_has_taken_over_does_not_count(trained_teacher
 
 def test_a_run_that_another_process_holds_is_waited_for(trained_teacher, monkeypatch, capsys):
     tuning = tune.plan_tuning([*trained_teacher, "trials=1"])
-    asked = []
+    waits = []
 
     def busy_once(run, *_: Any, wait: bool = False) -> Outcome:
-        asked.append(wait)
+        waits.append(wait)
         return Outcome(run.name, "done" if wait else BUSY)
 
     monkeypatch.setattr(tuning_trial, "execute", busy_once)
     place = tuning_trial.Place(tune.Tracking(tuning.plan.config.tracker, Path()), tuning_trial.WatchedProgress(1))
     tuning_trial.finish_run(tuning.runs({})[0], place)
-    assert asked == [False, True] and "another process trains it; waiting until it ends" in capsys.readouterr().out
+    assert waits == [False, True] and "another process trains it; waiting until it ends" in capsys.readouterr().out
     with pytest.raises(tuning_trial.Unfinished):
         tuning_trial.finish_run(tuning.runs({})[0], tuning_trial.Place(place.tracking, place.progress, waits=False))
 

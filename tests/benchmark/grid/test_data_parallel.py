@@ -89,8 +89,8 @@ def test_the_first_process_returns_its_result_and_reports_progress(tmp_path, mon
         rank, size, pid, held = train(report, tmp_path, progress)
     assert (rank, size, held) == (0, 2, True) and pid != os.getpid()
     fills = [("fill", "kd", 0.5), ("fill", "kd", 1.0)]
-    own = [call for call in progress.calls if call not in fills]
-    assert own == ["filled", ("start", "kd", 2, 0, None), ("step", 1, 2), ("epoch", {"epoch": 1}), "stop"]
+    other_calls = [call for call in progress.calls if call not in fills]
+    assert other_calls == ["filled", ("start", "kd", 2, 0, None), ("step", 1, 2), ("epoch", {"epoch": 1}), "stop"]
 
 
 def fail_in_second(parallel: Parallel, progress: Progress, how: str) -> None:

@@ -36,19 +36,19 @@ def test_the_smallest_batch_is_the_last_one_unless_it_has_one_image(images, batc
 
 
 def test_networks_that_draw_random_numbers_are_refused(tiny):
-    own = "tests.benchmark.own_networks"
+    module = "tests.benchmark.own_networks"
     words = [
         *tiny,
         *distributed(2),
         "methods=ce",
-        f"network.drop={own}:dropping",
-        f"network.none={own}:dropping_nothing",
+        f"network.drop={module}:dropping",
+        f"network.none={module}:dropping_nothing",
     ]
     plan_of([*words, "pair=none-none"])
     for pair in ("drop-none", "none-drop"):
         with pytest.raises(UserError, match="network drop draws random numbers in training, as dropout does"):
             plan_of([*words, f"pair={pair}"])
-    plan_of([*tiny, f"network.drop={own}:dropping", "pair=drop-drop", "methods=ce"])
+    plan_of([*tiny, f"network.drop={module}:dropping", "pair=drop-drop", "methods=ce"])
 
 
 def test_identities_hold_neither_processes_nor_their_number_but_local_statistics(finished):
