@@ -198,9 +198,9 @@ def _train(tuning: Tuning, study: optuna.Study, claim: Claim, place: Place) -> O
 
 def free_numbers(tuning: Tuning, study: optuna.Study) -> list[int]:
     """Return the numbers of the budget that are neither finished nor in training."""
-    taken = {trial.number for trial in tuning.finished_trials(study)}
-    taken |= {trial.user_attrs.get("number") for trial in _trials_in(study, TrialState.RUNNING)}
-    return [number for number in range(1, tuning.trials + 1) if number not in taken]
+    finished = {trial.number for trial in tuning.finished_trials(study)}
+    in_training = {trial.user_attrs.get("number") for trial in _trials_in(study, TrialState.RUNNING)}
+    return [number for number in range(1, tuning.trials + 1) if number not in finished | in_training]
 
 
 def give_back_dead_trials(tuning: Tuning, study: optuna.Study) -> None:

@@ -78,9 +78,11 @@ class Mixing:
             images = self._erase(images)
         if not recipe.mixes and not recipe.smoothing:
             return Mixed(images, labels, None)
-        own, partners = (self._smoothed(of) for of in (labels, labels.flip(0)))
-        larger = labels if share >= 0.5 else labels.flip(0)
-        return Mixed(images, larger, own if share == 1.0 else share * own + (1 - share) * partners)
+        partner_labels = labels.flip(0)
+        targets = self._smoothed(labels)
+        if share < 1.0:
+            targets = share * targets + (1 - share) * self._smoothed(partner_labels)
+        return Mixed(images, labels if share >= 0.5 else partner_labels, targets)
 
     def _smoothed(self, labels: Tensor) -> Tensor:
         """Return ε / C + (1 − ε) · one-hot labels: [N] -> [N, C]."""

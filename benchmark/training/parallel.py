@@ -65,8 +65,9 @@ class Parallel:
     def reduce_gradients(self, student: nn.Module, method: nn.Module) -> None:
         """Make every backward pass end with the gradients of the whole batch in the parameters of both."""
 
-    def equalize(self, student: nn.Module, method: nn.Module) -> None:
-        """Make parameters and buffers of both the same in all processes, at the end of an epoch."""
+    def equalize(self, networks: Sequence[nn.Module], method: nn.Module) -> None:
+        """Make parameters and buffers the same in all processes, at the end of an epoch. networks: the student, and
+        where its weights are averaged, their average."""
 
     def from_first(self, value: T) -> T:
         """Return the value that the first process has. Other values are ignored."""
@@ -157,13 +158,14 @@ class ProcessGroup(Parallel):
         _GradientReduction(shares, self._add_up)
 
     @torch.no_grad()
-    def equalize(self, student: nn.Module, method: nn.Module) -> None:
-        """Make parameters and buffers of both the same in all processes, at the end of an epoch."""
+    def equalize(self, networks: Sequence[nn.Module], method: nn.Module) -> None:
+        """Make parameters and buffers the same in all processes, at the end of an epoch. networks: the student, and
+        where its weights are averaged, their average."""
         if not self._whole_batch_statistics:
-            statistics = [buffer for buffer in student.buffers() if buffer.is_floating_point()]
+            statistics = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
             for part in _by_type(statistics):
                 _replace(part, self._add_up(_flat(part)) / self.size)
-        for part in _by_type([t for module in (student, method) for t in (*module.parameters(), *module.buffers())]):
+        for part in _by_type([t for module in (*networks, method) for t in (*module.parameters(), *module.buffers())]):
             values = _flat(part)
             with _lost_peers():
                 distributed.broadcast(values, src=0)

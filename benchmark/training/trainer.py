@@ -151,7 +151,8 @@ class Trainer:
                 names = list(result.terms)
             sizes.append(len(batch.labels))
             on_step(step, len(self.loader))
-        self.parallel.equalize(self.network, self.method)
+        averages = [] if self._average is None else [self._average.network]
+        self.parallel.equalize([self.network, *averages], self.method)
         table = torch.stack(rows).cpu()  # [steps, terms + 1]
         table, hits = table[:, :-1], table[:, -1]
         self._check_finite(table, names, epoch)

@@ -1,5 +1,6 @@
 """Two processes train as one: the same loss terms and weights, for every method; what they exchange, and how."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,22 @@ def test_local_statistics_change_the_result_and_are_averaged_for_evaluation(two,
     assert_equal(state_of_second, state)
     mean, expected_mean = (s["network.bn1.running_mean"] for s in (state, expected))
     np.testing.assert_allclose(mean, expected_mean, atol=0.02)  # of the stem, which trained little
+
+
+def averaged_weights(group: ProcessGroup, folder: Path) -> dict[str, np.ndarray]:
+    """Train an epoch with averaged weights, and batch norm statistics of each process; return the average."""
+    schedule = dataclasses.replace(SCHEDULE, ema_decay=0.9)
+    parallel = ProcessGroup(whole_batch_statistics=False)
+    trainer = build_trainer(
+        tiny_dataset(folder, train=IMAGES), "ce", batch_size=BATCH, schedule=schedule, parallel=parallel
+    )
+    trainer.epoch(1, no_progress)
+    return {name: value.numpy().copy() for name, value in trainer.trained_network.state_dict().items()}
+
+
+def test_processes_evaluate_one_average_of_the_weights(two, tmp_path):
+    first, second = two(averaged_weights, tmp_path)
+    assert_equal(second, first)
 
 
 # ---------------------------------------------------------------- exchange
