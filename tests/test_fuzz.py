@@ -10,7 +10,7 @@ import pytest
 from tests import fuzz
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = {"command": 80, "method": 50, "data": 50, "checkpoint": 50, "run": 10}
+CASES = {"command": 80, "method": 45, "data": 45, "checkpoint": 30, "run": 5}
 
 
 @pytest.mark.parametrize("kind", CASES)

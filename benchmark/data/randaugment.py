@@ -11,25 +11,37 @@ there the 10 is unused, each magnitude is drawn uniformly, colors are only weake
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 OPERATIONS_PER_IMAGE, MAGNITUDE, BINS = 2, 10, 31
 STRENGTH = MAGNITUDE / (BINS - 1)  # share of each operation's range
 KEY = f"RandAugment {OPERATIONS_PER_IMAGE} × {MAGNITUDE}/{BINS - 1}"  # persisted in cache headers
-DRAWN_BY = f"torch {torch.__version__}, torchvision {torchvision.__version__}"  # others may draw or round differently
+
+
+def drawn_by() -> str:
+    """Return the versions of the libraries whose operations are used; others may draw or round differently."""
+    import torchvision
+
+    return f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+
+
+def _functional() -> ModuleType:
+    """Import torchvision's operations, which takes half a second, only where images are altered by them."""
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def _shear(x: Tensor, horizontal: float, vertical: float) -> Tensor:
     shear = [math.degrees(math.atan(horizontal)), math.degrees(math.atan(vertical))]
-    return F.affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
+    return _functional().affine(x, angle=0.0, translate=[0, 0], scale=1.0, shear=shear, center=[0, 0])
 
 
 def _translate(x: Tensor, horizontal: float, vertical: float) -> Tensor:
-    return F.affine(x, angle=0.0, translate=[int(horizontal), int(vertical)], scale=1.0, shear=[0.0, 0.0])
+    return _functional().affine(x, angle=0.0, translate=[int(horizontal), int(vertical)], scale=1.0, shear=[0.0, 0.0])
 
 
 def _shift(x: Tensor) -> float:
@@ -44,15 +56,15 @@ OPERATIONS: tuple[Callable[[Tensor, int], Tensor], ...] = (
     lambda x, sign: _shear(x, 0.0, sign * STRENGTH * 0.3),
     lambda x, sign: _translate(x, sign * _shift(x), 0.0),
     lambda x, sign: _translate(x, 0.0, sign * _shift(x)),
-    lambda x, sign: F.rotate(x, sign * STRENGTH * 30.0),
-    lambda x, sign: F.adjust_brightness(x, 1 + sign * STRENGTH * 0.9),
-    lambda x, sign: F.adjust_saturation(x, 1 + sign * STRENGTH * 0.9),
-    lambda x, sign: F.adjust_contrast(x, 1 + sign * STRENGTH * 0.9),
-    lambda x, sign: F.adjust_sharpness(x, 1 + sign * STRENGTH * 0.9),
-    lambda x, sign: F.posterize(x, 8 - round(STRENGTH * 4)),
-    lambda x, sign: F.solarize(x, 255 - 255 * STRENGTH),
-    lambda x, sign: F.autocontrast(x),
-    lambda x, sign: F.equalize(x),
+    lambda x, sign: _functional().rotate(x, sign * STRENGTH * 30.0),
+    lambda x, sign: _functional().adjust_brightness(x, 1 + sign * STRENGTH * 0.9),
+    lambda x, sign: _functional().adjust_saturation(x, 1 + sign * STRENGTH * 0.9),
+    lambda x, sign: _functional().adjust_contrast(x, 1 + sign * STRENGTH * 0.9),
+    lambda x, sign: _functional().adjust_sharpness(x, 1 + sign * STRENGTH * 0.9),
+    lambda x, sign: _functional().posterize(x, 8 - round(STRENGTH * 4)),
+    lambda x, sign: _functional().solarize(x, 255 - 255 * STRENGTH),
+    lambda x, sign: _functional().autocontrast(x),
+    lambda x, sign: _functional().equalize(x),
 )
 
 

@@ -163,7 +163,7 @@ class TeacherOutputs:
             self.device,
             self.precision,
             views=loader.augmentation_key(view),
-            drawn_by="" if weak else randaugment.DRAWN_BY,
+            drawn_by="" if weak else randaugment.drawn_by(),
             samples=self.loader.size,
             columns=loader.crops if weak else context.epochs,
             classes=context.classes,

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-import torch._dynamo.config as dynamo_config
-import torch._functorch.config as functorch_config
 from torch import Tensor, nn
 
 from benchmark.networks import Network
@@ -34,6 +32,9 @@ def compile_functions(functions: StepFunctions, graphs: bool) -> StepFunctions:
 
     Parts of the losses that torch cannot compile run eagerly.
     """
+    import torch._dynamo.config as dynamo_config  # a second, which only a process that compiles should take
+    import torch._functorch.config as functorch_config
+
     # torch keeps 8 specializations by default and silently runs further ones in eager mode; all networks share code
     dynamo_config.recompile_limit = dynamo_config.accumulated_recompile_limit = 1024
     dynamo_config.fail_on_recompile_limit_hit = True

@@ -239,15 +239,15 @@ def test_smaller_last_batches_are_not_compiled(dataset, compilations):
     assert len(compilations) == compiled
 
 
-def test_a_process_may_compile_more_specializations_than_torch_keeps_by_default(dataset, compilations, monkeypatch):
+def test_a_process_may_compile_more_specializations_than_torch_keeps_by_default(dataset, compilations):
     """torch keeps 8 by default and silently runs further ones in eager mode; beyond our limit it fails."""
     trainer = build_trainer(dataset, "ce", compiled=True)
     images = next(batches(trainer)).images[0]
     for n, chosen in enumerate(itertools.islice(itertools.product((0, 1), repeat=4), 1, 13), start=1):
         trainer._compiled.student(images, Needs(maps=list(itertools.compress(range(4), chosen))))
         assert len(compilations) == n
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", n)
-    with pytest.raises(Exception, match="fail_on_recompile_limit_hit"):
+    limit = torch._dynamo.config.patch(recompile_limit=n)  # the undoing of pytest's monkeypatch would remove it
+    with limit, pytest.raises(Exception, match="fail_on_recompile_limit_hit"):
         trainer._compiled.student(images, Needs(maps=range(4)))
 
 
