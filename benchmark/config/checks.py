@@ -103,6 +103,8 @@ def check_recipe(recipe: Recipe, dataset: DatasetConfig) -> None:
             f"recipe.rand_augment is of streamed photographs, dataset.augmentation={RESIZED_CROP}: "
             "give recipe.rand_augment=null"
         )
+    if recipe.rand_augment is not None and dataset.decoder == "dali":
+        raise UserError("recipe.rand_augment is of images decoded by PIL: leave out dataset.decoder=dali")
     if recipe.rand_augment is not None and not RAND_AUGMENT.fullmatch(recipe.rand_augment):
         raise UserError(f"recipe.rand_augment is {recipe.rand_augment!r}: write it as timm does, rand-m9-mstd0.5-inc1")
 

@@ -152,7 +152,7 @@ class DatasetConfig:
     augmentation: str = _or(one_of(CROP, RESIZED_CROP), CROP)  # padded crops; or RandomResizedCrop of the photographs
     rotation: float = _or(non_negative(180.0), 0.0)  # rotate each image by up to so many degrees, after the crop
     classes: int | None = _or_null(integer(2))  # the first classes of tinyimagenet or imagenet to use; null: all
-    decoder: str | None = _or_null(one_of("pil"))  # what decodes streamed images; null for those kept in memory
+    decoder: str | None = _or_null(one_of("pil", "dali"))  # what decodes streamed images; null for those kept in memory
     loading: str = _or(option(Limits(choices=("auto", "device", "stream")), location=True), "auto")
     workers: int | None = _or_null(option(Limits(at_least=0, at_most=MAX_WORKERS), location=True))
     cache_dir: str | None = _or_null(option(location=True))  # folder of resized copies of streamed images

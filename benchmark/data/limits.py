@@ -1,5 +1,7 @@
 """Which options of a data set go together, and whether its images fit into memory or are streamed from files."""
 
+import contextlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -58,6 +60,10 @@ def _check_files(config: DatasetConfig) -> None:
     for key in ("decoder", "cache_dir"):
         if getattr(config, key) is not None and not random_crops:
             raise UserError(f"dataset.{key} is of dataset.augmentation={RESIZED_CROP}: leave it out")
+    if config.decoder == "dali" and not _has_dali():
+        raise UserError(
+            "dataset.decoder=dali needs NVIDIA DALI, which is not installed: pip install 'kd-benchmark[dali]'"
+        )
     if config.cache_dir is not None and config.size > EVALUATED_SHARE * SHORTER_SIDE:
         largest = int(EVALUATED_SHARE * SHORTER_SIDE)
         raise UserError(
@@ -66,6 +72,12 @@ def _check_files(config: DatasetConfig) -> None:
         )
     if (random_crops or config.loading == "stream") and (config.mean is None or config.std is None):
         raise UserError("the statistics of streamed images are not computed: give dataset.mean and dataset.std")
+
+
+def _has_dali() -> bool:
+    with contextlib.suppress(ModuleNotFoundError):  # where no package is below nvidia
+        return importlib.util.find_spec("nvidia.dali") is not None
+    return False
 
 
 def streams(config: DatasetConfig, images: int, device: str) -> bool:

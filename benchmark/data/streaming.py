@@ -1,155 +1,26 @@
-"""Training and evaluation batches decoded from image files by worker processes.
+"""Training and evaluation batches decoded from image files, by worker processes or a GPU.
 
-A worker decodes whole batches by PIL and crops them; the device flips, normalizes and casts them. What is drawn for an
+A decoder yields cropped pixels of requested images; the device flips, normalizes and casts them. What is drawn for an
 image depends on the run's seed, the epoch and the image's position alone, so that batches are the same with any number
 of workers, and an epoch is the same after any other epochs.
-
-Memory: a worker holds two batches of uint8 pixels, one decoded image, and the arrays of paths that all processes share.
 """
 
-import contextlib
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from benchmark.config.schema import CROP, RESIZED_CROP, DatasetConfig
-from benchmark.data import augmentation, randaugment, resized_copy
-from benchmark.data.batches import WEAK, BatchLoader
+from benchmark.data import augmentation, randaugment
+from benchmark.data.batches import BatchLoader
 from benchmark.data.datasets import Split, normalization, normalize
-from benchmark.data.decoding import UnreadableImage, decode, random_crop, timm_rand_augment, whole
+from benchmark.data.decoders import Decoder, Request, make_decoder
 from benchmark.data.image_files import FileSplit
-from benchmark.data.limits import EVALUATED_SHARE
 from benchmark.data.loader import Loader
 from benchmark.data.mixing import PLAIN, ImageRecipe, Mixing
-from benchmark.errors import UserError
-from benchmark.training.hardware import return_freed_memory
-from benchmark.training.seeding import generator, seed_for
+from benchmark.training.seeding import generator
 from methods.contract import Batch
-
-MOST_WORKERS = 16  # by default; more of them decode faster than a GPU trains
-VIEW_STREAMS = ("decoded view", "decoded second view")  # purposes of random numbers of the views of an image
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a worker decodes at once. epoch: of random crops; None: centered images. views: 1, or 2 random crops."""
-
-    positions: np.ndarray  # int64 [B], in the split
-    epoch: int | None = None
-    views: int = 1
-
-
-class RequestedBatches(Dataset[Any]):
-    """Decodes requested batches: uint8 [V, B, size, size, 3]; or the reason, a string, why a file cannot be decoded."""
-
-    def __init__(
-        self, split: FileSplit, config: DatasetConfig, seed: int, rand_augment: str | None = None
-    ) -> None:  # fmt: skip
-        self._split, self._size, self._seed = split, config.size, seed
-        self._rand_augment = None if rand_augment is None else timm_rand_augment(rand_augment, config)
-        self._shorter_side = config.size
-        if config.augmentation == RESIZED_CROP:
-            self._shorter_side = round(config.size / EVALUATED_SHARE)
-
-    def __getitem__(self, request: Request) -> Tensor | str:
-        """Decode a batch."""
-        shape = (request.views, len(request.positions), self._size, self._size, 3)
-        batch = torch.empty(shape, dtype=torch.uint8)
-        pixels = batch.numpy()
-        for i, position in enumerate(request.positions.tolist()):
-            path = self._split.path(position)
-            try:
-                image = decode(path, self._split.files.as_shown)
-            except UnreadableImage as error:
-                return f"{path} cannot be read as an image ({error}): remove or replace it"
-            for view in range(request.views):
-                if request.epoch is None:
-                    pixels[view, i] = whole(image, self._size, self._shorter_side)
-                else:
-                    with _seeded(VIEW_STREAMS[view], self._seed, request.epoch, position):
-                        crop = random_crop(image, self._size)
-                        if self._rand_augment is not None and view == WEAK:
-                            crop = self._rand_augment(crop)
-                        pixels[view, i] = np.asarray(crop)
-        return batch
-
-
-@contextlib.contextmanager
-def _seeded(purpose: str, *parts: int) -> Iterator[None]:
-    """Seed the global generators of the CPU and restore them afterwards: torch's, from which torchvision draws, and
-    Python's and NumPy's, from which timm's RandAugment draws."""
-    seed, python, numpy = seed_for(purpose, *parts), random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-class _Requests(Sampler[Request]):
-    """The requests of the next pass over a `DataLoader`, which may outlive many of them."""
-
-    def __init__(self) -> None:
-        self.requests: Sequence[Request] = ()
-
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.requests)
-
-
-class Decoder:
-    """Decodes batches of a split in worker processes, which wait for the next pass between two of them."""
-
-    def __init__(
-        self, split: FileSplit, config: DatasetConfig, seed: int, device: torch.device | str, *,
-        rand_augment: str | None = None,
-    ) -> None:  # fmt: skip
-        device_type = torch.device(device).type
-        if config.cache_dir is not None:
-            split = resized_copy.ensure(split, config.cache_dir)
-        workers = config.workers if config.workers is not None else default_workers(device_type)
-        self._requests, batches = _Requests(), RequestedBatches(split, config, seed, rand_augment)
-        self._loader = DataLoader(
-            batches, batch_size=None, sampler=self._requests, num_workers=workers,
-            worker_init_fn=_prepare_worker, collate_fn=_unchanged, pin_memory=device_type == "cuda",
-            persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else it draws from the global one, with which networks are initialized
-        )  # fmt: skip
-
-    def decode(self, requests: Sequence[Request]) -> Iterator[Tensor]:
-        """Yield the batches of requests in their order, uint8 [V, B, size, size, 3] on the CPU.
-
-        Raises UserError where a file cannot be decoded.
-        """
-        self._requests.requests = requests
-        for batch in self._loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
-
-
-def _prepare_worker(_: int) -> None:
-    return_freed_memory()
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def default_workers(device: str) -> int:
-    """Return the number of worker processes of a run: on a GPU one for each of its CPU threads but one, at most 16; on
-    a CPU one for every second thread, since training needs them too."""
-    threads = torch.get_num_threads()
-    return max(1, min(threads - 1, MOST_WORKERS)) if device == "cuda" else max(1, threads // 2)
 
 
 class StreamingLoader(BatchLoader):
@@ -208,7 +79,7 @@ class StreamingLoader(BatchLoader):
 
     def _open(self) -> Decoder:
         if self._decoder is None:
-            self._decoder = Decoder(
+            self._decoder = make_decoder(
                 self._split, self._config, self.seed, self.device, rand_augment=self.recipe.rand_augment
             )
         return self._decoder
@@ -249,7 +120,7 @@ def evaluation_batches(
         for images in split.images.split(batch_size):
             yield normalize(images, config)
         return
-    decoder = Decoder(split, config, 0, device)
+    decoder = make_decoder(split, config, 0, device)
     for pixels in decoder.decode([Request(part) for part in _parts(len(split.labels), batch_size)]):
         yield normalize(pixels[0].to(device, non_blocking=True).permute(0, 3, 1, 2), config)
 

@@ -56,6 +56,10 @@ def test_every_recipe_and_tracker_composes(recipe, tracker):
             ["dataset=imagenet", "recipe.rand_augment=rand-m9-q3"],
             "recipe.rand_augment is 'rand-m9-q3': write it as timm does, rand-m9-mstd0.5-inc1",
         ),
+        (
+            ["dataset=imagenet", "recipe.rand_augment=rand-m9-mstd0.5-inc1", "dataset.decoder=dali"],
+            "recipe.rand_augment is of images decoded by PIL: leave out dataset.decoder=dali",
+        ),
         (["recipe.optimizer=adamw"], "recipe.optimizer=adamw has momenta of its own: give recipe.momentum=0"),
         (["recipe.schedule=cosine"], "recipe.milestones are of recipe.schedule=step: give recipe.milestones=[]"),
         (["recipe.optimizer=adam"], "recipe.optimizer cannot be 'adam'; did you mean adamw"),

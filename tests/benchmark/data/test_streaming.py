@@ -10,10 +10,11 @@ from torchvision import transforms
 
 from benchmark.data.batches import STRONG, WEAK
 from benchmark.data.datasets import Dataset, load
+from benchmark.data.decoders import DecodedBatches, Request
 from benchmark.data.image_files import FileSplit
 from benchmark.data.loader import Loader
 from benchmark.data.mixing import ImageRecipe
-from benchmark.data.streaming import Request, RequestedBatches, StreamingLoader, evaluation_batches, make_loader
+from benchmark.data.streaming import StreamingLoader, evaluation_batches, make_loader
 from benchmark.errors import UserError
 from benchmark.training.seeding import seed_for
 from methods.contract import Batch
@@ -164,12 +165,12 @@ def test_an_epoch_is_the_same_after_other_epochs_and_after_an_abandoned_one(fold
 
 def test_epochs_seeds_and_views_differ(folder):
     dataset = photographs(folder, flip=False)
-    batches = RequestedBatches(dataset.train, dataset.config, 0)
+    batches = DecodedBatches(dataset.train, dataset.config, 0)
     positions = np.arange(15)
     first = batches[Request(positions, 1, 2)]
     others = [
         batches[Request(positions, 2, 2)],
-        RequestedBatches(dataset.train, dataset.config, 1)[Request(positions, 1, 2)],
+        DecodedBatches(dataset.train, dataset.config, 1)[Request(positions, 1, 2)],
         first.flip(0),
     ]
     assert all((first[0] != other[0]).flatten(1).any(1).all() for other in others)

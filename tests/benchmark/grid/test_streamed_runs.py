@@ -79,6 +79,12 @@ def test_workers_are_no_part_of_the_identity_and_the_decoder_is(tmp_path, data):
     assert not {"workers", "loading", "root", "cache_dir"} & recorded.keys()
 
 
+def test_a_run_by_dali_is_another_and_records_its_decoder(tmp_path, data):
+    pytest.importorskip("nvidia.dali")
+    run, by_pil = (student_runs(with_teacher(tmp_path, data, *words))["kd"] for words in (["dataset.decoder=dali"], []))
+    assert run.config["dataset"]["decoder"] == "dali" and run.identity != by_pil.identity
+
+
 def test_a_run_fails_with_the_name_of_a_damaged_file(tmp_path, data):
     shutil.copytree(data, tmp_path / "data")
     damaged = tmp_path / "data" / "imagenet" / "train" / "n01" / "n01_2.JPEG"

@@ -1,0 +1,148 @@
+"""Batches decoded by NVIDIA DALI on the CPU: those of PIL but for rounding. Skipped where DALI is not installed."""
+
+import importlib.util
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from benchmark.data.batches import STRONG, WEAK
+from benchmark.data.datasets import Dataset, load
+from benchmark.data.decoding import decode
+from benchmark.data.streaming import StreamingLoader, evaluation_batches
+from benchmark.errors import UserError
+from methods.contract import Batch
+from tests.benchmark.data.examples import dataset_config
+from tests.benchmark.data.layouts import write_image, write_imagenet
+
+SIZE = 32
+RAW = {"mean": [0.0] * 3, "std": [1.0] * 3}  # batches show pixels from 0 to 1
+
+
+def without_dali() -> bool:
+    try:
+        return importlib.util.find_spec("nvidia.dali") is None
+    except ModuleNotFoundError:
+        return True
+
+
+needs_dali = pytest.mark.skipif(without_dali(), reason="NVIDIA DALI is not installed: pip install -e '.[dali]'")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_imagenet(folder / "imagenet", train=5)
+    return folder
+
+
+def photographs(folder, **changes) -> Dataset:
+    return load(dataset_config("imagenet", **{"size": SIZE, "workers": 0, "decoder": "dali", **RAW, **changes}), folder)
+
+
+def epoch_of(dataset: Dataset, epoch: int = 1, views: int = 1, seed: int = 3) -> list[Batch]:
+    loader = StreamingLoader(dataset.train, dataset.config, 4, seed, "cpu")
+    batches = list(loader.epoch(epoch, views))
+    loader.close()
+    return batches
+
+
+def images_of(batches: list[Batch], view: int = WEAK) -> torch.Tensor:
+    return 255 * torch.cat([batch.images[view] for batch in batches])
+
+
+def assert_near(images: torch.Tensor, expected: torch.Tensor) -> None:
+    """Pixels differ by rounding, and by how colors of a JPEG are interpolated."""
+    difference = (images - expected).abs()
+    assert images.shape == expected.shape and difference.mean() < 1 and difference.max() < 16
+
+
+@needs_dali
+def test_training_images_are_those_of_pil_but_for_rounding(folder):
+    both = [epoch_of(photographs(folder, decoder=decoder), 2, views=2) for decoder in ("dali", "pil")]
+    # strong views are not compared: RandAugment makes much of small differences
+    assert_near(*(images_of(batches) for batches in both))
+    for a, b in zip(*both, strict=True):
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.indices, b.indices)
+    weak, strong = (images_of(both[0], view) for view in (WEAK, STRONG))
+    assert not torch.equal(weak, strong)
+    assert (weak - images_of(epoch_of(photographs(folder), 3))).abs().mean() > 10, "another epoch has other crops"
+
+
+@needs_dali
+@pytest.mark.parametrize("size", [32, 224])
+def test_evaluation_images_are_those_of_pil_but_for_rounding(folder, size):
+    images = []
+    for decoder in ("dali", "pil"):
+        dataset = photographs(folder, decoder=decoder, size=size)
+        images.append(255 * torch.cat(list(evaluation_batches(dataset.test, dataset.config, 4, "cpu"))))
+    assert_near(*images)
+
+
+@needs_dali
+def test_batches_are_the_same_with_any_number_of_workers_and_after_an_abandoned_epoch(folder):
+    alone, used = (
+        StreamingLoader(photographs(folder, workers=workers).train, photographs(folder).config, 4, 3, "cpu")
+        for workers in (0, 2)
+    )
+    next(used.epoch(1, 2))
+    next(used.epoch(2))
+    assert torch.equal(used.unaugmented(torch.tensor([3, 0])), alone.unaugmented(torch.tensor([3, 0])))
+    for a, b in zip(alone.epoch(3, 2), used.epoch(3, 2), strict=True):
+        assert all(map(torch.equal, a.images, b.images)) and torch.equal(a.indices, b.indices)
+    used.close()
+
+
+@needs_dali
+def test_photographs_of_a_folder_are_turned_as_a_viewer_shows_them(tmp_path):
+    for part in ("train", "test"):
+        for label in ("a", "b"):
+            write_image(tmp_path / "mine" / part / label / "0.jpg", 1, (48, 32))
+            write_image(tmp_path / "mine" / part / label / "1.jpg", 2, (48, 32))
+    turned = tmp_path / "mine" / "test" / "a" / "0.jpg"
+    image, exif = Image.open(turned), Image.Exif()
+    exif[0x0112] = 6
+    image.save(turned, exif=exif)
+    with Image.open(turned) as original:
+        assert ImageOps.exif_transpose(original).size == (32, 48)
+    images = []
+    for decoder in ("dali", "pil"):
+        config = dataset_config(
+            "imagefolder", root="mine", augmentation="resized_crop", padding=0, size=24, workers=0, decoder=decoder,
+            **RAW,
+        )  # fmt: skip
+        dataset = load(config, tmp_path)
+        images.append(255 * torch.cat(list(evaluation_batches(dataset.test, dataset.config, 4, "cpu"))))
+    assert_near(*images)
+
+
+@needs_dali
+@pytest.mark.parametrize("length", [100, 700])
+def test_a_damaged_file_is_named(tmp_path, length):
+    damaged = write_imagenet(tmp_path / "imagenet") / "train" / "n02" / "n02_1.JPEG"
+    content = damaged.read_bytes()
+    assert len(content) > 700, "700 bytes hold the header"
+    damaged.write_bytes(content[:length])
+    with pytest.raises(UserError, match=r"n02_1.JPEG cannot be read as an image \(.*\): remove or replace it$"):
+        epoch_of(photographs(tmp_path))
+
+
+@needs_dali
+def test_a_file_that_pil_reads_and_dali_does_not_is_refused_with_the_reason(tmp_path):
+    root, gif = write_imagenet(tmp_path / "imagenet"), io.BytesIO()
+    path = root / "train" / "n02" / "n02_1.JPEG"
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(gif, "GIF")
+    path.write_bytes(gif.getvalue())
+    decode(str(path), as_shown=False)
+    with pytest.raises(UserError, match=r"DALI cannot decode images of .*imagenet \(.*\): give dataset.decoder=pil$"):
+        epoch_of(photographs(tmp_path))
+
+
+def test_without_the_package_its_name_is_given(folder, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"needs NVIDIA DALI, which is not installed: pip install 'kd-benchmark\[dali\]'"
+    ):
+        photographs(folder)
