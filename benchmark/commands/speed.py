@@ -31,7 +31,7 @@ from benchmark.commands.speed_harness import (
 from benchmark.commands.timed_loop import TimedLoop, take_turns
 from benchmark.config.command_options import load_options
 from benchmark.config.compose import FULL_EPOCHS, load_config
-from benchmark.config.schema import Config, SpeedOptions
+from benchmark.config.schema import RESIZED_CROP, Config, SpeedOptions
 from benchmark.data.loader import Loader
 from benchmark.errors import UserError
 from benchmark.grid.executors import Processes
@@ -112,6 +112,7 @@ def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
         meter.move_to(0, "training of the teacher")
         teacher_ms = time_teacher_training(measurement)
         matmul_rate, pipeline_rate = measure_matmul_rate(harness), measure_pipeline_rate(harness)
+        streaming = measure_photographs(harness)
         # on a GPU, warming up reports the peak
         peaks = peak_memory_of_each(measurement, names) if harness.hardware.device == "cpu" else {}
         for name in names:
@@ -129,6 +130,7 @@ def measure(measurement: Measurement) -> Iterator[dict[str, Any]]:
                 "rows": rows,
                 "impossible": unsupported,
                 "pipeline_images_per_s": pipeline_rate,
+                "streaming": streaming,
                 "matmul_gflops": matmul_rate / 1e9,
                 "teacher_training_step_ms": teacher_ms,
                 "seeds": len(config.seeds),
@@ -243,6 +245,17 @@ def measure_pipeline_rate(harness: SpeedHarness) -> float:
     next(stream)
     loop = TimedLoop(lambda: next(stream), steps_per_sample=harness.steps_per_sample)
     return harness.batch_size / statistics.median(loop.run(300, harness.wait))
+
+
+def measure_photographs(harness: SpeedHarness) -> dict[str, Any] | None:
+    """Return what `measure_streaming` does for a data set of random crops of photographs, None for another."""
+    config = harness.config.dataset
+    if config.augmentation != RESIZED_CROP:
+        return None
+    from benchmark.commands.streaming_speed import measure_streaming  # imports torchvision's transforms
+
+    device, folder = harness.hardware.device, Path(harness.config.runs)
+    return measure_streaming(config, harness.batch_size, device, folder, harness.wait)
 
 
 def peak_memory_of_each(measurement: Measurement, names: Sequence[str]) -> dict[str, float | None]:

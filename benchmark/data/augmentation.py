@@ -46,6 +46,16 @@ def crop_and_flip(padded: Tensor, indices: Tensor, augmentation_ids: Tensor, pad
     return images.permute(0, 3, 1, 2)
 
 
+def mirror(images: Tensor, indices: Tensor) -> Tensor:
+    """Return a copy of the images, uint8 [N, H, W, 3], of which `indices` [M], on the CPU, are mirrored.
+
+    Without padding this is `crop_and_flip` in a third of its time.
+    """
+    copy, indices = images.clone(), indices.to(images.device)
+    copy[indices] = images[indices].flip(2)
+    return copy
+
+
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Rotate images counterclockwise by `degrees` [B] about their centers: uint8 [B, 3, H, W] -> uint8 [B, 3, H, W] in
     channels_last memory.

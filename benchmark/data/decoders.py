@@ -4,6 +4,7 @@ Memory: a worker holds two batches of uint8 pixels, one decoded image, and the a
 """
 
 import contextlib
+import gc
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,7 @@ class _Requests(Sampler[Request]):
 
 
 def _prepare_worker(_: int) -> None:
+    gc.freeze()  # objects that a worker inherits stay: an unreachable DALI pipeline would hang in its destructor
     return_freed_memory()
 
 

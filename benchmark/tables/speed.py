@@ -32,12 +32,23 @@ def steps_table(result: Mapping[str, Any], rounds: int, steps: int, epochs: int)
         f"Student alone next to the first and the last method: {alone}. Input pipeline alone: "
         f"{result['pipeline_images_per_s']:,.0f} images/s. Matrix product: {result['matmul_gflops']:,.0f} GFLOP/s."
     ]
+    if (streaming := result.get("streaming")) is not None:
+        notes.append(_streaming_note(streaming))
     skipped = [f"{name}: {reason}" for name, reason in result["impossible"].items()]
     return Table(
         "Cost of one training step", [Column("method", TEXT), *map(Column, COLUMNS)], [[_step_line(r) for r in rows]],
         intro=[_explanation(result, rounds, steps, epochs)], notes=notes,
         lists=[Listing("Not supported by this pair", skipped)] if skipped else [],
     )  # fmt: skip
+
+
+def _streaming_note(streaming: Mapping[str, Any]) -> str:
+    decoder, loader = (streaming[f"{name}_images_per_s"] for name in ("decoder", "loader"))
+    return (
+        f"Photographs of {streaming['width']} × {streaming['height']} px, by {streaming['decoder']} and "
+        f"{cells.counted(streaming['workers'], 'worker')}: decoding and cropping alone {decoder:,.0f} images/s, the "
+        f"loader that training reads {loader:,.0f} ({100 * loader / decoder:.0f} %)."
+    )
 
 
 def _explanation(result: Mapping[str, Any], rounds: int, steps: int, epochs: int) -> str:

@@ -29,6 +29,16 @@ def crop_by_pixel(image: np.ndarray, augmentation_id: int, padding: int, flip: b
     return outcome
 
 
+@given(st.lists(st.booleans(), min_size=1, max_size=5))
+def test_mirrored_images_are_copies_from_right_to_left(mirrored):
+    images = torch.randint(256, (len(mirrored), 4, 5, 3), dtype=torch.uint8)
+    before = images.clone()
+    result = augmentation.mirror(images, torch.tensor(mirrored).nonzero().flatten())
+    for image, mirror, original in zip(result.numpy(), mirrored, before.numpy(), strict=True):
+        np.testing.assert_array_equal(image, original[:, ::-1] if mirror else original)
+    assert torch.equal(images, before)
+
+
 @settings(max_examples=25)
 @given(data=st.data(), padding=st.integers(0, 4), flip=st.booleans(), side=st.integers(4, 7))
 def test_crop_and_flip_equals_a_pixel_loop(data, padding, flip, side):

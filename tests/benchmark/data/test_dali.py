@@ -1,5 +1,6 @@
 """Batches decoded by NVIDIA DALI on the CPU: those of PIL but for rounding. Skipped where DALI is not installed."""
 
+import gc
 import importlib.util
 import io
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from benchmark.data import decoders
 from benchmark.data.batches import STRONG, WEAK
 from benchmark.data.datasets import Dataset, load
 from benchmark.data.decoding import decode
@@ -84,14 +86,38 @@ def test_evaluation_images_are_those_of_pil_but_for_rounding(folder, size):
 @needs_dali
 def test_batches_are_the_same_with_any_number_of_workers_and_after_an_abandoned_epoch(folder):
     alone, used = (
-        StreamingLoader(photographs(folder, workers=workers).train, photographs(folder).config, 4, 3, "cpu")
-        for workers in (0, 2)
+        StreamingLoader(dataset.train, dataset.config, 4, 3, "cpu")
+        for dataset in (photographs(folder, workers=workers) for workers in (0, 2))
     )
     next(used.epoch(1, 2))
     next(used.epoch(2))
     assert torch.equal(used.unaugmented(torch.tensor([3, 0])), alone.unaugmented(torch.tensor([3, 0])))
     for a, b in zip(alone.epoch(3, 2), used.epoch(3, 2), strict=True):
         assert all(map(torch.equal, a.images, b.images)) and torch.equal(a.indices, b.indices)
+    used.close()
+
+
+@needs_dali
+def test_a_worker_does_not_collect_a_pipeline_that_it_inherits(folder, monkeypatch):
+    def collect_at_once(worker: int) -> None:
+        prepare(worker)
+        gc.collect()
+
+    prepare = decoders._prepare_worker
+    monkeypatch.setattr(decoders, "_prepare_worker", collect_at_once)
+    forgotten, used = (
+        StreamingLoader(dataset.train, dataset.config, 4, 3, "cpu")
+        for dataset in (photographs(folder, workers=workers) for workers in (0, 1))
+    )
+    list(forgotten.epoch(1))
+    cycle: list[object] = [forgotten]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del forgotten, cycle  # unreachable, and not yet collected
+        assert len(list(used.epoch(1))) == 4
+    finally:
+        gc.enable()
     used.close()
 
 
