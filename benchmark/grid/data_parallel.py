@@ -30,6 +30,7 @@ from benchmark.config.method_files import describe_failure
 from benchmark.console import protect_streams
 from benchmark.grid.estimate import TimeKey
 from benchmark.grid.executors import stop
+from benchmark.grid.processes import new_process
 from benchmark.grid.progress import Progress
 from benchmark.runs import locks
 from benchmark.runs.locks import RunBusy
@@ -139,12 +140,11 @@ class _Ranks:
 @contextlib.contextmanager
 def _started(enter: Callable[..., None], size: int) -> Iterator[dict[Any, BaseProcess]]:
     """Start processes that call `enter(pipe, rank)`; at the end of the context end those that still run."""
-    context = multiprocessing.get_context("spawn")  # neither CUDA nor torch's threads survive a fork
     processes: dict[Any, BaseProcess] = {}  # by the pipe through which each reports
     try:
         for rank in range(size):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=enter, args=(sender, rank), daemon=True)
+            receiver, sender = multiprocessing.Pipe(duplex=False)
+            process = new_process(enter, (sender, rank), daemon=True)
             process.start()
             sender.close()
             processes[receiver] = process

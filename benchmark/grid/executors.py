@@ -5,7 +5,6 @@
 
 import dataclasses
 import multiprocessing
-import os
 import queue
 import signal
 import threading
@@ -17,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from benchmark.console import protect_streams
+from benchmark.grid.processes import new_process
 from benchmark.grid.training_run import Outcome
 from benchmark.training.graphs import SINGLE_GRAPH, Capture
 
@@ -95,11 +95,9 @@ class Processes:
             self._places.put(environment)
 
     def _run_at(self, environment: Mapping[str, str], function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        # spawned, not forked: neither CUDA nor torch's thread pools survive a fork
-        context = multiprocessing.get_context("spawn")
-        receiver, sender = context.Pipe(duplex=False)
+        receiver, sender = multiprocessing.Pipe(duplex=False)
         # not a daemon, which could not start the processes of a run that several train together
-        process = context.Process(target=_run_and_send, args=(sender, environment, function, args))
+        process = new_process(_run_and_send, (sender, function, args), environment=environment)
         with self._lock:
             if self._stopped:
                 raise CancelledError
@@ -120,10 +118,7 @@ class Processes:
         return result
 
 
-def _run_and_send(
-    pipe: Connection, environment: Mapping[str, str], function: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
-    os.environ.update(environment)  # before CUDA starts, which it does at its first use
+def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent answers it with SIGTERM
     protect_streams()

@@ -144,7 +144,11 @@ def test_too_few_gpus_are_an_error_before_anything_starts(tmp_path, monkeypatch)
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the processes that a process has started and that live, but for one that counts resources."""
+    """Return the living processes that a process has started through a server, but for one that counts resources."""
+    return [child for server in _children_of(pid) for child in _children_of(server)]
+
+
+def _children_of(pid: int) -> list[int]:
     children = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

@@ -1,11 +1,11 @@
 """Tests of runs in several processes: equal results, isolated failures, and an interruption that ends everything."""
 
-import multiprocessing
 import os
 import signal
 import threading
 import time
 from concurrent.futures import CancelledError
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from benchmark.grid.execution import run_plan
 from benchmark.grid.executors import Processes
+from benchmark.grid.processes import new_process
 from benchmark.runs.folder import RunFolder
 from tests.helpers import plan_of, tracking_of
 
@@ -82,14 +83,14 @@ def test_an_exception_ends_running_functions_and_cancels_waiting_ones(tmp_path):
 
 
 def test_an_exception_cancels_a_function_whose_process_is_about_to_start(tmp_path, monkeypatch):
-    context, about_to_start = multiprocessing.get_context("spawn"), threading.Event()
+    about_to_start = threading.Event()
 
-    def slow(_):
+    def slow(*args: Any, **options: Any) -> BaseProcess:
         about_to_start.set()
         time.sleep(1)  # meanwhile the pool terminates all processes that run
-        return context
+        return new_process(*args, **options)
 
-    monkeypatch.setattr("benchmark.grid.executors.multiprocessing.get_context", slow)
+    monkeypatch.setattr("benchmark.grid.executors.new_process", slow)
     with pytest.raises(KeyboardInterrupt), Processes(1) as pool:
         future = pool.submit((tmp_path / "ran").touch)
         assert about_to_start.wait(30)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from benchmark.grid.processes import new_process
 from benchmark.training.parallel import ProcessGroup
 
 
@@ -19,12 +20,11 @@ from benchmark.training.parallel import ProcessGroup
 def group_of(size: int) -> Iterator[Callable[..., list[Any]]]:
     """Start `size` processes. Yield call(function, *args): what `function(group, *args)` returns in each of them, None
     for one that ended."""
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         pipes, processes = [], []
         for rank in range(size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, size, Path(folder) / "store"), daemon=True)
+            ours, theirs = multiprocessing.Pipe()
+            process = new_process(_serve, (theirs, rank, size, Path(folder) / "store"), daemon=True)
             process.start()
             theirs.close()
             pipes.append(ours)

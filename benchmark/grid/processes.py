@@ -1,0 +1,37 @@
+"""Processes that this one starts: each is forked from a server that has imported the code once.
+
+A process that is spawned imports torch for seconds before it works, and one that is forked from this process would
+inherit the state of CUDA and the threads of torch, which do not survive that. The server has neither.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+IMPORTED = ["benchmark.grid.run", "benchmark.grid.data_parallel"]  # by the server
+
+
+def new_process(
+    target: Callable[..., None], args: tuple[Any, ...], *, environment: Mapping[str, str] | None = None,
+    daemon: bool = False,
+) -> BaseProcess:  # fmt: skip
+    """Return a process, not yet started, that calls `target(*args)`, both picklable.
+
+    environment: variables that it has in addition to those of this process.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+    else:
+        context = multiprocessing.get_context("spawn")
+    # the server has the variables of the time at which it was started
+    variables = {**os.environ, **(environment or {})}
+    return context.Process(target=_call, args=(variables, target, args), daemon=daemon)
+
+
+def _call(variables: Mapping[str, str], target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)  # before CUDA starts, which it does at its first use
+    target(*args)
