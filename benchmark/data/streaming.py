@@ -19,6 +19,7 @@ from benchmark.data.decoders import Decoder, Request, make_decoder
 from benchmark.data.image_files import FileSplit
 from benchmark.data.loader import Loader
 from benchmark.data.mixing import PLAIN, ImageRecipe, Mixing
+from benchmark.training.parallel import ALONE, Parallel
 from benchmark.training.seeding import generator
 from methods.contract import Batch
 
@@ -28,15 +29,16 @@ class StreamingLoader(BatchLoader):
 
     Views are random crops of the photographs (`augmentation=resized_crop`), or crops of the padded, resized images,
     which are the views of `Loader`, pixel by pixel. They have no ids, so that outputs of a teacher are not stored. A
-    strong view is an independent crop and flip followed by RandAugment.
+    strong view is an independent crop and flip followed by RandAugment. Of processes that train together each decodes
+    its rows of a batch, and all receive the pixels of the others.
     """
 
     def __init__(
         self, split: FileSplit, config: DatasetConfig, batch_size: int, seed: int, device: torch.device | str,
-        recipe: ImageRecipe = PLAIN,
+        recipe: ImageRecipe = PLAIN, parallel: Parallel = ALONE,
     ) -> None:  # fmt: skip
         super().__init__(split.labels, batch_size, seed, device, None, recipe, config.rotation)
-        self._split, self._config = split, config
+        self._split, self._config, self._parallel = split, config, parallel
         self._flip, self._padding = config.flip, config.padding if config.augmentation == CROP else 0
         self._ids = augmentation.count_outcomes(self._padding, self._flip)
         self._normalization = normalization(config, config.size, device)
@@ -57,7 +59,7 @@ class StreamingLoader(BatchLoader):
         batches = list(zip(*(column.split(self.batch_size) for column in (order, ids, angles)), strict=True))
         decoded = self._open().decode([self._request(indices, epoch, views) for indices, *_ in batches])
         for (indices_cpu, weak_ids, weak_angles), pixels in zip(batches, decoded, strict=True):
-            pixels, indices = pixels.to(self.device, non_blocking=True), indices_cpu.to(self.device)
+            pixels, indices = self._whole_batch(pixels, len(indices_cpu)), indices_cpu.to(self.device)
             weak = self._normalized(self._augmented(pixels[0], weak_ids, weak_angles))
             weak, labels, targets = mixing(weak, self.labels[indices])
             images = [weak]
@@ -85,8 +87,14 @@ class StreamingLoader(BatchLoader):
         return self._decoder
 
     def _request(self, indices: Tensor, epoch: int, views: int) -> Request:
+        positions = indices[self._parallel.rows(len(indices))].numpy()
         crops = self._config.augmentation == RESIZED_CROP
-        return Request(indices.numpy(), epoch, views) if crops else Request(indices.numpy())
+        return Request(positions, epoch, views) if crops else Request(positions)
+
+    def _whole_batch(self, pixels: Tensor, count: int) -> Tensor:
+        """Join the decoded rows of all processes, on the device: uint8 [V, n, H, W, 3] -> [V, count, H, W, 3]."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        return self._parallel.join(pixels.transpose(0, 1), count).transpose(0, 1)
 
     def _augmented(self, pixels: Tensor, ids: Tensor, angles: Tensor) -> Tensor:
         """Pad, crop, flip and rotate decoded images: uint8 [B, H, W, 3], [B], [B] -> uint8 [B, 3, H, W]."""
@@ -103,12 +111,12 @@ class StreamingLoader(BatchLoader):
 
 def make_loader(
     split: Split | FileSplit, config: DatasetConfig, batch_size: int, seed: int, device: torch.device | str,
-    recipe: ImageRecipe = PLAIN,
+    recipe: ImageRecipe = PLAIN, parallel: Parallel = ALONE,
 ) -> BatchLoader:  # fmt: skip
-    """Return the loader of a split, in memory or of files."""
+    """Return the loader of a split, in memory or of files. All processes of `parallel` have the whole batches."""
     if isinstance(split, Split):
         return Loader(split, config, batch_size, seed, device, recipe)
-    return StreamingLoader(split, config, batch_size, seed, device, recipe)
+    return StreamingLoader(split, config, batch_size, seed, device, recipe, parallel)
 
 
 def evaluation_batches(

@@ -49,7 +49,7 @@ def build_trainer(
         teacher = to_device(teacher, device)
     method = build_method(config["method"], run.network, teacher_name, dataset, recipe["epochs"], seed, device, teacher)
     images = ImageRecipe.from_recipe(recipe, dataset.classes)
-    loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images)
+    loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images, parallel)
     teacher_outputs = TeacherOutputs(
         teacher, method.requires, loader, device=device, precision=precision, parallel=parallel
     )

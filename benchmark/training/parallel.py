@@ -58,6 +58,11 @@ class Parallel:
         """Join the rows [n, …] of all processes: [count, …]. Only this process's rows have a gradient."""
         return rows
 
+    def join(self, rows: Tensor, count: int) -> Tensor:
+        """Join the rows [n, …] of all processes, in their order and in the memory format of `rows`, without a gradient:
+        [count, …]."""
+        return rows
+
     def student_pass(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context of the student's forward pass in training."""
         return contextlib.nullcontext()
@@ -128,7 +133,7 @@ class ProcessGroup(Parallel):
         return _Gather.apply(rows, count, self)
 
     def join(self, rows: Tensor, count: int) -> Tensor:
-        """Join the rows [n, …] of all processes, in their order and in the memory format of `rows`, without a gradient.
+        """Join the rows of all processes without a gradient.
 
         Parts that are sent have one size: those of fewer rows end in zeros, which are dropped.
         """

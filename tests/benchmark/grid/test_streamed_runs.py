@@ -85,6 +85,16 @@ def test_a_run_by_dali_is_another_and_records_its_decoder(tmp_path, data):
     assert run.config["dataset"]["decoder"] == "dali" and run.identity != by_pil.identity
 
 
+def test_a_run_of_two_processes_has_the_metrics_of_one(tmp_path, data):
+    gentle = ["recipe.lr=0.001", "recipe.batch_size=8", "methods=kd", "references=false"]  # rounding stays small
+    lines = []
+    for words in ([], ["distributed=true", "processes=2", f"runs={tmp_path / 'two'}"]):
+        plan, outcomes = bench(overrides(tmp_path, data, *gentle, *words))
+        assert {outcome.status for outcome in outcomes} == {"done"}
+        lines.append(trained(student_runs(plan)["kd"].folder)[1])
+    assert lines[1] == [pytest.approx(line, rel=1e-3, abs=1e-4) for line in lines[0]]
+
+
 def test_a_run_fails_with_the_name_of_a_damaged_file(tmp_path, data):
     shutil.copytree(data, tmp_path / "data")
     damaged = tmp_path / "data" / "imagenet" / "train" / "n01" / "n01_2.JPEG"

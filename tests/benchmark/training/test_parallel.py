@@ -4,16 +4,22 @@ import dataclasses
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmark.data.datasets import load
+from benchmark.data.image_files import FileSplit
+from benchmark.data.streaming import make_loader
 from benchmark.training.evaluation import Evaluator
 from benchmark.training.parallel import ALONE, Parallel, PeerLost, ProcessGroup
 from benchmark.training.trainer import Schedule, Trainer
 from methods.contract import Outputs
+from tests.benchmark.data.examples import dataset_config
+from tests.benchmark.data.layouts import write_imagenet
 from tests.benchmark.training.processes import group_of
 from tests.benchmark.training.trainers import (
     METHODS,
@@ -146,6 +152,32 @@ def test_an_evaluation_is_divided_and_joined(three, tmp_path):
     for result in three(evaluate, tmp_path):
         assert result[0] == measures
         np.testing.assert_allclose(result[1], logits, rtol=1e-4, atol=1e-5)
+
+
+def streamed(parallel: Parallel, folder: Path, decoder: str) -> tuple[list[np.ndarray], list[int]]:
+    """Return both views of all batches of photographs, and the number of files that this process decodes for each."""
+    dataset = load(dataset_config("imagenet", size=16, workers=0, decoder=decoder), folder)
+    loader = make_loader(dataset.train, dataset.config, 8, 3, "cpu", parallel=parallel)
+    images, decoded = [], []
+    with mock.patch.object(FileSplit, "path", autospec=True, side_effect=FileSplit.path) as path:
+        for batch in loader.epoch(2, views=2):
+            images += [view.numpy() for view in batch.images]
+            decoded.append(path.call_count)
+            path.reset_mock()
+    return images, decoded
+
+
+@pytest.mark.parametrize("decoder", ["pil", "dali"])
+def test_decoding_of_photographs_is_divided_and_joined(three, tmp_path, decoder):
+    if decoder == "dali":
+        pytest.importorskip("nvidia.dali")
+    write_imagenet(tmp_path / "imagenet", train=5)  # batches of 8 and 7
+    expected, _ = streamed(ALONE, tmp_path, decoder)
+    results = three(streamed, tmp_path, decoder)
+    for images, _ in results:
+        assert len(images) == len(expected) == 4 and all(map(np.array_equal, images, expected))
+    if decoder == "pil":  # DALI reads files ahead
+        assert [decoded for _, decoded in results] == [[3, 3], [3, 2], [2, 2]]
 
 
 # ---------------------------------------------------------------- gradients
