@@ -143,7 +143,7 @@ def test_an_interrupted_measurement_keeps_the_finished_methods(small, tmp_path, 
 def test_the_profile_is_that_of_speed_and_a_data_set_needs_its_mean(small, tmp_path, capsys, monkeypatch):
     configs = []
     monkeypatch.setattr(speed, "measure", lambda measurement: configs.append(measurement.config) or [])
-    folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}"]
+    folders = [f"runs={tmp_path / 'runs'}", f"reports={tmp_path / 'reports'}", "precision=fp32"]
     assert main(["speed", *folders]) == 0
     assert (configs[0].profile, configs[0].dataset.name) == ("speed", "cifar100")
     assert main(["speed", *folders, "dataset=digits"]) == 2

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmark.commands import streaming_speed
+from benchmark.commands import speed_harness, streaming_speed
 from benchmark.commands.speed import measure_photographs
 from benchmark.commands.speed_harness import Measurement, SpeedHarness
 from benchmark.commands.streaming_speed import generated_photographs, measure_streaming
@@ -48,6 +48,7 @@ def test_generated_photographs_are_as_large_as_those_of_imagenet(tmp_path):
 
 def test_speed_streams_photographs_only_for_data_sets_that_do(tmp_path, monkeypatch):
     monkeypatch.setattr(streaming_speed, "FILES", 1)
+    monkeypatch.setattr(speed_harness, "IMAGES", 600)
     words = ["pair=resnet14-resnet8", "device=cpu", "threads=1", f"runs={tmp_path}", "dataset.workers=0"]
     for more, streams in (
         (["dataset=imagenet", "dataset.size=32", "recipe.batch_size=2"], True),
