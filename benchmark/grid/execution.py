@@ -1,7 +1,7 @@
 """Execution of a plan: the missing runs, teachers before their students, are handed to an executor."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +29,9 @@ def run_plan(plan: Plan, tracking: Tracking, executor: Executor | None = None) -
     """Train the missing runs, teachers before their students. Return the outcomes of all runs that were not done.
 
     With an executor, the most expensive runs start first, so that none is left to run alone at the end, and students
-    alone start while teachers are trained. A run that another process trains is waited for, a teacher before its
-    students and a student after all others. Raises ValueError for a plan whose precision is still to be measured,
-    UserError where runs are missing and their folder cannot be written.
+    start while other teachers than theirs are trained. A run that another process trains is waited for, a teacher
+    before its students and a student after all others. Raises ValueError for a plan whose precision is still to be
+    measured, UserError where runs are missing and their folder cannot be written.
     """
     check_precisions(plan)
     untrained = {network: run for network, run in plan.teachers.items() if not run.folder.done}
@@ -86,29 +86,69 @@ def _run_in_order(
     submission: _Submission, untrained: Mapping[str, TrainingRun], alone: Sequence[TrainingRun],
     taught: Sequence[TrainingRun],
 ) -> list[Outcome]:  # fmt: skip
-    """Train teachers and, beside them, students alone; then those of all teachers. Return how they ended.
+    """Train teachers, beside them all students that need none of them, and the others as soon as their teacher is
+    trained. Return how they ended, in the order of the plan.
 
     untrained: the teachers by network. taught: the students of the others.
     """
     plan, tracking, progress = submission.plan, submission.tracking, submission.progress
-    futures, futures_alone = submission.submit(list(untrained.values())), submission.submit(alone)
-    outcomes, ready = [], list(taught)
-    for (network, run), future in zip(untrained.items(), futures, strict=True):
-        outcome = _once_free(run, _outcome(run, future), tracking, progress)
-        if outcome.status != RunStatus.DONE:
-            outcomes.append(outcome)
-            reason = f"its teacher {outcome.status}: {outcome.reason}"
-        elif reason := plan.rejection_reason(network):
-            outcomes.append(Outcome(outcome.name, RunStatus.FAILED, reason))
-        else:
-            ready += [student for student in taught_runs(plan, network) if not is_finished(student)]
-            continue
-        if n := plan.run_count(network):
-            outcomes.append(Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason))
-    futures = submission.submit(ready)
-    runs = [*alone, *ready]
-    ended = [_outcome(run, future) for run, future in zip(runs, [*futures_alone, *futures], strict=True)]
-    return outcomes + [_once_free(run, out, tracking, progress) for run, out in zip(runs, ended, strict=True)]
+    cheapest_first = sorted(untrained, key=lambda network: cost(untrained[network], plan.dataset))
+    submitted = dict(zip(untrained, submission.submit(list(untrained.values())), strict=True))
+    training = {network: submitted[network] for network in cheapest_first}
+    ready = [*alone, *taught]
+    futures = dict(zip(map(_path, ready), submission.submit(ready), strict=True))
+    failures: dict[str, list[Outcome]] = {}
+    students: dict[str, list[TrainingRun]] = {}
+    for networks_trained in _ended_teachers(training, untrained, tracking, progress):
+        for network, outcome in networks_trained.items():
+            failures[network] = _teacher_failures(plan, network, outcome)
+            runs = [] if failures[network] else taught_runs(plan, network)
+            students[network] = [run for run in runs if not is_finished(run)]
+        new = [run for network in networks_trained for run in students[network]]
+        futures |= zip(map(_path, new), submission.submit(new), strict=True)
+    runs = [*ready, *(run for network in untrained for run in students[network])]
+    ended = [_outcome(run, futures[_path(run)]) for run in runs]
+    return [
+        *(outcome for network in untrained for outcome in failures[network]),
+        *(_once_free(run, outcome, tracking, progress) for run, outcome in zip(runs, ended, strict=True)),
+    ]
+
+
+def _ended_teachers(
+    training: Mapping[str, Future[Any]], runs: Mapping[str, TrainingRun], tracking: Tracking, progress: Progress,
+) -> Iterator[dict[str, Outcome]]:  # fmt: skip
+    """Yield the teachers that have ended when the cheapest of the others has, by network, until all have; at last those
+    that other processes train.
+
+    training: the futures of the teachers' runs by network, the cheapest first.
+    """
+    busy: dict[str, Outcome] = {}
+    waiting = dict(training)
+    while waiting:
+        network, future = next(iter(waiting.items()))
+        _outcome(runs[network], future)
+        ended = {network: _outcome(runs[network], future) for network, future in waiting.items() if future.done()}
+        waiting = {network: future for network, future in waiting.items() if network not in ended}
+        busy |= {network: outcome for network, outcome in ended.items() if outcome.status == BUSY}
+        yield {network: outcome for network, outcome in ended.items() if outcome.status != BUSY}
+    for network, outcome in busy.items():
+        yield {network: _once_free(runs[network], outcome, tracking, progress)}
+
+
+def _teacher_failures(plan: Plan, network: str, outcome: Outcome) -> list[Outcome]:
+    """Return the outcomes of a teacher that cannot be used and of its students; none for one that can."""
+    if outcome.status != RunStatus.DONE:
+        failure, reason = outcome, f"its teacher {outcome.status}: {outcome.reason}"
+    elif reason := plan.rejection_reason(network):
+        failure = Outcome(outcome.name, RunStatus.FAILED, reason)
+    else:
+        return []
+    n = plan.run_count(network)
+    return [failure, *([Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason)] if n else [])]
+
+
+def _path(run: TrainingRun) -> str:
+    return run.relative_path
 
 
 def _once_free(run: TrainingRun, outcome: Outcome, tracking: Tracking, progress: Progress) -> Outcome:

@@ -37,7 +37,7 @@ class GridProgress:
     """Time left of a grid of which `places` runs train at a time.
 
     to_come: the kind of every run. Runs are added in the order in which they start; kinds of which no run was added yet
-    are of students that wait for all teachers. Use it as a context manager, which writes a line each half a minute; a
+    are of students that wait for their teacher. Use it as a context manager, which writes a line each half a minute; a
     further one is written when a run ends.
     """
 
@@ -112,7 +112,7 @@ class GridProgress:
                 self._times.measure(run.kind, seconds, first=first)
 
     def _predict(self) -> float | None:
-        tasks, teachers = [], frozenset(o.run.name for o in self._runs if o.run.config["role"] == "teacher")
+        tasks, teachers = [], {o.run.network: o.run.name for o in self._runs if o.run.config["role"] == "teacher"}
         open_runs = [o for o in self._runs if not o.ended]
         for observed in sorted(open_runs, key=lambda o: o.at is None):  # those in training hold their places
             seconds = self._rest(observed)
@@ -124,7 +124,7 @@ class GridProgress:
             seconds = self._times.seconds(kind)
             if seconds is None:
                 return None
-            tasks.append(Task(seconds, after=teachers))
+            tasks.append(Task(seconds, after=frozenset(teachers[t] for t in [kind.teacher] if t in teachers)))
         in_training = sum(o.at is not None for o in open_runs)
         return elapsed_seconds(tasks, max(self._places, in_training, 1))
 

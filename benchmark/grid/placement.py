@@ -57,7 +57,7 @@ def _on_ray(plan: Plan) -> str:
     share += f" ({counted(round(1 / gpus), 'run')} a GPU)" if 0 < gpus <= 1 else ""
     return (
         f"Executor ray on {where}: a task for each run, which takes {counted(options.cpus or 1, 'core')}{share}; "
-        "students start when all teachers have ended."
+        "students start when their teacher has ended."
     )
 
 
@@ -81,7 +81,7 @@ def _times(plan: Plan, runs: Sequence[PlannedRun]) -> list[str]:
     at_once = places(plan.config, plan.settings.hardware)
     parts = [f"Compute time: {duration(sum(seconds for _, seconds in timed))} of {counted(len(timed), 'run')}"]
     if at_once is not None:
-        elapsed = elapsed_seconds(_tasks(plan, timed), at_once)
+        elapsed = elapsed_seconds(_tasks(timed), at_once)
         parts.append(f"elapsed: {duration(elapsed)} with {counted(at_once, 'place')}")
     parts.append(f"longest run: {duration(longest_s)}, {slowest.name}")
     line = f"{'; '.join(parts)}."
@@ -91,19 +91,7 @@ def _times(plan: Plan, runs: Sequence[PlannedRun]) -> list[str]:
     return [line + (f" Without {counted(untimed, 'run')} of which no step time is known." if untimed else "")]
 
 
-def _tasks(plan: Plan, timed: Sequence[tuple[PlannedRun, float]]) -> list[Task]:
-    """Return the runs in the order in which they start: teachers, what waits for none, the others; the longest first.
-
-    On Slurm a student waits for its own teacher, elsewhere for all of them.
-    """
-    teachers = frozenset(run.name for run, _ in timed if run.is_teacher)
-    awaits_one = plan.config.executor.name == "slurm"
+def _tasks(timed: Sequence[tuple[PlannedRun, float]]) -> list[Task]:
+    """Return the runs in the order of their start: teachers, those that need none, the others; the longest first."""
     ordered = sorted(timed, key=lambda pair: (not pair[0].is_teacher, pair[0].needs_teacher, -pair[1]))
-    return [
-        Task(
-            seconds,
-            run.name,
-            (frozenset({run.awaits or ""}) if awaits_one else teachers) if run.needs_teacher else frozenset(),
-        )
-        for run, seconds in ordered
-    ]
+    return [Task(seconds, run.name, frozenset(filter(None, [run.awaits]))) for run, seconds in ordered]

@@ -133,7 +133,7 @@ def test_runs_of_ray_share_a_gpu(hourly, capsys):
     )
     assert (
         "Executor ray on 10.0.0.1:6379: a task for each run, which takes 1 core and 0.25 GPU (4 runs a GPU); students "
-        "start when all teachers have ended."
+        "start when their teacher has ended."
     ) in text
     text = printed(capsys, *hourly, "executor=ray")
     assert "Compute time: 10 h 00 min of 5 runs; longest run: 2 h 00 min, teacher resnet14. The time elapsed" in text

@@ -97,16 +97,18 @@ def write(run: TrainingRun, times: Times, i: int, epochs: int) -> None:
         (folder / "lock.1").unlink()
 
 
-def test_students_wait_for_all_teachers(tiny):
-    """Two places: a teacher of 100 s beside a student alone of 10 s, then two students of 30 s side by side."""
-    plan = plan_of([*tiny, "methods=ce", "recipe.epochs=1"])
-    teacher, (alone,) = plan.teachers["resnet14"], plan.students_alone()
-    kd = RunKind("student", "resnet14", "resnet8", "kd")
-    seconds = {teacher.kind: 100.0, alone.kind: 10.0, kd: 30.0}
-    grid = GridProgress([*seconds, kd], RunTimes(lambda _: 1, lambda _: 1.0, seconds), 2, lambda: 0.0)
-    grid.add(teacher, Future())
-    grid.add(alone, Future())
-    assert grid.seconds_left() == 130.0
+def test_students_wait_for_their_teacher(tiny):
+    """Two places: a teacher of 100 s, beside it another of 10 s and its two students of 30 s; at last one of the first,
+    of 5 s, and a student alone of 40 s from 70 s on."""
+    plan = plan_of([*tiny, "pair=resnet14-resnet8,resnet20-resnet8", "methods=ce", "recipe.epochs=1"])
+    (alone,), slow, fast = plan.students_alone(), plan.teachers["resnet14"], plan.teachers["resnet20"]
+    kd_of_slow, kd_of_fast = (RunKind("student", teacher.network, "resnet8", "kd") for teacher in (slow, fast))
+    seconds = {slow.kind: 100.0, fast.kind: 10.0, alone.kind: 40.0, kd_of_slow: 5.0, kd_of_fast: 30.0}
+    kinds = [slow.kind, fast.kind, kd_of_fast, kd_of_fast, kd_of_slow, alone.kind]
+    grid = GridProgress(kinds, RunTimes(lambda _: 1, lambda _: 1.0, seconds), 2, lambda: 0.0)
+    grid.add(slow, Future())
+    grid.add(fast, Future())
+    assert grid.seconds_left() == 110.0
 
 
 def test_a_run_whose_process_dies_counts_as_ended(tiny, capsys):

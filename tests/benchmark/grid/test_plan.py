@@ -1,6 +1,7 @@
 """Tests of the plan of a command: identities, teachers, what is left to run, the order of runs, and what is printed."""
 
 import dataclasses
+import functools
 import shutil
 import threading
 import time
@@ -389,6 +390,35 @@ def test_expensive_runs_start_first_and_outcomes_keep_their_order(tiny):
     assert executor.order[:3] == ["teacher wrn16_2", "teacher resnet14", "teacher resnet8"]
     assert executor.order[3:] == [f"{p} at seed 0" for p in ("resnet14-resnet20", "wrn16_2-resnet8", "resnet8-resnet8")]
     assert [o.name for o in outcomes] == [f"{p} at seed 0" for p in pairs]
+
+
+def test_students_start_when_their_teacher_is_trained_though_another_is_not(tiny):
+    class UnfinishedFuture(Future[Any]):
+        """Fails where its end is waited for."""
+
+        def result(self, timeout: float | None = None) -> Any:
+            assert self.done()
+            return super().result(timeout)
+
+    class SlowExecutor(RecordingExecutor):
+        """Ends the training of the larger teacher when a student of the smaller one has been submitted."""
+
+        def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]:
+            if args[0].name == "teacher resnet20":
+                self.order.append(args[0].name)
+                self.teacher, self.train = UnfinishedFuture(), functools.partial(function, *args)
+                return self.teacher
+            if args[0].name == "resnet14-resnet8 kd seed 0":
+                self.teacher.set_result(self.train())
+            return super().submit(function, *args)
+
+    executor = SlowExecutor()
+    plan = plan_of([*tiny, "pair=resnet20-resnet8,resnet14-resnet8", "methods=kd", "recipe.epochs=1"])
+    outcomes = submit_all(plan, executor)
+    assert executor.order == [
+        "teacher resnet20", "teacher resnet14", "resnet14-resnet8 kd seed 0", "resnet20-resnet8 kd seed 0"
+    ]  # fmt: skip
+    assert [o.name for o in outcomes] == ["resnet20-resnet8 kd seed 0", "resnet14-resnet8 kd seed 0"], "in their order"
 
 
 def test_the_cost_counts_initialization_views_and_the_depth_of_a_live_teacher(finished):
