@@ -4,13 +4,16 @@ A process that is spawned imports torch for seconds before it works, and one tha
 inherit the state of CUDA and the threads of torch, which do not survive that. The server has neither.
 """
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
+from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 IMPORTED = ["benchmark.grid.run", "benchmark.grid.data_parallel"]  # by the server
+OUTPUTS = (1, 2)  # descriptors
 
 
 def new_process(
@@ -26,12 +29,36 @@ def new_process(
         context.set_forkserver_preload(IMPORTED)
     else:
         context = multiprocessing.get_context("spawn")
-    # the server has the variables of the time at which it was started
+    # the server has the variables and the outputs of the time at which it was started
     variables = {**os.environ, **(environment or {})}
-    return context.Process(target=_call, args=(variables, target, args), daemon=daemon)
+    outputs = [_Descriptor(number) for number in OUTPUTS]
+    return context.Process(target=_call, args=(variables, outputs, target, args), daemon=daemon)
 
 
-def _call(variables: Mapping[str, str], target: Callable[..., None], args: tuple[Any, ...]) -> None:
+class _Descriptor:
+    """An open file that another process receives under the same number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        with contextlib.suppress(OSError):  # where it is closed
+            os.fstat(self.number)
+            return _received, (self.number, reduction.DupFd(self.number))
+        return _received, (self.number, None)
+
+
+def _received(number: int, duplicate: Any) -> _Descriptor:
+    if duplicate is not None:
+        descriptor = duplicate.detach()
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return _Descriptor(number)
+
+
+def _call(
+    variables: Mapping[str, str], outputs: list[_Descriptor], target: Callable[..., None], args: tuple[Any, ...]
+) -> None:
     os.environ.clear()
     os.environ.update(variables)  # before CUDA starts, which it does at its first use
     target(*args)
