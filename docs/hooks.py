@@ -4,8 +4,11 @@ A line `<!-- generated: <name> <argument> -->` in a page is replaced by the Mark
 """
 
 import ast
+import contextlib
+import io
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -73,6 +76,16 @@ def pair_lists() -> str:
     return "\n".join(f"- `{name}` ({len(pairs)}): {', '.join(pairs)}" for name, pairs in lists().items())
 
 
+def results_table(runs: str) -> str:
+    """Return the tables of the runs in a folder below the root, as `make table RUNS=<runs>` prints them."""
+    from analysis.__main__ import run
+
+    with tempfile.TemporaryDirectory() as reports, contextlib.redirect_stdout(io.StringIO()):
+        written = run(["table", f"runs={ROOT / runs}", f"reports={reports}"])
+        tables = [path for path in written if path.suffix == ".md" and not path.stem.endswith("-significance")]
+        return "\n\n".join(path.read_text().replace("## ", "### ") for path in tables)
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
@@ -82,4 +95,5 @@ PARTS: dict[str, Callable[..., str]] = {
     "yaml_keys": yaml_keys,
     "fields": fields,
     "pair_lists": pair_lists,
+    "results_table": results_table,
 }

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import methods
+from analysis.__main__ import main as analysis
 from benchmark.config import files, pairs
 from benchmark.config.command_options import (
     load_analysis,
@@ -72,6 +73,12 @@ def check(command: str, words: list[str]) -> None:
         composer = MethodComposer(single)
         for name in {key_of(w).split(".")[0] for w in words} & set(files.group_names("method")):
             composer.method(name, config.pair[0])
+
+
+def test_the_table_of_measured_runs_is_that_of_their_folders(tmp_path, capsys):
+    table = README.partition("<!-- paper table -->\n")[2].partition("\n<!-- end of paper table -->")[0]
+    assert analysis(["table", f"runs={ROOT / 'results' / 'paper'}", f"reports={tmp_path}"]) == 0
+    assert table.startswith("| Method") and table in capsys.readouterr().out
 
 
 def test_the_pages_show_commands():
