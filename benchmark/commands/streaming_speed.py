@@ -1,5 +1,6 @@
 """How fast photographs are streamed: images per second of their decoder alone and of the loader in training."""
 
+import dataclasses
 import statistics
 import tempfile
 import time
@@ -13,7 +14,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from benchmark.config.schema import DatasetConfig
-from benchmark.data.decoders import DecodedBatches, Request, Workers, default_workers, make_decoder
+from benchmark.data.decoders import DecodedBatches, Request, Workers, make_decoder, worker_count
 from benchmark.data.image_files import FileSplit, list_image_files
 from benchmark.data.streaming import StreamingLoader
 
@@ -29,7 +30,8 @@ def measure_streaming(
     The decoder alone is DALI's, or as many processes as the loader has workers, which decode and crop but send nothing.
     folder: for the files, which are removed. wait: returns when the device has finished its work.
     """
-    workers = default_workers(device) if config.workers is None else config.workers
+    config = dataclasses.replace(config, cache_dir=None)  # no copies of the generated files
+    workers = worker_count(config, device)
     images = BATCHES_PER_WORKER * max(1, workers) * batch_size
     with tempfile.TemporaryDirectory(dir=folder) as files:
         split = generated_photographs(Path(files), images)
@@ -69,7 +71,7 @@ def _decoder_passes(
     if config.decoder == "dali":
         decode = make_decoder(split, config, 0, device).decode
     else:
-        decode = Workers(_DecodedAndDropped(split, config, 0), config.workers, device, pin_memory=False).answer
+        decode = Workers(_DecodedAndDropped(split, config, 0), worker_count(config, device)).answer
     return lambda epoch: decode([Request(part, epoch) for part in parts])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmark.config.schema import DatasetConfig
-from benchmark.data.decoders import Request, Workers, evaluated_side, seeded_view, unreadable
+from benchmark.data.decoders import Request, Workers, evaluated_side, seeded_view, unreadable, worker_count
 from benchmark.data.decoding import UnreadableImage, decode
 from benchmark.data.image_files import FileSplit
 from benchmark.data.image_folder import NO_IMAGE
@@ -90,7 +90,7 @@ class DaliDecoder:
 
     def __init__(self, split: FileSplit, config: DatasetConfig, seed: int, device: torch.device | str) -> None:
         self._split, self._size, self._device = split, config.size, torch.device(device)
-        self._workers = Workers(EncodedBatches(split, config, seed), config.workers, device, pin_memory=False)
+        self._workers = Workers(EncodedBatches(split, config, seed), worker_count(config, device))
         self._batches: Iterator[Encoded] = iter(())  # of the pass
         self._pipeline: Any = None
         self._views, self._batch_size = 0, 0  # of the pipeline
@@ -113,17 +113,18 @@ class DaliDecoder:
         self._pipeline = pipeline
 
     def _prepare(self, views: int, batch_size: int) -> Any:
-        """Return a pipeline for so many views of so many images. It is taken away until the end of the pass: batches of
-        one that is abandoned would come in the next."""
+        """Return a pipeline for `views` views of up to `batch_size` images. The decoder keeps it only after a complete
+        pass: batches of an abandoned one would come in the next."""
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None and views == self._views and batch_size <= self._batch_size:
             return pipeline
         self._views, self._batch_size = views, batch_size
-        gpu = self._device.type == "cuda"
+        gpu = None
+        if self._device.type == "cuda":
+            gpu = torch.cuda.current_device() if self._device.index is None else self._device.index
         return _pipeline(
-            self._next_arrays, views, self._size, "mixed" if gpu else "cpu", self._split.files.as_shown,
-            batch_size=batch_size, num_threads=max(1, self._workers.number), prefetch_queue_depth=DEPTH,
-            device_id=(self._device.index or torch.cuda.current_device()) if gpu else None,
+            self._next_arrays, views, self._size, "cpu" if gpu is None else "mixed", self._split.files.as_shown,
+            batch_size=batch_size, num_threads=max(1, self._workers.number), prefetch_queue_depth=DEPTH, device_id=gpu,
         )  # fmt: skip
 
     def _next_arrays(self) -> tuple[Any, ...]:

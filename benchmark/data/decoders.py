@@ -71,7 +71,8 @@ class PilDecoder:
         rand_augment: str | None = None,
     ) -> None:  # fmt: skip
         batches = DecodedBatches(split, config, seed, rand_augment)
-        self._workers = Workers(batches, config.workers, device, pin_memory=torch.device(device).type == "cuda")
+        on_gpu = torch.device(device).type == "cuda"
+        self._workers = Workers(batches, worker_count(config, device), pin_memory=on_gpu)
 
     def decode(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """See `Decoder`; the batches are on the CPU."""
@@ -139,13 +140,10 @@ def seeded_view(view: int, seed: int, epoch: int, position: int) -> Iterator[Non
 
 
 class Workers:
-    """Processes that compute an item of a data set for each request. number: None: see `default_workers`."""
+    """Processes that compute an item of a data set for each request; 0: this process does."""
 
-    def __init__(
-        self, items: Dataset[Any], number: int | None, device: torch.device | str, *, pin_memory: bool
-    ) -> None:
-        self.number = default_workers(torch.device(device).type) if number is None else number
-        self._requests = _Requests()
+    def __init__(self, items: Dataset[Any], number: int, *, pin_memory: bool = False) -> None:
+        self.number, self._requests = number, _Requests()
         self._loader = DataLoader(
             items, batch_size=None, sampler=self._requests, num_workers=self.number, worker_init_fn=_prepare_worker,
             collate_fn=_unchanged, pin_memory=pin_memory, persistent_workers=self.number > 0,
@@ -180,8 +178,10 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def default_workers(device: str) -> int:
-    """Return the number of worker processes of a run: on a GPU one for each of its CPU threads but one, at most 16; on
-    a CPU one for every second thread, since training needs them too."""
+def worker_count(config: DatasetConfig, device: torch.device | str) -> int:
+    """Return the number of worker processes of a run. By default it has on a GPU one for each of its CPU threads but
+    one, at most 16; on a CPU one for every second thread, since training needs them too."""
+    if config.workers is not None:
+        return config.workers
     threads = torch.get_num_threads()
-    return max(1, min(threads - 1, MOST_WORKERS)) if device == "cuda" else max(1, threads // 2)
+    return max(1, min(threads - 1, MOST_WORKERS) if torch.device(device).type == "cuda" else threads // 2)

@@ -98,7 +98,7 @@ class StreamingLoader(BatchLoader):
 
     def _augmented(self, pixels: Tensor, ids: Tensor, angles: Tensor) -> Tensor:
         """Pad, crop, flip and rotate decoded images: uint8 [B, H, W, 3], [B], [B] -> uint8 [B, 3, H, W]."""
-        if not self._padding:
+        if not self._padding:  # then an id says only whether the image is mirrored
             return self.rotated(augmentation.mirror(pixels, ids.nonzero().flatten()).permute(0, 3, 1, 2), angles)
         padded = augmentation.pad(pixels.permute(0, 3, 1, 2), self._padding)
         rows = torch.arange(len(ids), device=self.device)

@@ -66,10 +66,10 @@ class _Submission:
     executor: Executor | None = None
     observer: GridProgress | None = None
 
-    def submit(self, runs: Sequence[TrainingRun]) -> list[Future[Any]]:
-        """Submit runs, the most expensive first, and return their futures in the order of `runs`."""
+    def submit(self, runs: Sequence[TrainingRun]) -> dict[str, Future[Any]]:
+        """Submit runs, the most expensive first, and return their futures by the path of each run."""
         if self.executor is None or self.observer is None:
-            return [Serial().submit(execute, run, self.tracking, self.progress) for run in runs]
+            return {run.relative_path: Serial().submit(execute, run, self.tracking, self.progress) for run in runs}
         first_by_identity = {run.identity: run for run in runs}
         costs = {identity: cost(run, self.plan.dataset) for identity, run in first_by_identity.items()}
         futures = {}
@@ -79,7 +79,7 @@ class _Submission:
             future.add_done_callback(functools.partial(_adopt_tracking_mode, self.tracking))
             self.observer.add(run, future)
             futures[run.relative_path] = future
-        return [futures[run.relative_path] for run in runs]
+        return futures
 
 
 def _run_in_order(
@@ -92,47 +92,48 @@ def _run_in_order(
     untrained: the teachers by network. taught: the students of the others.
     """
     plan, tracking, progress = submission.plan, submission.tracking, submission.progress
-    cheapest_first = sorted(untrained, key=lambda network: cost(untrained[network], plan.dataset))
-    submitted = dict(zip(untrained, submission.submit(list(untrained.values())), strict=True))
-    training = {network: submitted[network] for network in cheapest_first}
+    futures = submission.submit(list(untrained.values()))
     ready = [*alone, *taught]
-    futures = dict(zip(map(_path, ready), submission.submit(ready), strict=True))
+    futures |= submission.submit(ready)
     failures: dict[str, list[Outcome]] = {}
     students: dict[str, list[TrainingRun]] = {}
-    for networks_trained in _ended_teachers(training, untrained, tracking, progress):
-        for network, outcome in networks_trained.items():
+    for outcomes in _teacher_outcomes(submission, untrained, futures):
+        for network, outcome in outcomes.items():
             failures[network] = _teacher_failures(plan, network, outcome)
             runs = [] if failures[network] else taught_runs(plan, network)
             students[network] = [run for run in runs if not is_finished(run)]
-        new = [run for network in networks_trained for run in students[network]]
-        futures |= zip(map(_path, new), submission.submit(new), strict=True)
+        futures |= submission.submit([run for network in outcomes for run in students[network]])
     runs = [*ready, *(run for network in untrained for run in students[network])]
-    ended = [_outcome(run, futures[_path(run)]) for run in runs]
+    ended = [_outcome(run, futures[run.relative_path]) for run in runs]
     return [
         *(outcome for network in untrained for outcome in failures[network]),
         *(_once_free(run, outcome, tracking, progress) for run, outcome in zip(runs, ended, strict=True)),
     ]
 
 
-def _ended_teachers(
-    training: Mapping[str, Future[Any]], runs: Mapping[str, TrainingRun], tracking: Tracking, progress: Progress,
-) -> Iterator[dict[str, Outcome]]:  # fmt: skip
-    """Yield the teachers that have ended when the cheapest of the others has, by network, until all have; at last those
-    that other processes train.
+def _teacher_outcomes(
+    submission: _Submission, teachers: Mapping[str, TrainingRun], futures: Mapping[str, Future[Any]]
+) -> Iterator[dict[str, Outcome]]:
+    """Yield the outcomes of teachers by network: whenever the cheapest of those in training ends, all that have ended.
+    Teachers that other processes train come last.
 
-    training: the futures of the teachers' runs by network, the cheapest first.
+    futures: by the path of each run.
     """
+    plan, tracking, progress = submission.plan, submission.tracking, submission.progress
+    waiting = sorted(teachers, key=lambda network: cost(teachers[network], plan.dataset))
     busy: dict[str, Outcome] = {}
-    waiting = dict(training)
     while waiting:
-        network, future = next(iter(waiting.items()))
-        _outcome(runs[network], future)
-        ended = {network: _outcome(runs[network], future) for network, future in waiting.items() if future.done()}
-        waiting = {network: future for network, future in waiting.items() if network not in ended}
+        # not concurrent.futures.wait: the runs of Lockstep advance only while the result of one is waited for
+        _outcome(teachers[waiting[0]], futures[teachers[waiting[0]].relative_path])
+        ended = {}
+        for network in waiting:
+            if (future := futures[teachers[network].relative_path]).done():
+                ended[network] = _outcome(teachers[network], future)
+        waiting = [network for network in waiting if network not in ended]
         busy |= {network: outcome for network, outcome in ended.items() if outcome.status == BUSY}
         yield {network: outcome for network, outcome in ended.items() if outcome.status != BUSY}
     for network, outcome in busy.items():
-        yield {network: _once_free(runs[network], outcome, tracking, progress)}
+        yield {network: _once_free(teachers[network], outcome, tracking, progress)}
 
 
 def _teacher_failures(plan: Plan, network: str, outcome: Outcome) -> list[Outcome]:
@@ -145,10 +146,6 @@ def _teacher_failures(plan: Plan, network: str, outcome: Outcome) -> list[Outcom
         return []
     n = plan.run_count(network)
     return [failure, *([Outcome(f"{n} runs of {network}", RunStatus.FAILED, reason)] if n else [])]
-
-
-def _path(run: TrainingRun) -> str:
-    return run.relative_path
 
 
 def _once_free(run: TrainingRun, outcome: Outcome, tracking: Tracking, progress: Progress) -> Outcome:

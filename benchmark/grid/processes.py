@@ -4,7 +4,6 @@ A process that is spawned imports torch for seconds before it works, and one tha
 inherit the state of CUDA and the threads of torch, which do not survive that. The server has neither.
 """
 
-import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -36,24 +35,24 @@ def new_process(
 
 
 class _Descriptor:
-    """An open file that another process receives under the same number."""
+    """An open file that another process adopts under the same number. duplicate: of it, in that process."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, number: int, duplicate: Any = None) -> None:
+        self._number, self._duplicate = number, duplicate
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        with contextlib.suppress(OSError):  # where it is closed
-            os.fstat(self.number)
-            return _received, (self.number, reduction.DupFd(self.number))
-        return _received, (self.number, None)
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        try:
+            os.fstat(self._number)
+        except OSError:  # it is closed
+            return _Descriptor, (self._number,)
+        return _Descriptor, (self._number, reduction.DupFd(self._number))
 
-
-def _received(number: int, duplicate: Any) -> _Descriptor:
-    if duplicate is not None:
-        descriptor = duplicate.detach()
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    return _Descriptor(number)
+    def adopt(self) -> None:
+        """Take the file's place in this process; nothing is done for one that was closed."""
+        if self._duplicate is not None:
+            descriptor = self._duplicate.detach()
+            os.dup2(descriptor, self._number)
+            os.close(descriptor)
 
 
 def _call(
@@ -61,4 +60,6 @@ def _call(
 ) -> None:
     os.environ.clear()
     os.environ.update(variables)  # before CUDA starts, which it does at its first use
+    for output in outputs:
+        output.adopt()
     target(*args)

@@ -1,7 +1,6 @@
 """Batches decoded by NVIDIA DALI on the CPU: those of PIL but for rounding. Skipped where DALI is not installed."""
 
 import gc
-import importlib.util
 import io
 
 import numpy as np
@@ -10,27 +9,18 @@ import torch
 from PIL import Image, ImageOps
 
 from benchmark.data import decoders
-from benchmark.data.batches import STRONG, WEAK
 from benchmark.data.datasets import Dataset, load
+from benchmark.data.decoders import Request, make_decoder
 from benchmark.data.decoding import decode
 from benchmark.data.streaming import StreamingLoader, evaluation_batches
 from benchmark.errors import UserError
-from methods.contract import Batch
 from tests.benchmark.data.examples import dataset_config
 from tests.benchmark.data.layouts import write_image, write_imagenet
 
+pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install -e '.[dali]'")
+
 SIZE = 32
-RAW = {"mean": [0.0] * 3, "std": [1.0] * 3}  # batches show pixels from 0 to 1
-
-
-def without_dali() -> bool:
-    try:
-        return importlib.util.find_spec("nvidia.dali") is None
-    except ModuleNotFoundError:
-        return True
-
-
-needs_dali = pytest.mark.skipif(without_dali(), reason="NVIDIA DALI is not installed: pip install -e '.[dali]'")
+RAW = {"mean": [0.0] * 3, "std": [1.0] * 3}  # normalized pixels are from 0 to 1
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +34,13 @@ def photographs(folder, **changes) -> Dataset:
     return load(dataset_config("imagenet", **{"size": SIZE, "workers": 0, "decoder": "dali", **RAW, **changes}), folder)
 
 
-def epoch_of(dataset: Dataset, epoch: int = 1, views: int = 1, seed: int = 3) -> list[Batch]:
-    loader = StreamingLoader(dataset.train, dataset.config, 4, seed, "cpu")
-    batches = list(loader.epoch(epoch, views))
-    loader.close()
-    return batches
+def loader_of(dataset: Dataset) -> StreamingLoader:
+    return StreamingLoader(dataset.train, dataset.config, 4, 3, "cpu")
 
 
-def images_of(batches: list[Batch], view: int = WEAK) -> torch.Tensor:
-    return 255 * torch.cat([batch.images[view] for batch in batches])
+def evaluated(dataset: Dataset) -> torch.Tensor:
+    """Pixels of all test images, from 0 to 255."""
+    return 255 * torch.cat(list(evaluation_batches(dataset.test, dataset.config, 4, "cpu")))
 
 
 def assert_near(images: torch.Tensor, expected: torch.Tensor) -> None:
@@ -61,34 +49,27 @@ def assert_near(images: torch.Tensor, expected: torch.Tensor) -> None:
     assert images.shape == expected.shape and difference.mean() < 1 and difference.max() < 16
 
 
-@needs_dali
-def test_training_images_are_those_of_pil_but_for_rounding(folder):
-    both = [epoch_of(photographs(folder, decoder=decoder), 2, views=2) for decoder in ("dali", "pil")]
-    # strong views are not compared: RandAugment makes much of small differences
-    assert_near(*(images_of(batches) for batches in both))
-    for a, b in zip(*both, strict=True):
-        assert torch.equal(a.labels, b.labels) and torch.equal(a.indices, b.indices)
-    weak, strong = (images_of(both[0], view) for view in (WEAK, STRONG))
-    assert not torch.equal(weak, strong)
-    assert (weak - images_of(epoch_of(photographs(folder), 3))).abs().mean() > 10, "another epoch has other crops"
+def test_crops_are_those_of_pil_but_for_rounding(folder):
+    positions, crops = np.arange(15), {}
+    for decoder in ("dali", "pil"):
+        dataset = photographs(folder, decoder=decoder)
+        requests = [Request(positions, epoch, 2) for epoch in (2, 3)]
+        crops[decoder] = [
+            pixels.float() for pixels in make_decoder(dataset.train, dataset.config, 3, "cpu").decode(requests)
+        ]
+    for by_dali, by_pil in zip(crops["dali"], crops["pil"], strict=True):
+        assert_near(by_dali, by_pil)
+    (first, second), other_epoch = crops["dali"][0], crops["dali"][1][0]
+    assert (first - second).abs().mean() > 10 and (first - other_epoch).abs().mean() > 10, "views and epochs differ"
 
 
-@needs_dali
 @pytest.mark.parametrize("size", [32, 224])
 def test_evaluation_images_are_those_of_pil_but_for_rounding(folder, size):
-    images = []
-    for decoder in ("dali", "pil"):
-        dataset = photographs(folder, decoder=decoder, size=size)
-        images.append(255 * torch.cat(list(evaluation_batches(dataset.test, dataset.config, 4, "cpu"))))
-    assert_near(*images)
+    assert_near(*(evaluated(photographs(folder, decoder=decoder, size=size)) for decoder in ("dali", "pil")))
 
 
-@needs_dali
 def test_batches_are_the_same_with_any_number_of_workers_and_after_an_abandoned_epoch(folder):
-    alone, used = (
-        StreamingLoader(dataset.train, dataset.config, 4, 3, "cpu")
-        for dataset in (photographs(folder, workers=workers) for workers in (0, 2))
-    )
+    alone, used = (loader_of(photographs(folder, workers=workers)) for workers in (0, 2))
     next(used.epoch(1, 2))
     next(used.epoch(2))
     assert torch.equal(used.unaugmented(torch.tensor([3, 0])), alone.unaugmented(torch.tensor([3, 0])))
@@ -97,7 +78,6 @@ def test_batches_are_the_same_with_any_number_of_workers_and_after_an_abandoned_
     used.close()
 
 
-@needs_dali
 def test_a_worker_does_not_collect_a_pipeline_that_it_inherits(folder, monkeypatch):
     def collect_at_once(worker: int) -> None:
         prepare(worker)
@@ -105,10 +85,7 @@ def test_a_worker_does_not_collect_a_pipeline_that_it_inherits(folder, monkeypat
 
     prepare = decoders._prepare_worker
     monkeypatch.setattr(decoders, "_prepare_worker", collect_at_once)
-    forgotten, used = (
-        StreamingLoader(dataset.train, dataset.config, 4, 3, "cpu")
-        for dataset in (photographs(folder, workers=workers) for workers in (0, 1))
-    )
+    forgotten, used = (loader_of(photographs(folder, workers=workers)) for workers in (0, 1))
     list(forgotten.epoch(1))
     cycle: list[object] = [forgotten]
     cycle.append(cycle)
@@ -121,7 +98,6 @@ def test_a_worker_does_not_collect_a_pipeline_that_it_inherits(folder, monkeypat
     used.close()
 
 
-@needs_dali
 def test_photographs_of_a_folder_are_turned_as_a_viewer_shows_them(tmp_path):
     for part in ("train", "test"):
         for label in ("a", "b"):
@@ -139,12 +115,10 @@ def test_photographs_of_a_folder_are_turned_as_a_viewer_shows_them(tmp_path):
             "imagefolder", root="mine", augmentation="resized_crop", padding=0, size=24, workers=0, decoder=decoder,
             **RAW,
         )  # fmt: skip
-        dataset = load(config, tmp_path)
-        images.append(255 * torch.cat(list(evaluation_batches(dataset.test, dataset.config, 4, "cpu"))))
+        images.append(evaluated(load(config, tmp_path)))
     assert_near(*images)
 
 
-@needs_dali
 @pytest.mark.parametrize("length", [100, 700])
 def test_a_damaged_file_is_named(tmp_path, length):
     damaged = write_imagenet(tmp_path / "imagenet") / "train" / "n02" / "n02_1.JPEG"
@@ -152,10 +126,9 @@ def test_a_damaged_file_is_named(tmp_path, length):
     assert len(content) > 700, "700 bytes hold the header"
     damaged.write_bytes(content[:length])
     with pytest.raises(UserError, match=r"n02_1.JPEG cannot be read as an image \(.*\): remove or replace it$"):
-        epoch_of(photographs(tmp_path))
+        list(loader_of(photographs(tmp_path)).epoch(1))
 
 
-@needs_dali
 def test_a_file_that_pil_reads_and_dali_does_not_is_refused_with_the_reason(tmp_path):
     root, gif = write_imagenet(tmp_path / "imagenet"), io.BytesIO()
     path = root / "train" / "n02" / "n02_1.JPEG"
@@ -163,12 +136,4 @@ def test_a_file_that_pil_reads_and_dali_does_not_is_refused_with_the_reason(tmp_
     path.write_bytes(gif.getvalue())
     decode(str(path), as_shown=False)
     with pytest.raises(UserError, match=r"DALI cannot decode images of .*imagenet \(.*\): give dataset.decoder=pil$"):
-        epoch_of(photographs(tmp_path))
-
-
-def test_without_the_package_its_name_is_given(folder, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"needs NVIDIA DALI, which is not installed: pip install 'kd-benchmark\[dali\]'"
-    ):
-        photographs(folder)
+        list(loader_of(photographs(tmp_path)).epoch(1))

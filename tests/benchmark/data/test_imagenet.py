@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmark.data.datasets import Split, load
 from benchmark.data.image_files import FileSplit
+from benchmark.errors import UserError
 from tests.benchmark.data.examples import dataset_config, error_message
 from tests.benchmark.data.layouts import WNIDS, write_imagenet, write_tiny_imagenet
 from tests.samples import unpack
@@ -188,3 +189,9 @@ def test_a_file_costs_as_many_bytes_as_its_path_and_three_numbers(tmp_path):
     total = sum(array.nbytes for array in (files.text, files.ends, files.sizes, files.labels.numpy()))
     paths = sum(len(f"train/n01/n01_{i}.JPEG") for _ in range(3) for i in range(40))
     assert total == paths + 3 * 8 * 120
+
+
+def test_dali_is_named_where_it_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"NVIDIA DALI, which is not installed: pip install 'kd-benchmark\[dali\]'$"):
+        load(dataset_config("imagenet", decoder="dali"), tmp_path)
