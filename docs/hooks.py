@@ -83,7 +83,7 @@ def results_table(runs: str) -> str:
     with tempfile.TemporaryDirectory() as reports, contextlib.redirect_stdout(io.StringIO()):
         written = run(["table", f"runs={ROOT / runs}", f"reports={reports}"])
         tables = [path for path in written if path.suffix == ".md" and not path.stem.endswith("-significance")]
-        return "\n\n".join(path.read_text().replace("## ", "### ") for path in tables)
+        return "\n\n".join(path.read_text() for path in tables)
 
 
 def _cell(text: str) -> str:
