@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from benchmark.training.hardware import usable_cores
+
 # the same examples in every run, and no time limits, which a busy machine would exceed
 settings.register_profile("suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
@@ -24,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add `--update-golden` and `--cluster`."""
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
     parser.addoption("--cluster", action="store_true", help="run all tests on a real Slurm and Ray, which take minutes")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the workers of `pytest -n auto`: one more than cores, as tests wait for processes and servers a fifth of the
+    time."""
+    return usable_cores() + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

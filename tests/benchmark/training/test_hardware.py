@@ -30,7 +30,7 @@ print(max(map(page_faults, sizes)))
 """
 KEPT_BYTES = """
 import torch
-from benchmark.data import streaming
+from benchmark.data import decoders
 from benchmark.training.hardware import keep_freed_memory
 
 def resident():
@@ -39,7 +39,7 @@ def resident():
 
 keep_freed_memory()
 if {in_worker}:
-    streaming._prepare_worker(0)
+    decoders._prepare_worker(0)
 before = resident()
 blocks = [torch.ones(2**20) for _ in range(20)]
 keeper = torch.ones(2**4)  # above them on the heap
