@@ -29,8 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Return the workers of `pytest -n auto`: one more than cores, as tests wait for processes and servers a fifth of the
-    time."""
+    """Return the workers of `pytest -n auto`: one more than cores, as tests also wait for processes."""
     return usable_cores() + 1
 
 
