@@ -21,7 +21,8 @@ from benchmark.training.evaluation import count_parameters
 from methods.contract import Context, Method, UnsupportedPair
 
 PAIR = "resnet32x4-resnet8x4"  # extra parameters are those on this pair
-SPEED = files.CONF.parent / "results" / "speed" / "wrn40_2-wrn16_2.json"
+SPEED = files.CONF.parent / "results" / "speed"
+SPEED_FILES = "wrn40_2-wrn16_2*.json"  # measurements of some methods each
 CLASSES, IMAGES, IMAGE_SIZE = 100, 50_000, 32
 COLUMNS = (
     Column("method", CODE), Column("title", TEXT), Column("paper", TEXT), Column("family", TEXT),
@@ -38,7 +39,10 @@ def run(words: Sequence[str]) -> int:
 
 
 def markdown(speed: Path = SPEED) -> str:
-    """Return the table: method, paper, default options, extra parameters, step time over the student's, remarks."""
+    """Return the table: method, paper, default options, extra parameters, step time over the student's, remarks.
+
+    speed: the folder of measured step times.
+    """
     composer, ratios = MethodComposer(["profile=paper"]), _step_ratios(speed)
     configs = [composer.method(name, "") for name in files.group_names("method")]
     configs.sort(key=lambda m: (FAMILIES.index(m.about["family"]), m.about["year"] or 0, m.name))
@@ -88,8 +92,6 @@ def _line(config: MethodConfig, ratio: float | None) -> Line:
     ])  # fmt: skip
 
 
-def _step_ratios(path: Path) -> dict[str, float]:
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text())["rows"]
+def _step_ratios(folder: Path) -> dict[str, float]:
+    rows = [row for path in sorted(folder.glob(SPEED_FILES)) for row in json.loads(path.read_text())["rows"]]
     return {row["method"]: row["ratio_to_student"] for row in rows if row["ratio_to_student"]}

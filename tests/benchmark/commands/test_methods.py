@@ -10,13 +10,14 @@ from benchmark.config.compose import load_method
 
 
 def test_the_table_has_a_row_for_each_method(tmp_path):
-    speed = tmp_path / "speed.json"
-    speed.write_text(json.dumps({"rows": [{"method": "kd", "ratio_to_student": 1.234}]}))
-    lines = methods.markdown(speed).splitlines()
+    for name, method, ratio in [("", "kd", 1.234), ("-new", "gkl", 1.0)]:
+        rows = [{"method": method, "ratio_to_student": ratio}]
+        (tmp_path / f"wrn40_2-wrn16_2{name}.json").write_text(json.dumps({"rows": rows}))
+    lines = methods.markdown(tmp_path).splitlines()
     rows = {line.split("`")[1]: [cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]}
     assert sorted(rows) == files.group_names("method")
     assert rows["kd"][4:7] == ["temperature 4, ce_weight 0.1, kd_weight 0.9, standardise false", "0", "1.23"]
-    assert rows["crd"][6] == "–" and rows["ce"][3] == "baseline"
+    assert rows["gkl"][6] == "1.00" and rows["crd"][6] == "–" and rows["ce"][3] == "baseline"
     assert "two views" in rows["mlld"][7] and "30 epochs before" in rows["ab"][7]
     assert "layers kept at inference" in rows["simkd"][7]
 
