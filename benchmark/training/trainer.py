@@ -92,7 +92,8 @@ class Trainer:
         return run(batch, self.teacher_outputs.lookup(batch) if cached is None else cached)
 
     def _step(self, batch: Batch, cached: CachedOutputs) -> StepResult:
-        torch.compiler.cudagraph_mark_step_begin()  # no effect unless torch.compile replays a graph
+        if self._compiled is not None:
+            torch.compiler.cudagraph_mark_step_begin()  # imports all of the compiler, which takes a second
         functions = self._step_functions(len(batch.labels))
         student_needs, teacher_needs = self.method.requires.needs(batch.epoch)
 

@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 from benchmark.grid.processes import new_process
+from benchmark.grid.progress import Progress
+from benchmark.grid.run import execute
+from benchmark.grid.training_run import TrainingRun
+from tests.helpers import plan_of, untracked
 
 
 def report(path: Path) -> None:
@@ -42,3 +46,20 @@ def test_a_closed_output_is_no_obstacle(tmp_path, capfd):
     finally:
         os.dup2(saved, 1)
         os.close(saved)
+
+
+def train(run: TrainingRun, path: Path) -> None:
+    before = set(sys.modules)
+    outcome = execute(run, untracked(path.parent), Progress(1))
+    path.write_text("\n".join([outcome.status, *(set(sys.modules) - before)]))
+
+
+def test_training_imports_no_library_anew(tmp_path):
+    """torch imports its compiler at an optimizer's first use, and scikit-learn takes as long: the server has both."""
+    plan = plan_of(["profile=quick", "recipe.epochs=1", "threads=1", f"runs={tmp_path / 'runs'}"])
+    process = new_process(train, (plan.teachers["resnet20"], tmp_path / "imported"))
+    process.start()
+    process.join()
+    status, *imported = (tmp_path / "imported").read_text().splitlines()
+    assert status == "done"
+    assert [name for name in imported if name.startswith(("torch._dynamo", "torch._inductor", "sklearn.utils"))] == []
