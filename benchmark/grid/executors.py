@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -107,15 +108,21 @@ class Processes:
         try:
             result = receiver.recv()
         except EOFError:
-            process.join()
+            self._join(process)
             raise RuntimeError(f"its process ended with status {process.exitcode}") from None
         finally:
             with self._lock:
                 self._running.discard(process)
-        process.join()
+        self._join(process)
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def _join(self, process: BaseProcess) -> None:
+        """Wait for a process, whose status can be read once: starting another one reads those of all that ended."""
+        connection.wait([process.sentinel])
+        with self._lock:
+            process.join()
 
 
 def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -71,6 +71,13 @@ def test_a_process_that_dies_fails_only_its_future(tmp_path):
             failed.result()
 
 
+def test_processes_that_die_while_others_start_keep_their_status():
+    with Processes(4) as pool:
+        for dead in [pool.submit(die, signal.SIGKILL) for _ in range(24)]:
+            with pytest.raises(RuntimeError, match="ended with status -9"):
+                dead.result()
+
+
 def test_an_exception_ends_running_functions_and_cancels_waiting_ones(tmp_path):
     with pytest.raises(KeyboardInterrupt), Processes(1) as pool:
         pool.submit(meet, tmp_path, "a", 99)
