@@ -68,6 +68,24 @@ def test_tasks_give_the_results_of_a_local_grid(nodes, finished, tmp_path):
 
 
 @pytest.mark.cluster
+def test_processes_of_a_task_train_a_run_together(nodes, tiny, tmp_path):
+    nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
+    words = [*tiny, "methods=clkd", "distributed=true", "processes=2"]
+    assert {o.status for o in helpers.bench(words)[1]} == {"done"}
+    overrides = [
+        *words,
+        f"runs={tmp_path / 'cluster'}",
+        "executor=ray",
+        f"executor.address={nodes.address}",
+        "executor.cpus=2",
+    ]
+    assert {o.status for o in train(overrides)} == {"done"}
+    run = student_runs(plan_of(overrides))["clkd"]
+    assert run.folder.record.hardware["processes"] == 2
+    assert same(trained(run.folder), trained(student_runs(plan_of(words))["clkd"].folder))
+
+
+@pytest.mark.cluster
 def test_a_run_whose_node_dies_continues_on_another(nodes, tmp_path):
     """Ray repeats the task; the run resumes from its checkpoint and ends once."""
     overrides = [*tiny_overrides(tmp_path), "methods=kd", f"recipe.epochs={EPOCHS}"]

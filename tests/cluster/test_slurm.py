@@ -128,6 +128,17 @@ def test_an_array_and_its_dependents_give_the_results_of_a_local_grid(cluster, f
 
 
 @pytest.mark.cluster
+def test_processes_of_a_job_train_a_run_together(cluster, tiny, tmp_path):
+    words = [*tiny, "methods=clkd", "distributed=true", "processes=2"]
+    assert {o.status for o in helpers.bench(words)[1]} == {"done"}
+    overrides = [*words, f"runs={tmp_path / 'cluster'}", *ON_SLURM, "executor.cpus=2", "executor.mem_gb=0.8"]
+    assert {o.status for o in train(overrides)} == {"done"}
+    run = student_runs(plan_of(overrides))["clkd"]
+    assert run.folder.record.hardware["processes"] == 2
+    assert same(trained(run.folder), trained(student_runs(plan_of(words))["clkd"].folder))
+
+
+@pytest.mark.cluster
 def test_a_stopped_command_leaves_its_jobs_and_the_same_command_waits_for_them(
     cluster, untrained, reference, slow_epochs, monkeypatch, capsys
 ):
