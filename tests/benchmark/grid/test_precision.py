@@ -35,7 +35,7 @@ class FakeMeasure:
 
 
 def chooser(folder: Path, measure: FakeMeasure | None, hardware: Hardware = CPU, *words: str) -> PrecisionChooser:
-    return PrecisionChooser(load_config([f"runs={folder}", *words]), hardware, measure)
+    return PrecisionChooser(load_config([f"runs={folder}", "precision=auto", *words]), hardware, measure)
 
 
 def plan_auto(words: list[str], measure: FakeMeasure | None) -> Plan:

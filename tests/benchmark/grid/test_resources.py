@@ -25,7 +25,7 @@ from benchmark.training.hardware import Hardware
     ],
 )  # fmt: skip
 def test_a_cluster_is_described_by_what_each_run_gets(words, lines):
-    config = load_config(words)
+    config = load_config(["precision=auto", *words])
     assert resources.describe(config, resources.hardware_of_runs(config)) == lines
 
 
@@ -41,7 +41,7 @@ def test_a_cluster_is_described_by_what_each_run_gets(words, lines):
 )
 def test_jobs_are_counted_on_each_gpu(monkeypatch, gpus, jobs, runs, end):
     monkeypatch.setattr(resources, "visible_gpus", lambda _: [str(i) for i in range(gpus)])
-    config, hardware = load_config([f"jobs={jobs}"]), Hardware("cpu", 1, False, False)
+    config, hardware = load_config([f"jobs={jobs}", "precision=auto"]), Hardware("cpu", 1, False, False)
     assert resources.runs_at_a_time(config, hardware) == runs
     (line,) = resources.describe(config, hardware)
     assert line.endswith(end)
