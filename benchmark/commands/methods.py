@@ -22,7 +22,7 @@ from methods.contract import Context, Method, UnsupportedPair
 
 PAIR = "resnet32x4-resnet8x4"  # extra parameters are those on this pair
 SPEED = files.CONF.parent / "results" / "speed"
-SPEED_FILES = "wrn40_2-wrn16_2*.json"  # measurements of some methods each
+SPEED_FILES = "wrn40_2-wrn16_2*.json"  # each measures some of the methods
 CLASSES, IMAGES, IMAGE_SIZE = 100, 50_000, 32
 COLUMNS = (
     Column("method", CODE), Column("title", TEXT), Column("paper", TEXT), Column("family", TEXT),

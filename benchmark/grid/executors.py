@@ -119,7 +119,10 @@ class Processes:
         return result
 
     def _join(self, process: BaseProcess) -> None:
-        """Wait for a process, whose status can be read once: starting another one reads those of all that ended."""
+        """Wait until a process has ended, and read its status.
+
+        The status can be read once, and each start of a process reads those of all that have ended: hence the lock.
+        """
         connection.wait([process.sentinel])
         with self._lock:
             process.join()

@@ -124,7 +124,7 @@ class GridProgress:
             seconds = self._times.seconds(kind)
             if seconds is None:
                 return None
-            tasks.append(Task(seconds, after=frozenset({teachers.get(kind.teacher or "", "")})))
+            tasks.append(Task(seconds, after=teachers.get(kind.teacher or "")))
         in_training = sum(o.at is not None for o in open_runs)
         return elapsed_seconds(tasks, max(self._places, in_training, 1))
 

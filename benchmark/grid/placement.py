@@ -94,4 +94,4 @@ def _times(plan: Plan, runs: Sequence[PlannedRun]) -> list[str]:
 def _tasks(timed: Sequence[tuple[PlannedRun, float]]) -> list[Task]:
     """Return the runs in the order of their start: teachers, those that need none, the others; the longest first."""
     ordered = sorted(timed, key=lambda pair: (not pair[0].is_teacher, pair[0].needs_teacher, -pair[1]))
-    return [Task(seconds, run.name, frozenset({run.awaits or ""})) for run, seconds in ordered]
+    return [Task(seconds, run.name, run.awaits) for run, seconds in ordered]

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """Work for one place. after: names of the tasks that must have ended before."""
+    """Work for one place. after: name of the task that must have ended before."""
 
     seconds: float
     name: str = ""
-    after: frozenset[str] = frozenset()
+    after: str | None = None
 
 
 def elapsed_seconds(tasks: Sequence[Task], places: int) -> float:
     """Return the seconds until the last task ends, where each free place takes the first task that may start.
 
-    Names in `after` that no task has count as ended. Raises ValueError where tasks wait for each other.
+    A name in `after` that no task has counts as ended. Raises ValueError where tasks wait for each other.
     """
     open_names = {task.name for task in tasks if task.name}
     waiting, running = list(tasks), list[tuple[float, int, str]]()
@@ -28,7 +28,7 @@ def elapsed_seconds(tasks: Sequence[Task], places: int) -> float:
             if not free:
                 blocked += waiting[i:]
                 break
-            if task.after & open_names:
+            if task.after in open_names:
                 blocked.append(task)
                 continue
             heapq.heappush(running, (now + task.seconds, id(task), task.name))

@@ -18,7 +18,7 @@ class SlowMetrics(importlib.abc.MetaPathFinder):
 
             def slow(self, line):
                 append(self, line)
-                # a process may outlive the test, forked from a server of its time
+                # unset where the server of forked processes outlives the test that started it
                 time.sleep(float(os.environ.get("SECONDS_PER_EPOCH", "0")))
 
             module.RunFolder.append_metrics = slow

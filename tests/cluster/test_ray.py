@@ -11,23 +11,18 @@ from typing import Any
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.commands import bench, tune
+from benchmark.commands import tune
 from benchmark.config.compose import load_config
 from benchmark.errors import UserError
 from benchmark.grid import ray_cluster
 from benchmark.grid.training_run import Outcome
 from tests import helpers
+from tests.cluster.commands import assert_two_processes_train_as_here, train
 from tests.conftest import tiny_overrides
-from tests.helpers import plan_of, same, student_runs, tracking_of, trained
+from tests.helpers import plan_of, same, student_runs, trained
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: .[ray]")
 EPOCHS = 40
-
-
-def train(overrides: list[str]) -> list[Outcome]:
-    """Train what a command trains, and return the outcomes."""
-    plan = plan_of(overrides)
-    return bench.train(plan, tracking_of(plan))
 
 
 @pytest.fixture
@@ -68,21 +63,9 @@ def test_tasks_give_the_results_of_a_local_grid(nodes, finished, tmp_path):
 
 
 @pytest.mark.cluster
-def test_processes_of_a_task_train_a_run_together(nodes, tiny, tmp_path):
+def test_processes_of_a_task_train_a_run_together(nodes, tiny):
     nodes.add_node(num_cpus=2, object_store_memory=80 * 2**20)
-    words = [*tiny, "methods=clkd", "distributed=true", "processes=2"]
-    assert {o.status for o in helpers.bench(words)[1]} == {"done"}
-    overrides = [
-        *words,
-        f"runs={tmp_path / 'cluster'}",
-        "executor=ray",
-        f"executor.address={nodes.address}",
-        "executor.cpus=2",
-    ]
-    assert {o.status for o in train(overrides)} == {"done"}
-    run = student_runs(plan_of(overrides))["clkd"]
-    assert run.folder.record.hardware["processes"] == 2
-    assert same(trained(run.folder), trained(student_runs(plan_of(words))["clkd"].folder))
+    assert_two_processes_train_as_here(tiny, ["executor=ray", f"executor.address={nodes.address}", "executor.cpus=2"])
 
 
 @pytest.mark.cluster

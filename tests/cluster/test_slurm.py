@@ -13,14 +13,15 @@ from typing import TypeVar
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.commands import bench, tune
+from benchmark.commands import tune
 from benchmark.commands.tuning_worker import TuningWorker
 from benchmark.config.compose import load_config
 from benchmark.grid import slurm
 from benchmark.grid.slurm import Detached, SlurmQueue
-from benchmark.grid.training_run import Outcome, TrainingRun
+from benchmark.grid.training_run import TrainingRun
 from tests import helpers
 from tests.cluster import slurm_node
+from tests.cluster.commands import assert_two_processes_train_as_here, train
 from tests.cluster.slurm_node import NODE, SlurmNode
 from tests.conftest import tiny_overrides
 from tests.helpers import TrainedRun, plan_of, same, student_runs, tracking_of, trained
@@ -69,12 +70,6 @@ def untrained(reference, tmp_path: Path) -> tuple[list[str], TrainingRun]:
     run = student_runs(plan_of(overrides))["kd"]
     shutil.rmtree(run.folder.path)
     return overrides, run
-
-
-def train(overrides: list[str]) -> list[Outcome]:
-    """Train what a command trains, and return the outcomes."""
-    plan = plan_of(overrides)
-    return bench.train(plan, tracking_of(plan))
 
 
 def in_background(function: Callable[[], T]) -> Future[T]:
@@ -128,14 +123,8 @@ def test_an_array_and_its_dependents_give_the_results_of_a_local_grid(cluster, f
 
 
 @pytest.mark.cluster
-def test_processes_of_a_job_train_a_run_together(cluster, tiny, tmp_path):
-    words = [*tiny, "methods=clkd", "distributed=true", "processes=2"]
-    assert {o.status for o in helpers.bench(words)[1]} == {"done"}
-    overrides = [*words, f"runs={tmp_path / 'cluster'}", *ON_SLURM, "executor.cpus=2", "executor.mem_gb=0.8"]
-    assert {o.status for o in train(overrides)} == {"done"}
-    run = student_runs(plan_of(overrides))["clkd"]
-    assert run.folder.record.hardware["processes"] == 2
-    assert same(trained(run.folder), trained(student_runs(plan_of(words))["clkd"].folder))
+def test_processes_of_a_job_train_a_run_together(cluster, tiny):
+    assert_two_processes_train_as_here(tiny, [*ON_SLURM, "executor.cpus=2", "executor.mem_gb=0.8"])
 
 
 @pytest.mark.cluster

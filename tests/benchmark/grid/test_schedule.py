@@ -18,12 +18,12 @@ def test_a_free_place_takes_the_next_task(seconds, places, elapsed):
 
 def test_a_task_waits_for_others_while_later_ones_start():
     """Two places: a (0 to 4) beside c (0 to 3) and d (3 to 4); b, which waits for a, takes 4 to 10."""
-    tasks = [Task(4, "a"), Task(6, "b", frozenset({"a"})), Task(3), Task(1)]
+    tasks = [Task(4, "a"), Task(6, "b", "a"), Task(3), Task(1)]
     assert elapsed_seconds(tasks, 2) == 10
     assert elapsed_seconds(tasks, 1) == 14
-    assert elapsed_seconds([Task(6, "b", frozenset({"ended before"}))], 2) == 6
+    assert elapsed_seconds([Task(6, "b", "ended before")], 2) == 6
 
 
 def test_tasks_that_wait_for_each_other_are_refused():
     with pytest.raises(ValueError, match="wait for each other: a, b"):
-        elapsed_seconds([Task(1, "a", frozenset({"b"})), Task(1, "b", frozenset({"a"}))], 2)
+        elapsed_seconds([Task(1, "a", "b"), Task(1, "b", "a")], 2)
