@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from benchmark.console import protect_streams
 from benchmark.errors import UserError, describe_os_error, nearest
-from benchmark.grid.executors import stop
+from benchmark.interruption import stop
 from benchmark.runs.folder import RunBusy
 from benchmark.usage import usage
 

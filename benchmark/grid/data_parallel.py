@@ -29,9 +29,9 @@ from torch import distributed
 from benchmark.config.method_files import describe_failure
 from benchmark.console import protect_streams
 from benchmark.grid.estimate import TimeKey
-from benchmark.grid.executors import stop
 from benchmark.grid.processes import new_process
 from benchmark.grid.progress import Progress
+from benchmark.interruption import stop
 from benchmark.runs import locks
 from benchmark.runs.locks import RunBusy
 from benchmark.training.evaluation import Diverged

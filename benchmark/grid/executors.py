@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from benchmark.console import protect_streams
 from benchmark.grid.processes import new_process
 from benchmark.grid.training_run import Outcome
+from benchmark.interruption import stop
 from benchmark.training.graphs import SINGLE_GRAPH, Capture
 
 
@@ -138,8 +139,3 @@ def _run_and_send(pipe: Connection, function: Callable[..., Any], args: tuple[An
         pass
     except Exception as e:
         pipe.send(e)
-
-
-def stop(*_: Any) -> None:
-    """Handle a signal by ending the process as Ctrl-C does, so that the same command resumes the interrupted run."""
-    raise KeyboardInterrupt
