@@ -51,7 +51,8 @@ class GridProgress:
         self._meter: Meter | None = None
 
     def __enter__(self) -> "GridProgress":
-        self._meter = Meter("all runs", float(len(self._to_come)), left=self.seconds_left, plain=True)
+        self._meter = Meter("grid", left=self.seconds_left, plain=True)
+        self._meter.advance(0, self._count(0))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,11 +81,11 @@ class GridProgress:
             ended = sum(o.ended for o in self._runs)
         left = self.seconds_left()
         if self._meter is not None:
-            self._meter.advance()
             self._meter.postpone()
+            self._meter.advance(text=self._count(ended))
         if ended < len(self._to_come):
             text = "" if left is None else f"  left: {duration(left)}"
-            print(f"{ended} of {len(self._to_come)} runs ended{text}", flush=True)
+            print(f"{self._count(ended)}{text}", flush=True)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the last run ends; None before any epoch has been measured."""
@@ -97,6 +98,9 @@ class GridProgress:
                 now = self._clock()
                 self._look_again = now + (now - started) / LOOK_SHARE
             return self._predict()
+
+    def _count(self, ended: int) -> str:
+        return f"{ended} of {len(self._to_come)} runs ended"
 
     def _look(self, observed: _Observed) -> None:
         """Read how far a run has come, and how long its epochs take."""

@@ -122,6 +122,19 @@ def test_a_run_whose_process_dies_counts_as_ended(tiny, capsys):
     assert capsys.readouterr().out == "1 of 2 runs ended  left: 10 s\n"
 
 
+def test_lines_tell_how_many_runs_have_ended(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("benchmark.progress.LINE_INTERVAL_S", 0.0)
+    plan = plan_of([*tiny, "methods=ce", "seeds=0,1"])
+    grid = GridProgress([STUDENT] * 2, RunTimes(lambda _: 2, lambda _: 1.0, {STUDENT: 5.0}), 1, lambda: 0.0)
+    futures = [Future(), Future()]
+    with grid:
+        for run, future in zip(plan.students_alone(), futures, strict=True):
+            grid.add(run, future)
+        futures[0].set_exception(RuntimeError("its process ended with status -9"))
+    lines = capsys.readouterr().err.splitlines()
+    assert {"grid:  0 of 2 runs ended  left: 20 s", "grid:  1 of 2 runs ended  left: 10 s"} <= set(lines)
+
+
 def test_a_teacher_is_timed_by_its_own_images(tmp_path):
     """797 images train the teacher and 200 the student of the same network; 1,000 test images evaluate both. A training
     image counts three forward passes, a test image one."""
