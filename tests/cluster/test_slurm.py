@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -138,7 +139,8 @@ def test_a_stopped_command_leaves_its_jobs_and_the_same_command_waits_for_them(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(slurm.time, "sleep", interrupt)
+        # in the polling alone: subprocess sleeps, too
+        patch.setattr(slurm, "time", SimpleNamespace(sleep=interrupt, strftime=time.strftime))
         with pytest.raises(Detached, match="1 runs stay in Slurm's queue: look with squeue --name=kd-") as stopped:
             train(overrides)
     name = str(stopped.value).split("--name=")[1].split(",")[0]
