@@ -1,11 +1,11 @@
-"""Ctrl-C, and the signals that count as one, while a process works."""
+"""Signals that interrupt a process: Ctrl-C, and those that count as one."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 
-INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # of a terminal, of a system, of Slurm
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)  # Ctrl-C, kill, and Slurm near a time limit
 
 
 def stop(*_: object) -> None:
@@ -14,7 +14,7 @@ def stop(*_: object) -> None:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def defer_interruptions() -> Iterator[None]:
     """Answer interruptions at the end of the context, not within it.
 
     It is for work that imports libraries. Some of them catch every exception of an import that they can do without
@@ -26,7 +26,7 @@ def held_back() -> Iterator[None]:
     received: list[int] = []
     handlers = {number: handler for number in INTERRUPTIONS if callable(handler := signal.getsignal(number))}
     for number in handlers:
-        signal.signal(number, lambda number, _: received.append(number))
+        signal.signal(number, lambda n, _: received.append(n))
     try:
         yield
     finally:

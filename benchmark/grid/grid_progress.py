@@ -52,7 +52,7 @@ class GridProgress:
 
     def __enter__(self) -> "GridProgress":
         self._meter = Meter("grid", left=self.seconds_left, plain=True)
-        self._meter.advance(0, self._count(0))
+        self._meter.move_to(0, self._count())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,14 +78,13 @@ class GridProgress:
                 lines = run.folder.metrics()[observed.earlier :]
                 filling_s = sum(line.get("fill_s", 0.0) for line in lines)
                 self._times.measure_run(run.kind, outcome.seconds - filling_s, len(lines))
-            ended = sum(o.ended for o in self._runs)
-        left = self.seconds_left()
-        if self._meter is not None:
-            self._meter.postpone()
-            self._meter.advance(text=self._count(ended))
-        if ended < len(self._to_come):
-            text = "" if left is None else f"  left: {duration(left)}"
-            print(f"{self._count(ended)}{text}", flush=True)
+            left, count = self.seconds_left(), self._count()
+            if self._meter is not None:
+                self._meter.postpone()  # the line below says the same
+                self._meter.move_to(0, count)
+            if sum(o.ended for o in self._runs) < len(self._to_come):
+                text = "" if left is None else f"  left: {duration(left)}"
+                print(f"{count}{text}", flush=True)
 
     def seconds_left(self) -> float | None:
         """Return the seconds until the last run ends; None before any epoch has been measured."""
@@ -99,8 +98,8 @@ class GridProgress:
                 self._look_again = now + (now - started) / LOOK_SHARE
             return self._predict()
 
-    def _count(self, ended: int) -> str:
-        return f"{ended} of {len(self._to_come)} runs ended"
+    def _count(self) -> str:
+        return f"{sum(o.ended for o in self._runs)} of {len(self._to_come)} runs ended"
 
     def _look(self, observed: _Observed) -> None:
         """Read how far a run has come, and how long its epochs take."""

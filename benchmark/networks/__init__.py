@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from benchmark.errors import UserError, nearest
-from benchmark.interruption import held_back
+from benchmark.interruption import defer_interruptions
 from benchmark.networks import custom
 from benchmark.networks.base import LOGITS, TIMM, Network, batch_norm_parameters, check_image_size, meta_shapes, shapes
 from benchmark.networks.meta import ShapesOnly
@@ -155,7 +155,7 @@ def _timm_name(name: str, image_size: int | None) -> str:
 
 
 @functools.cache
-@held_back()
+@defer_interruptions()  # torch imports its compiler for the first network
 def multiplications(name: str, classes: int, image_size: int, needs: Needs = LOGITS) -> int:
     """Count the multiplications of one image's forward pass as deep as `needs` requires, on the meta device."""
     from torch.utils.flop_counter import FlopCounterMode  # slow to import, and a plan counts nothing

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from benchmark.interruption import held_back
+from benchmark.interruption import defer_interruptions
 from benchmark.networks import Network
 
 
@@ -55,7 +55,7 @@ class Schedule:
         return self.lr * self.gamma ** sum(epoch > m for m in self.milestones)
 
 
-@held_back()  # torch imports its compiler for the first optimizer
+@defer_interruptions()  # torch imports its compiler for the first optimizer
 def make_optimizer(schedule: Schedule, network: Network, others: nn.Module, device: str) -> torch.optim.Optimizer:
     """Return the optimizer of a network and of the layers in `others`, with its state at the start."""
     parameters: Any = [*network.parameters(), *others.parameters()]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from benchmark.interruption import held_back, stop
+from benchmark.interruption import defer_interruptions, stop
 from tests.conftest import ROOT
 
 
@@ -25,7 +25,7 @@ def handlers():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_is_answered_at_the_end(handlers, number):
     done = False
-    with pytest.raises(KeyboardInterrupt), held_back():
+    with pytest.raises(KeyboardInterrupt), defer_interruptions():
         try:
             signal.raise_signal(number)
         except BaseException:
@@ -37,14 +37,14 @@ def test_an_interruption_is_answered_at_the_end(handlers, number):
 
 
 def test_an_exception_of_the_work_gives_way_to_an_interruption(handlers):
-    with pytest.raises(KeyboardInterrupt), held_back():
+    with pytest.raises(KeyboardInterrupt), defer_interruptions():
         signal.raise_signal(signal.SIGINT)
         raise ValueError
 
 
 def test_a_signal_that_a_process_ignores_stays_ignored(handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with held_back():
+    with defer_interruptions():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
@@ -53,7 +53,7 @@ def test_other_threads_leave_the_handlers_alone(handlers):
     seen = []
 
     def work():
-        with held_back():
+        with defer_interruptions():
             seen.append(signal.getsignal(signal.SIGINT))
 
     thread = threading.Thread(target=work)
