@@ -38,7 +38,7 @@ class GridProgress:
 
     to_come: the kind of every run. Runs are added in the order in which they start; kinds of which no run was added yet
     are of students that wait for their teacher. Use it as a context manager, which writes a line each half a minute; a
-    further one is written when a run ends.
+    further one is written when a run ends. What ends after the context was left was interrupted, and is not counted.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class GridProgress:
         self._awaited = deque(self._to_come)
         self._look_again, self._lock = 0.0, threading.RLock()
         self._meter: Meter | None = None
+        self._is_over = False
 
     def __enter__(self) -> "GridProgress":
         self._meter = Meter("grid", left=self.seconds_left, plain=True)
@@ -56,6 +57,8 @@ class GridProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._is_over = True
         if self._meter is not None:
             self._meter.close()
 
@@ -71,6 +74,8 @@ class GridProgress:
     def end(self, run: TrainingRun, outcome: Outcome | None) -> None:
         """Count a run as ended, measure it, and write the time left. outcome: None where its process died."""
         with self._lock:
+            if self._is_over:
+                return
             (observed,) = (o for o in self._runs if o.run is run)
             self._look(observed)
             observed.ended = True

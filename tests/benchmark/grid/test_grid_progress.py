@@ -135,6 +135,18 @@ def test_lines_tell_how_many_runs_have_ended(tiny, capsys, monkeypatch):
     assert {"grid:  0 of 2 runs ended  left: 20 s", "grid:  1 of 2 runs ended  left: 10 s"} <= set(lines)
 
 
+def test_runs_that_an_interruption_cancels_do_not_count_as_ended(tiny, capsys):
+    plan = plan_of([*tiny, "methods=ce", "seeds=0-2"])
+    futures = [Future(), Future(), Future()]
+    with GridProgress([STUDENT] * 3, RunTimes(lambda _: 2, lambda _: 1.0, {STUDENT: 5.0}), 1, lambda: 0.0) as grid:
+        for run, future in zip(plan.students_alone(), futures, strict=True):
+            grid.add(run, future)
+        futures[0].set_result(Outcome("", "done", seconds=5.0))
+    futures[1].set_exception(RuntimeError("its process ended with status -15"))
+    futures[2].cancel()
+    assert capsys.readouterr().out == "1 of 3 runs ended  left: 20 s\n"
+
+
 def test_a_teacher_is_timed_by_its_own_images(tmp_path):
     """797 images train the teacher and 200 the student of the same network; 1,000 test images evaluate both. A training
     image counts three forward passes, a test image one."""
