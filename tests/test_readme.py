@@ -75,10 +75,13 @@ def check(command: str, words: list[str]) -> None:
             composer.method(name, config.pair[0])
 
 
-def test_the_table_of_measured_runs_is_that_of_their_folders(tmp_path, capsys):
-    table = README.partition("<!-- paper table -->\n")[2].partition("\n<!-- end of paper table -->")[0]
-    assert analysis(["table", f"runs={ROOT / 'results' / 'paper'}", f"reports={tmp_path}"]) == 0
-    assert table.startswith("| Method") and table in capsys.readouterr().out
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_a_table_of_measured_runs_is_that_of_their_folders(page, tmp_path, capsys):
+    tables = re.findall(r"<!-- table of (\S+) -->\n(.*?)\n<!-- end of table -->", (ROOT / page).read_text(), re.DOTALL)
+    assert tables
+    for runs, table in tables:
+        assert analysis(["table", f"runs={ROOT / runs}", f"reports={tmp_path}"]) == 0
+        assert table.startswith("| Method") and table in capsys.readouterr().out
 
 
 def test_the_pages_show_commands():
