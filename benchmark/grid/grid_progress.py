@@ -38,7 +38,8 @@ class GridProgress:
 
     to_come: the kind of every run. Runs are added in the order in which they start; kinds of which no run was added yet
     are of students that wait for their teacher. Use it as a context manager, which writes a line each half a minute; a
-    further one is written when a run ends. What ends after the context was left was interrupted, and is not counted.
+    further one is written when a run ends. Runs that end once the context is left are not counted: an interruption
+    cancels them.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class GridProgress:
             if self._meter is not None:
                 self._meter.postpone()  # the line below says the same
                 self._meter.move_to(0, count)
-            if sum(o.ended for o in self._runs) < len(self._to_come):
+            if self._ended < len(self._to_come):
                 text = "" if left is None else f"  left: {duration(left)}"
                 print(f"{count}{text}", flush=True)
 
@@ -103,8 +104,12 @@ class GridProgress:
                 self._look_again = now + (now - started) / LOOK_SHARE
             return self._predict()
 
+    @property
+    def _ended(self) -> int:
+        return sum(o.ended for o in self._runs)
+
     def _count(self) -> str:
-        return f"{sum(o.ended for o in self._runs)} of {len(self._to_come)} runs ended"
+        return f"{self._ended} of {len(self._to_come)} runs ended"
 
     def _look(self, observed: _Observed) -> None:
         """Read how far a run has come, and how long its epochs take."""
