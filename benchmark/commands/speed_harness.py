@@ -183,7 +183,7 @@ class SpeedHarness:
         if not self.hardware.graphs or not passes:
             return TimedLoop(step, steps_per_sample=self.steps_per_sample)
         step()
-        replay = graphs.SINGLE_GRAPH(step, batch.generator)
+        replay = graphs.SINGLE_GRAPH(lambda passes: step(), batch.generator, {})
         # the loop holds the batch, whose memory the captured step reads
         return TimedLoop(lambda: (replay(), batch), steps_per_sample=self.steps_per_sample)
 

@@ -6,7 +6,8 @@ run is a coroutine (a greenlet) with a CUDA stream of its own. It computes until
 - A run that begins an epoch waits until no other is within one. Then each captures its step.
 - A captured step is replayed once all runs within an epoch have come to theirs.
 
-A run that ends leaves its place to the next. Every run computes what it would compute alone.
+A run that ends leaves its place to the next. Every run computes what it would compute alone, but runs of one seed,
+whose batches are equal, share the pass of a teacher that runs live.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 
-from benchmark.training.graphs import Branch, Capture, CaptureError, capture_branches
+from benchmark.training.graphs import Branch, Capture, CaptureError, Reads, SharedPasses, capture_branches
 
 CaptureBranches = Callable[[Sequence[Branch]], tuple[Callable[[], None], list[Any]]]
 
@@ -93,9 +94,11 @@ class Lockstep:
         """The stream of the run that asks."""
         return self._current().stream
 
-    def __call__(self, function: Callable[[], Any], generator: torch.Generator) -> Callable[[], Any]:
+    def __call__(
+        self, function: Callable[[SharedPasses], Any], generator: torch.Generator, reads: Reads
+    ) -> Callable[[], Any]:
         """Wait until all runs begin an epoch; return a function that replays `function` together with their steps."""
-        step = _Step(Branch(function, generator, self.stream))
+        step = _Step(Branch(function, generator, self.stream, reads))
         self._wait(None)
 
         def replay() -> Any:

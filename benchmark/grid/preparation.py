@@ -2,8 +2,9 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmark import networks
 from benchmark.data import datasets
@@ -13,6 +14,7 @@ from benchmark.data.streaming import make_loader
 from benchmark.grid.build import build_method, load_teacher, to_device
 from benchmark.grid.identity import TRAINING_SPLIT
 from benchmark.grid.training_run import TrainingRun
+from benchmark.runs import folder as store
 from benchmark.teacher.outputs import TeacherOutputs
 from benchmark.training.evaluation import Evaluator
 from benchmark.training.graphs import Capture
@@ -51,13 +53,20 @@ def build_trainer(
     images = ImageRecipe.from_recipe(recipe, dataset.classes)
     loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images, parallel)
     teacher_outputs = TeacherOutputs(
-        teacher, method.requires, loader, device=device, precision=precision, parallel=parallel
-    )
+        teacher, method.requires, loader, device=device, precision=precision, parallel=parallel,
+        source=None if hardware.compiled else _source_of_passes(config),
+    )  # fmt: skip
     trainer = Trainer(
         to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),
         compiled=hardware.compiled, capture=capture if hardware.graphs else None,
     )  # fmt: skip
     return trainer, Evaluator(dataset, teacher_logits, device, precision, parallel)
+
+
+def _source_of_passes(config: Mapping[str, Any]) -> str:
+    """Name the teacher of a run and all that its batches depend on, the seed included."""
+    keys = ("dataset", TRAINING_SPLIT, "recipe", "seed", "precision", "teacher")
+    return store.identity({"source": {key: config[key] for key in keys if key in config}})
 
 
 def connect_cache(

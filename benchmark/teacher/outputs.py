@@ -5,9 +5,10 @@ their headers, and decides whether a cache is filled ahead.
 """
 
 import copy
+import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from benchmark.teacher.cache import (
     should_prefill,
 )
 from benchmark.training.evaluation import autocast, evaluation_batch_size
+from benchmark.training.graphs import Reads, SharedPasses
 from benchmark.training.parallel import ALONE, Parallel
 from benchmark.training.stopwatch import Stopwatch
 from methods.contract import NOT_READ, Batch, Context, Needs, Outputs, Requirements
@@ -50,17 +52,19 @@ class TeacherOutputs:
     """Outputs of a frozen teacher for training batches.
 
     teacher: the network in eval mode on `device`; None for a method that reads nothing of one. parallel: the processes
-    among which each batch is divided. Raises ValueError where the method needs a teacher and there is none.
+    among which each batch is divided. source: names the teacher and all that the loader's batches depend on, so that
+    runs of equal sources can share a pass; None: its passes are not shared. Raises ValueError where the method needs a
+    teacher and there is none.
     """
 
     def __init__(
         self, teacher: Network | None, requires: Requirements, loader: BatchLoader, *, device: str, precision: str,
-        parallel: Parallel = ALONE,
+        parallel: Parallel = ALONE, source: str | None = None,
     ) -> None:  # fmt: skip
         if teacher is None and not (requires.teacher.empty and requires.needs(0)[1].empty):
             raise ValueError("the method needs a teacher")
         self.teacher, self.requires, self.loader = teacher, requires, loader
-        self.device, self.precision, self.parallel = device, precision, parallel
+        self.device, self.precision, self.parallel, self._source = device, precision, parallel, source
         self.network = None if teacher is None else cast_frozen_weights(teacher, precision)
         self.caches: list[TeacherCache | None] = [None] * requires.views
         self.fill_batch = evaluation_batch_size(device, loader.image_size)
@@ -79,19 +83,41 @@ class TeacherOutputs:
         views = zip(self.caches, batch.augmentation_ids, batch.images, strict=False)
         return CachedOutputs([_read(cache, batch.indices_cpu, ids, images) for cache, ids, images in views])
 
-    def complete(self, batch: Batch, cached: CachedOutputs, teacher: Callable[..., Outputs] | None = None) -> Outputs:
+    def shared_reads(self, batch: Batch, cached: CachedOutputs) -> Reads:
+        """Return what a step with this batch reads of passes that steps of other runs may read as well."""
+        needs = self.requires.needs(batch.epoch)[1]
+        if self._source is None or needs.empty:
+            return {}
+        views = itertools.zip_longest(range(len(batch.images)), cached.views)
+        return {self._pass_key(batch, view): needs for view, outputs in views if outputs is None}
+
+    def _pass_key(self, batch: Batch, view: int) -> Hashable:
+        assert batch.indices_cpu is not None
+        return self._source, batch.epoch, view, batch.indices_cpu.numpy().tobytes()
+
+    def complete(
+        self, batch: Batch, cached: CachedOutputs, teacher: Callable[..., Outputs] | None = None,
+        passes: SharedPasses | None = None,
+    ) -> Outputs:  # fmt: skip
         """Return the outputs for all views of a batch: cached ones, and the others computed by the teacher.
 
         cached: of this process's share, which alone is computed here. teacher: the forward function to use, such as a
-        compiled one; the network itself by default.
+        compiled one; the network itself by default. passes: computes those of `shared_reads`.
         """
         needs = self.requires.needs(batch.epoch)[1]
         if needs.empty:
             return Outputs()
-        views = [
-            outputs if outputs is not None else self.live(images, needs, teacher)
-            for outputs, images in itertools.zip_longest(cached.views, self.parallel.share(batch).images)
-        ]
+        views = []
+        for view, (outputs, images) in enumerate(
+            itertools.zip_longest(cached.views, self.parallel.share(batch).images)
+        ):
+            if outputs is not None:
+                views.append(outputs)
+            elif passes is not None and self._source is not None:
+                compute = functools.partial(self.live, images, teacher=teacher)
+                views.append(passes(self._pass_key(batch, view), compute))
+            else:
+                views.append(self.live(images, needs, teacher))
         return self.parallel.gather(replace(views[WEAK], further_views=views[1:]), len(batch.labels))
 
     def __call__(self, batch: Batch) -> Outputs:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.teacher.outputs import CachedOutputs
-from benchmark.training.graphs import Capture
+from benchmark.training.graphs import Capture, Reads, SharedPasses
 from methods.contract import Batch
 
 WARMUP_STEPS = 3  # eager steps before a first capture, in which libraries and optimizer allocate what they keep
@@ -29,7 +29,7 @@ class StepResult(NamedTuple):
     row: Tensor  # the terms and the number of hits as one tensor [T + 1], all that an epoch keeps of a step
 
 
-Step = Callable[[Batch, CachedOutputs], StepResult]
+Step = Callable[[Batch, CachedOutputs, SharedPasses | None], StepResult]
 
 
 class GraphedStep:
@@ -37,10 +37,15 @@ class GraphedStep:
 
     The first step of each epoch runs eagerly too: what an epoch begins with, such as compiling a kernel for a number
     that has changed, cannot happen during a capture.
+
+    reads: returns what a step reads of passes that it can share with the steps of other runs.
     """
 
-    def __init__(self, step: Step, batch_size: int, capture: Capture) -> None:
+    def __init__(
+        self, step: Step, batch_size: int, capture: Capture, reads: Callable[[Batch, CachedOutputs], Reads]
+    ) -> None:
         self._step, self._batch_size, self._capture_function = step, batch_size, capture
+        self._reads = reads
         self._eager_steps = WARMUP_STEPS  # left to run before the next capture
         self._epoch: int | None = None
         self._inputs: list[Tensor] = []
@@ -69,16 +74,18 @@ class GraphedStep:
 
     def _take_eagerly(self, batch: Batch, cached: CachedOutputs) -> StepResult:
         with self._on_capture_stream():
-            return self._step(batch, cached)
+            return self._step(batch, cached, None)
 
     def _capture(self, batch: Batch, cached: CachedOutputs) -> None:
         # a batch's tensors are views of its epoch's, which are freed before the captured step is replayed; caches are
         # not read within a step
-        batch = dataclasses.replace(_map(torch.clone, batch), indices_cpu=None, augmentation_ids=[])
+        batch = dataclasses.replace(_map(torch.clone, batch), augmentation_ids=[])
         cached = _map(torch.clone, cached)
         self._inputs = _inputs(batch, cached)
         with self._on_capture_stream():
-            self._replay = self._capture_function(lambda: self._step(batch, cached), batch.generator)
+            self._replay = self._capture_function(
+                lambda passes: self._step(batch, cached, passes), batch.generator, self._reads(batch, cached)
+            )
 
     @contextlib.contextmanager
     def _on_capture_stream(self) -> Iterator[None]:

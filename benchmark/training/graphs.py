@@ -1,10 +1,14 @@
 """Capture of what functions do as CUDA graphs, of one run or as branches of several."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from methods.contract import Needs, Outputs
+
+Reads = Mapping[Hashable, Needs]  # what a step reads of passes of a teacher, by keys that equal passes share
 
 
 class CaptureError(RuntimeError):
@@ -14,9 +18,43 @@ class CaptureError(RuntimeError):
 class Branch(NamedTuple):
     """One of the functions that a CUDA graph does side by side."""
 
-    function: Callable[[], Any]
+    function: Callable[["SharedPasses"], Any]
     generator: torch.Generator  # of its random numbers
     stream: torch.cuda.Stream | None  # on which its tensors live and it is captured; None without a GPU
+    reads: Reads
+
+
+class SharedPasses:
+    """The passes of teachers that the branches of a graph read, each computed once for all of them.
+
+    On a GPU they run beside the branches, on a stream of their own from `begin` on, which is in the stream of the
+    capture. Keep them until it ends: other streams read what would be freed for this one to use again.
+    """
+
+    def __init__(self, branches: Sequence[Branch], begin: torch.cuda.Event | None) -> None:
+        self._begin = begin
+        self._needs: dict[Hashable, Needs] = {}
+        for branch in branches:
+            for key, needs in branch.reads.items():
+                self._needs[key] = self._needs.get(key, Needs()) | needs
+        self._computed: dict[Hashable, tuple[Outputs, torch.cuda.Event | None]] = {}
+
+    def __call__(self, key: Hashable, compute: Callable[[Needs], Outputs]) -> Outputs:
+        """Return the pass of a key with all that branches read of it; the first branch that asks computes it."""
+        if key not in self._computed:
+            self._computed[key] = self._compute(self._needs[key], compute)
+        outputs, end = self._computed[key]
+        if end is not None:
+            torch.cuda.current_stream().wait_event(end)
+        return outputs
+
+    def _compute(self, needs: Needs, compute: Callable[[Needs], Outputs]) -> tuple[Outputs, torch.cuda.Event | None]:
+        if self._begin is None:
+            return compute(needs), None
+        stream = pass_stream()
+        stream.wait_event(self._begin)
+        with torch.cuda.stream(stream):
+            return compute(needs), _record_event(stream)
 
 
 class Capture(Protocol):
@@ -28,8 +66,12 @@ class Capture(Protocol):
         GPU."""
         ...
 
-    def __call__(self, function: Callable[[], Any], generator: torch.Generator) -> Callable[[], Any]:
+    def __call__(
+        self, function: Callable[[SharedPasses], Any], generator: torch.Generator, reads: Reads
+    ) -> Callable[[], Any]:
         """Capture what `function` does, without doing it; its random numbers are the generator's.
+
+        reads: what it reads of the passes that it is given, by their keys.
 
         Returns a function that replays it and returns what the captured call returned: tensors that hold the values of
         the latest replay. Raises CaptureError.
@@ -45,9 +87,11 @@ class SingleGraph:
         """The stream of all captures."""
         return capture_stream()
 
-    def __call__(self, function: Callable[[], Any], generator: torch.Generator) -> Callable[[], Any]:
+    def __call__(
+        self, function: Callable[[SharedPasses], Any], generator: torch.Generator, reads: Reads
+    ) -> Callable[[], Any]:
         """Capture what `function` does. Raises CaptureError."""
-        replay, (result,) = capture_branches([Branch(function, generator, self.stream)])
+        replay, (result,) = capture_branches([Branch(function, generator, self.stream, reads)])
 
         def replay_and_return() -> Any:
             replay()
@@ -66,6 +110,18 @@ def capture_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
+def _record_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
+    event = torch.cuda.Event()
+    event.record(stream)
+    return event
+
+
+@functools.cache
+def pass_stream() -> torch.cuda.Stream:
+    """Return the stream on which this process captures the passes of teachers."""
+    return torch.cuda.Stream()
+
+
 def capture_branches(branches: Sequence[Branch]) -> tuple[Callable[[], None], list[Any]]:
     """Capture what functions do as parallel branches of one CUDA graph, without doing it.
 
@@ -79,11 +135,12 @@ def capture_branches(branches: Sequence[Branch]) -> tuple[Callable[[], None], li
     results = []
     try:
         with torch.cuda.graph(graph, stream=origin):
+            passes = SharedPasses(branches, _record_event(origin))
             for branch, stream in zip(branches, streams, strict=True):
                 if stream in others:
                     stream.wait_stream(origin)
                 with torch.cuda.stream(stream):
-                    results.append(branch.function())
+                    results.append(branch.function(passes))
             for stream in others:
                 origin.wait_stream(stream)
     except RuntimeError as e:

@@ -12,7 +12,7 @@ from benchmark.networks.base import LOGITS
 from benchmark.teacher.outputs import CachedOutputs, TeacherOutputs
 from benchmark.training.capture import GraphedStep, StepResult
 from benchmark.training.evaluation import Diverged, autocast
-from benchmark.training.graphs import Capture
+from benchmark.training.graphs import Capture, SharedPasses
 from benchmark.training.optimizers import Schedule as Schedule  # part of this module, too
 from benchmark.training.optimizers import WeightAverage, make_optimizer, reset_state
 from benchmark.training.stopwatch import Stopwatch
@@ -65,7 +65,10 @@ class Trainer:
         self._compiled: StepFunctions | None = None
         if compiled:
             self._compiled = compile_functions(self._eager, graphs=self.device == "cuda" and capture is None)
-        self._graphed = None if capture is None else GraphedStep(self._step, self.loader.batch_size, capture)
+        self._graphed = None
+        if capture is not None:
+            reads = teacher_outputs.shared_reads
+            self._graphed = GraphedStep(self._step, self.loader.batch_size, capture, reads)
         self.optimizer = make_optimizer(schedule, network, method, self.device)
         self._average = None
         if schedule.ema_decay is not None:
@@ -91,14 +94,14 @@ class Trainer:
         run = self._step if self._graphed is None else self._graphed
         return run(batch, self.teacher_outputs.lookup(batch) if cached is None else cached)
 
-    def _step(self, batch: Batch, cached: CachedOutputs) -> StepResult:
+    def _step(self, batch: Batch, cached: CachedOutputs, passes: SharedPasses | None = None) -> StepResult:
         if self._compiled is not None:
             torch.compiler.cudagraph_mark_step_begin()  # imports all of the compiler, which takes a second
         functions = self._step_functions(len(batch.labels))
         student_needs, teacher_needs = self.method.requires.needs(batch.epoch)
 
-        teacher = self.teacher_outputs.complete(batch, cached, functions.teacher)
         student = self._student_outputs(batch, functions.student, student_needs)
+        teacher = self.teacher_outputs.complete(batch, cached, functions.teacher, passes)
         terms = functions.losses(student.select(student_needs), teacher.select(teacher_needs), batch)
         check_terms(terms, type(self.method).__name__)
         loss = self.method.optimizer_step(terms, self.optimizer)

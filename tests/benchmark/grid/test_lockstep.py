@@ -3,11 +3,16 @@
 Without a GPU, the stand-in of `tests.benchmark.training.test_capture` captures the branches.
 """
 
+import copy
+import functools
+
 import pytest
 import torch
 
 from benchmark.grid.lockstep import Lockstep
-from benchmark.training.graphs import SINGLE_GRAPH, CaptureError
+from benchmark.teacher.outputs import TeacherOutputs
+from benchmark.training.capture import WARMUP_STEPS
+from benchmark.training.graphs import SINGLE_GRAPH, CaptureError, SharedPasses
 from tests.benchmark.training.test_capture import METHODS, assert_close, assert_same, deterministic, record, train
 from tests.benchmark.training.trainers import build_trainer, no_progress, tiny_dataset
 
@@ -23,8 +28,11 @@ class Captures:
 
     def __call__(self, branches):
         self.sizes.append(len(branches))
-        replays, results = zip(*(record(branch.function) for branch in branches), strict=True)
-        return lambda: [replay() for replay in reversed(replays)], list(results)
+        passes = SharedPasses(branches, None)
+        replays, results = zip(*(record(functools.partial(b.function, passes)) for b in branches), strict=True)
+        # in another order than recorded, where none waits for what another one computes
+        order = replays if any(branch.reads for branch in branches) else replays[::-1]
+        return lambda: [replay() for replay in order], list(results)
 
 
 def on_the_cpu(runs: int, capture_branches) -> Lockstep:
@@ -45,6 +53,25 @@ def test_runs_side_by_side_train_as_alone(dataset, names):
     for name, result in zip(names, together, strict=True):
         assert_same(result, train(dataset, name, None))
     assert max(captures.sizes) == len(names)
+
+
+@pytest.mark.parametrize(("seeds", "passes"), [((0, 0, 0), 1), ((0, 1, 0), 2)])
+def test_runs_with_equal_batches_share_the_pass_of_a_live_teacher(dataset, monkeypatch, seeds, passes):
+    # they read different outputs of it, one of them those of a single stage
+    runs = list(zip(["kd", "fitnet", "crd"], seeds, strict=True))
+    live, calls = TeacherOutputs.live, []
+    monkeypatch.setattr(TeacherOutputs, "live", lambda *args, **more: calls.append(1) or live(*args, **more))
+    with on_the_cpu(3, Captures()) as lockstep:
+        futures = [lockstep.submit(train_seed, dataset, *run, lockstep) for run in runs]
+        together = [future.result() for future in futures]
+    eager = 3 * (WARMUP_STEPS + 1 + 2)  # of three runs, the last batches and the first of the second epoch included
+    assert len(calls) == eager + 2 * passes  # captured once in each of two epochs
+    for run, result in zip(runs, together, strict=True):
+        assert_same(result, train_seed(dataset, *run, None))
+
+
+def train_seed(dataset, name: str, seed: int, capture) -> tuple[list, dict]:
+    return train(dataset, name, capture, seed=seed, source=f"seed {seed}")
 
 
 def test_all_runs_begin_an_epoch_together(dataset):
@@ -83,19 +110,19 @@ def count(lockstep: Lockstep, steps: int, *, fails: bool = False) -> int:
     """A run of counted steps."""
     counted = []
 
-    def step():
+    def step(passes):
         if fails:
             raise CaptureError("it cannot be captured")
         return lambda: counted.append(1)
 
-    replay = lockstep(step, torch.Generator())
+    replay = lockstep(step, torch.Generator(), {})
     for _ in range(steps):
         replay()
     return len(counted)
 
 
 def capture_without_doing(branches):
-    does = [branch.function() for branch in branches]
+    does = [branch.function(None) for branch in branches]
     return lambda: [do() for do in does], does
 
 
@@ -154,3 +181,19 @@ def test_branches_of_a_cuda_graph_train_like_a_graph_of_their_own(dataset, names
         together = [future.result() for future in futures]
     for name, result in zip(names, together, strict=True):
         assert_close(epochs(name, SINGLE_GRAPH), result)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_runs_that_share_a_pass_on_a_gpu_train_like_eager_ones(dataset, deterministic):
+    def epochs(name, capture):
+        trainer = build_trainer(dataset, name, capture=capture, device="cuda", source="one")
+        return [trainer.epoch(epoch, no_progress) for epoch in EPOCHS]
+
+    names = ["dkd", "fitnet", "crd", "mlld"]  # logits, the map of a stage, pooled features, two views
+    with Lockstep(len(names)) as lockstep:
+        futures = [lockstep.submit(epochs, name, lockstep) for name in names]
+        together = [future.result() for future in futures]
+    for name, result in zip(names, together, strict=True):
+        alone, eager = epochs(name, SINGLE_GRAPH), epochs(name, None)
+        assert_close(copy.deepcopy(eager), alone)
+        assert_close(eager, result)

@@ -5,6 +5,7 @@ memory; it rejects operations for which a GPU would have to be waited for.
 """
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from unittest.mock import MagicMock
@@ -15,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmark.training.capture import WARMUP_STEPS
-from benchmark.training.graphs import SINGLE_GRAPH, CaptureError
+from benchmark.training.graphs import SINGLE_GRAPH, Branch, CaptureError, SharedPasses
 from benchmark.training.trainer import Schedule
 from methods.crd import CRD
-from tests.benchmark.training.trainers import METHODS, SCHEDULE, all_epochs, build_trainer, no_progress, tiny_dataset
+from tests.benchmark.training.trainers import METHODS, all_epochs, build_trainer, no_progress, tiny_dataset
 
 aten = torch.ops.aten
 # What brings numbers to the CPU, or takes them from there, or gives tensors whose size depends on numbers.
@@ -76,9 +77,10 @@ class StandIn:
     def __init__(self) -> None:
         self.generators = []
 
-    def __call__(self, function: Callable, generator: torch.Generator) -> Callable[[], object]:
+    def __call__(self, function: Callable, generator: torch.Generator, reads: dict) -> Callable[[], object]:
         self.generators.append(generator)
-        replay, result = record(function)
+        passes = SharedPasses([Branch(function, generator, None, reads)], None)
+        replay, result = record(functools.partial(function, passes))
         return lambda: (replay(), result)[1]
 
 
@@ -87,9 +89,9 @@ def dataset(tmp_path_factory):
     return tiny_dataset(tmp_path_factory.mktemp("data"), train=54)
 
 
-def train(dataset, name: str, capture, *, cache_root=None, schedule=SCHEDULE) -> tuple[list, dict]:
+def train(dataset, name: str, capture, *, cache_root=None, **more) -> tuple[list, dict]:
     """Measures and state after two epochs of each stage: 6 batches of 8 and one of 6 each."""
-    trainer = build_trainer(dataset, name, schedule=schedule, capture=capture)
+    trainer = build_trainer(dataset, name, capture=capture, **more)
     for module in trainer.method.modules():
         if isinstance(module, CRD):
             module.sampler.thinning = False  # draw as on a GPU
@@ -126,7 +128,7 @@ def test_full_batches_are_captured_once_per_epoch(dataset):
     capture, steps = StandIn(), []
     trainer = build_trainer(dataset, "kd", capture=capture)
     inner = trainer._graphed._step
-    trainer._graphed._step = lambda batch, cached: steps.append(len(batch.labels)) or inner(batch, cached)
+    trainer._graphed._step = lambda batch, *rest: steps.append(len(batch.labels)) or inner(batch, *rest)
     trainer.epoch(1, no_progress)
     assert len(capture.generators) == 1 and steps == [8] * (WARMUP_STEPS + 1) + [6]
     trainer.epoch(2, no_progress)
@@ -135,12 +137,12 @@ def test_full_batches_are_captured_once_per_epoch(dataset):
 
 
 def test_the_stand_in_rejects_a_step_that_reads_the_device():
-    def reads():
+    def reads(passes):
         x = torch.ones(3)
         return x / x.sum().item()
 
     with pytest.raises(AssertionError, match="makes a GPU wait"):
-        StandIn()(reads, torch.Generator())
+        StandIn()(reads, torch.Generator(), {})
 
 
 class Ill:
@@ -157,14 +159,15 @@ class Ill:
 
 
 def test_a_failed_capture_reports_its_cause_and_the_remedy(monkeypatch):
-    def reads():
+    def reads(passes):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCompile with …")
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", MagicMock())
     monkeypatch.setattr("torch.cuda.graph", Ill)
     monkeypatch.setattr("benchmark.training.graphs.capture_stream", lambda: None)
+    monkeypatch.setattr("benchmark.training.graphs._record_event", lambda stream: None)
     with pytest.raises(CaptureError, match=r"stream is capturing\): it must not .* with cuda_graph=false"):
-        SINGLE_GRAPH(reads, torch.Generator())
+        SINGLE_GRAPH(reads, torch.Generator(), {})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -34,7 +34,8 @@ def tiny_dataset(folder: Path, train: int) -> Dataset:
 
 def build_trainer(
     dataset: Dataset, name: str, pair: str = PAIRS[0], *, precision: str = "fp32", batch_size: int = 8,
-    schedule: Schedule = SCHEDULE, seed: int = 0, device: str = "cpu", parallel: Parallel = ALONE, **more,
+    schedule: Schedule = SCHEDULE, seed: int = 0, device: str = "cpu", parallel: Parallel = ALONE,
+    source: str | None = None, **more,
 ) -> Trainer:  # fmt: skip
     """Build the trainer of a method on a pair; skip the test where the method does not support the pair."""
     teacher_name, student_name = networks.split_pair(pair)
@@ -50,7 +51,9 @@ def build_trainer(
             raise
         pytest.skip(str(reason))
     loader = Loader(dataset.train, dataset.config, batch_size, seed, device)
-    outputs = TeacherOutputs(teacher, method.requires, loader, device=device, precision=precision, parallel=parallel)
+    outputs = TeacherOutputs(
+        teacher, method.requires, loader, device=device, precision=precision, parallel=parallel, source=source
+    )
     trainer = Trainer(student, method, outputs, schedule, **more)
     trainer.prepare_method()
     return trainer
