@@ -1,5 +1,6 @@
 """Helpers that several test modules share: plan and run a grid in this process, interrupt and compare runs."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ TrainedRun = tuple[dict[str, Tensor], list[dict[str, Any]]]
 
 class Killed(BaseException):
     """Stands for the end of the process at an arbitrary moment; no `except Exception` catches it."""
+
+
+def let_be_interrupted() -> None:
+    """End this new process on SIGINT, which a background job of a shell ignores, as its children then do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class KilledAt(Progress):

@@ -9,6 +9,7 @@ import pytest
 
 from benchmark.interruption import defer_interruptions, stop
 from tests.conftest import ROOT
+from tests.helpers import let_be_interrupted
 
 
 @pytest.fixture
@@ -93,7 +94,6 @@ def test_an_interruption_while_torch_imports_its_compiler_is_not_lost(work):
     ended = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_IMPORT.format(work=work)], cwd=ROOT,
         capture_output=True, text=True, timeout=300,
-        # a background job of a shell ignores SIGINT, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=let_be_interrupted,
     )  # fmt: skip
     assert ended.stdout == "interrupted\n" and "KeyboardInterrupt" in ended.stderr, ended.stderr

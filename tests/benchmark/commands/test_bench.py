@@ -19,7 +19,7 @@ from benchmark.__main__ import main
 from benchmark.commands import bench as bench_command
 from benchmark.grid import execution, executor_choice
 from tests.conftest import ROOT
-from tests.helpers import bench, plan_of, same, student_runs, tracking_of, trained
+from tests.helpers import bench, let_be_interrupted, plan_of, same, student_runs, tracking_of, trained
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -27,8 +27,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *arguments], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a background job of a shell ignores SIGINT, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=let_be_interrupted,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from benchmark.training.evaluation import Diverged
 from benchmark.training.hardware import Hardware
 from benchmark.training.parallel import Parallel
 from tests.conftest import ROOT
-from tests.helpers import Killed, KilledAt, bench, plan_of, student_runs, tracking_of, trained
+from tests.helpers import Killed, KilledAt, bench, let_be_interrupted, plan_of, student_runs, tracking_of, trained
 
 TWO = Hardware("cpu", 1, False, False, processes=2)
 # so small that rounding, which training amplifies, stays below the tolerances
@@ -242,8 +242,7 @@ def running(tiny, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmark", "bench", *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        # a background job of a shell ignores SIGINT, and its children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=let_be_interrupted,
     )  # fmt: skip
     wait_for(lambda: any((tmp_path / "runs").rglob("checkpoint.pt")))
     ranks = children_of(process.pid)
