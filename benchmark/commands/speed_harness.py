@@ -140,8 +140,9 @@ class SpeedHarness:
         teacher = self.network(self.teacher, reference=False).eval().requires_grad_(False)
         method = self.method(name)
         teacher_outputs = TeacherOutputs(
-            teacher, method.requires, self.loader, device=self.hardware.device, precision=precision or self.precision
-        )
+            teacher, method.requires, self.loader, device=self.hardware.device, precision=precision or self.precision,
+            source=None if self.hardware.compiled else "speed",  # captured as in training, beside the student's pass
+        )  # fmt: skip
         trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
             compiled=self.hardware.compiled, capture=graphs.SINGLE_GRAPH if self.hardware.graphs else None,

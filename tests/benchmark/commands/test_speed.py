@@ -14,6 +14,7 @@ from benchmark.commands.timed_loop import TimedLoop
 from benchmark.config.compose import load_config
 from benchmark.config.schema import SpeedOptions
 from benchmark.errors import UserError
+from benchmark.training.graphs import Branch, SharedPasses
 
 
 @pytest.fixture
@@ -209,8 +210,8 @@ def test_the_teacher_s_passes_are_captured_where_steps_are(harness, monkeypatch)
     images, live = [], outputs.live
     outputs.live = lambda x, *rest: (images.append(weakref.ref(x)), live(x, *rest))[1]
 
-    def capture(step, _):
-        captured = step()
+    def capture(step, generator, reads):
+        captured = step(SharedPasses([Branch(step, generator, None, reads)], None))
         return lambda: replays.append(captured)
 
     monkeypatch.setattr("benchmark.training.graphs.SINGLE_GRAPH", capture)
