@@ -141,7 +141,7 @@ class SpeedHarness:
         method = self.method(name)
         teacher_outputs = TeacherOutputs(
             teacher, method.requires, self.loader, device=self.hardware.device, precision=precision or self.precision,
-            source=None if self.hardware.compiled else "speed",  # captured as in training, beside the student's pass
+            source="speed",  # so that its pass is captured as in training, beside the student's
         )  # fmt: skip
         trainer = Trainer(
             self.network(self.student, reference=False), method, teacher_outputs, self.schedule,
@@ -184,7 +184,7 @@ class SpeedHarness:
         if not self.hardware.graphs or not passes:
             return TimedLoop(step, steps_per_sample=self.steps_per_sample)
         step()
-        replay = graphs.SINGLE_GRAPH(lambda passes: step(), batch.generator, {})
+        replay = graphs.SINGLE_GRAPH(lambda _: step(), batch.generator, {})
         # the loop holds the batch, whose memory the captured step reads
         return TimedLoop(lambda: (replay(), batch), steps_per_sample=self.steps_per_sample)
 

@@ -6,8 +6,8 @@ run is a coroutine (a greenlet) with a CUDA stream of its own. It computes until
 - A run that begins an epoch waits until no other is within one. Then each captures its step.
 - A captured step is replayed once all runs within an epoch have come to theirs.
 
-A run that ends leaves its place to the next. Every run computes what it would compute alone, but runs of one seed,
-whose batches are equal, share the pass of a teacher that runs live.
+A run that ends leaves its place to the next. Every run computes what it would compute alone. Runs of one seed,
+teacher and recipe have equal batches, and share the pass of a teacher that runs live.
 """
 
 import contextlib

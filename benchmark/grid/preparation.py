@@ -54,7 +54,7 @@ def build_trainer(
     loader = make_loader(dataset.train, dataset.config, recipe["batch_size"], seed, device, images, parallel)
     teacher_outputs = TeacherOutputs(
         teacher, method.requires, loader, device=device, precision=precision, parallel=parallel,
-        source=None if hardware.compiled else _source_of_passes(config),
+        source=_source_of_passes(config),
     )  # fmt: skip
     trainer = Trainer(
         to_device(network, device), method, teacher_outputs, Schedule.from_recipe(recipe),

@@ -108,16 +108,14 @@ class TeacherOutputs:
         if needs.empty:
             return Outputs()
         views = []
-        for view, (outputs, images) in enumerate(
-            itertools.zip_longest(cached.views, self.parallel.share(batch).images)
-        ):
-            if outputs is not None:
-                views.append(outputs)
-            elif passes is not None and self._source is not None:
+        for images, outputs in itertools.zip_longest(self.parallel.share(batch).images, cached.views):
+            if outputs is None:
                 compute = functools.partial(self.live, images, teacher=teacher)
-                views.append(passes(self._pass_key(batch, view), compute))
-            else:
-                views.append(self.live(images, needs, teacher))
+                if passes is None or self._source is None:
+                    outputs = compute(needs)
+                else:
+                    outputs = passes(self._pass_key(batch, len(views)), compute)
+            views.append(outputs)
         return self.parallel.gather(replace(views[WEAK], further_views=views[1:]), len(batch.labels))
 
     def __call__(self, batch: Batch) -> Outputs:

@@ -21,14 +21,15 @@ class Branch(NamedTuple):
     function: Callable[["SharedPasses"], Any]
     generator: torch.Generator  # of its random numbers
     stream: torch.cuda.Stream | None  # on which its tensors live and it is captured; None without a GPU
-    reads: Reads
+    reads: Reads  # of its function
 
 
 class SharedPasses:
     """The passes of teachers that the branches of a graph read, each computed once for all of them.
 
-    On a GPU they run beside the branches, on a stream of their own from `begin` on, which is in the stream of the
-    capture. Keep them until it ends: other streams read what would be freed for this one to use again.
+    On a GPU they run beside the branches, on a stream of their own. begin: an event at the beginning of the capture,
+    for which they wait; None without a GPU. An instance must live until the capture ends: it holds outputs that other
+    streams read, whose memory would be used again.
     """
 
     def __init__(self, branches: Sequence[Branch], begin: torch.cuda.Event | None) -> None:
@@ -51,7 +52,7 @@ class SharedPasses:
     def _compute(self, needs: Needs, compute: Callable[[Needs], Outputs]) -> tuple[Outputs, torch.cuda.Event | None]:
         if self._begin is None:
             return compute(needs), None
-        stream = pass_stream()
+        stream = _pass_stream()
         stream.wait_event(self._begin)
         with torch.cuda.stream(stream):
             return compute(needs), _record_event(stream)
@@ -117,7 +118,7 @@ def _record_event(stream: torch.cuda.Stream) -> torch.cuda.Event:
 
 
 @functools.cache
-def pass_stream() -> torch.cuda.Stream:
+def _pass_stream() -> torch.cuda.Stream:
     """Return the stream on which this process captures the passes of teachers."""
     return torch.cuda.Stream()
 

@@ -67,8 +67,7 @@ class Trainer:
             self._compiled = compile_functions(self._eager, graphs=self.device == "cuda" and capture is None)
         self._graphed = None
         if capture is not None:
-            reads = teacher_outputs.shared_reads
-            self._graphed = GraphedStep(self._step, self.loader.batch_size, capture, reads)
+            self._graphed = GraphedStep(self._step, self.loader.batch_size, capture, teacher_outputs.shared_reads)
         self.optimizer = make_optimizer(schedule, network, method, self.device)
         self._average = None
         if schedule.ema_decay is not None:
@@ -97,6 +96,7 @@ class Trainer:
     def _step(self, batch: Batch, cached: CachedOutputs, passes: SharedPasses | None = None) -> StepResult:
         if self._compiled is not None:
             torch.compiler.cudagraph_mark_step_begin()  # imports all of the compiler, which takes a second
+            passes = None  # what other runs read would be compiled anew, which a capture does not allow
         functions = self._step_functions(len(batch.labels))
         student_needs, teacher_needs = self.method.requires.needs(batch.epoch)
 

@@ -14,7 +14,6 @@ from benchmark.commands.timed_loop import TimedLoop
 from benchmark.config.compose import load_config
 from benchmark.config.schema import SpeedOptions
 from benchmark.errors import UserError
-from benchmark.training.graphs import Branch, SharedPasses
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_the_teacher_s_passes_are_captured_where_steps_are(harness, monkeypatch)
     outputs.live = lambda x, *rest: (images.append(weakref.ref(x)), live(x, *rest))[1]
 
     def capture(step, generator, reads):
-        captured = step(SharedPasses([Branch(step, generator, None, reads)], None))
+        captured = step(None)
         return lambda: replays.append(captured)
 
     monkeypatch.setattr("benchmark.training.graphs.SINGLE_GRAPH", capture)

@@ -71,6 +71,7 @@ def test_runs_with_equal_batches_share_the_pass_of_a_live_teacher(dataset, monke
 
 
 def train_seed(dataset, name: str, seed: int, capture) -> tuple[list, dict]:
+    """Train a method whose batches are those of all runs of its seed."""
     return train(dataset, name, capture, seed=seed, source=f"seed {seed}")
 
 

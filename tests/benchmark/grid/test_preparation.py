@@ -21,3 +21,5 @@ def test_methods_of_one_seed_can_share_the_passes_of_their_teacher(tiny):
     assert len(keys["kd-0"]) == 1 and keys["kd-0"] == keys["fitnet-0"]
     assert len(keys["mlld-0"]) == 2 and keys["kd-0"] < keys["mlld-0"]  # its other view is read by none
     assert not keys["kd-0"] & keys["kd-1"] and not keys["ce-0"]
+    other_teacher = student_runs(bench([*tiny, "methods=kd", "recipe.epochs=1", "pair=resnet8-resnet8"])[0])["kd"]
+    assert not keys["kd-0"] & keys_of_live_passes(other_teacher)
