@@ -21,8 +21,9 @@ class TrackerProcess:
         if len(text) > PIPE_BYTES:
             raise OSError(f"its configuration has {len(text)} bytes, more than {PIPE_BYTES}")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed when the process has ended
+        self._temporary = wandb.temporary_folder()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmark.runs.trackers.worker"], env=wandb.environment(),
+            [sys.executable, "-m", "benchmark.runs.trackers.worker"], env=wandb.environment(self._temporary.name),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             start_new_session=True,  # Ctrl-C is for the training process, which then ends this one
         )  # fmt: skip
@@ -49,6 +50,7 @@ class TrackerProcess:
             return f"no end within {seconds:g} s"
         finally:
             self._kill()
+            self._temporary.cleanup()
         try:
             return json.loads(output)["error"]
         except ValueError:

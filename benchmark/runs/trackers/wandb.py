@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -107,10 +108,11 @@ def _is_logged_in() -> bool:
     where W&B's settings are not valid.
     """
     try:
-        output = subprocess.run(
-            [sys.executable, "-m", __name__], env=environment(), stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=CHECK_S, check=True,
-        ).stdout  # fmt: skip
+        with temporary_folder() as folder:
+            output = subprocess.run(
+                [sys.executable, "-m", __name__], env=environment(folder), stdin=subprocess.DEVNULL,
+                capture_output=True, timeout=CHECK_S, check=True,
+            ).stdout  # fmt: skip
         answer = json.loads(output.splitlines()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as e:
         print(f"W&B does not say whether you are logged in ({e}): taken for no", file=sys.stderr)
@@ -125,10 +127,18 @@ def _is_logged_in() -> bool:
     return answer["logged_in"]
 
 
-def environment() -> dict[str, str]:
-    """Return the variables for a process that uses wandb: a service shared with other processes ends with them, and
-    refuses a run that it knows."""
-    return {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a new folder for the temporary files of a process that uses wandb, which leaves them behind."""
+    return tempfile.TemporaryDirectory(prefix="kd-", ignore_cleanup_errors=True)
+
+
+def environment(temporary_files: str | None = None) -> dict[str, str]:
+    """Return the variables for a process that uses wandb, which may be given a folder for temporary files.
+
+    A service shared with other processes ends with them, and refuses a run that it knows.
+    """
+    variables = {k: v for k, v in os.environ.items() if k != "WANDB_SERVICE"}
+    return variables if temporary_files is None else {**variables, "TMPDIR": temporary_files}
 
 
 def _answer() -> dict[str, Any]:

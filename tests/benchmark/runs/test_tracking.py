@@ -1,6 +1,7 @@
 """Tests of tracking by what wandb's offline files hold, read without wandb's reader."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,18 @@ def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tracker, monkey
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"{tracker} is not installed: pip install 'kd-benchmark\[{tracker}\]'"):
         Tracking(settings(f"tracker={tracker}"), tmp_path)
+
+
+@pytest.mark.parametrize("limit", [120, 0.5], ids=["ends", "is killed"])
+def test_no_temporary_files_stay(limit, logged_out, folder, monkeypatch, tmp_path):
+    """Of the process that is asked for a login, nor of the one that records, also where it is killed."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    tracking = Tracking(settings(f"tracker.finish_timeout={limit}", f"tracker.retry_timeout={limit}"), tmp_path)
+    track(tracking, folder, [1])
+    assert list(temporary.iterdir()) == []
 
 
 def test_only_wandb_has_modes(tmp_path):
