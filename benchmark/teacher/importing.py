@@ -1,6 +1,7 @@
 """Teachers imported from a checkpoint or from timm, and the check of every finished teacher before it is used."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from benchmark.runs.folder import RunFolder
 from benchmark.runs.reading import read_bytes
 from benchmark.runs.record import RunRecord, RunStatus
 from benchmark.runs.weights import content_hash, load_weights, save_outputs
+from benchmark.teacher.input_statistics import input_drift
 from benchmark.training import metrics
 from benchmark.training.evaluation import count_parameters, predict
 from benchmark.training.hardware import versions
@@ -69,6 +71,12 @@ def import_network(teacher: Network, origin: str, network: str, training: Traini
         logits = predict(teacher, test, dataset.config, config["precision"])
         if not logits.isfinite().all():
             raise UserError(f"{origin}: the network's outputs on {dataset.name} are not finite")
+        if (drift := input_drift(teacher, dataset)) and drift.is_large:
+            print(
+                f"teacher {network}: {origin} was trained on other images than this recipe's: at its first batch norm "
+                f"{drift}; check dataset.mean, dataset.std and the augmentation that it was trained with",
+                file=sys.stderr,
+            )
         folder.write_config(run.config)
         weights = {k: v.cpu() for k, v in weights.items()}
         save_outputs(folder, weights, logits, dataset.test.labels, dataset.class_names)
@@ -80,6 +88,8 @@ def import_network(teacher: Network, origin: str, network: str, training: Traini
             profile=config["profile"],
             identity=run.identity,
             imported_from=origin,
+            input_mean_drift=drift and drift.mean,
+            input_variance_drift=drift and drift.variance,
             top1_last=metrics.top_k(logits, test.labels),
             parameters=count_parameters(teacher)[0],
             precision=config["precision"],
