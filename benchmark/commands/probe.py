@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.commands.speed_harness import STUDENT_ALONE, Measurement, SpeedHarness
-from benchmark.grid.estimate import StepTimes, TimeKey
-from benchmark.grid.plan import Plan
+from benchmark.grid.estimate import StepTimes
+from benchmark.grid.plan import Plan, TimeKey
 from benchmark.progress import Meter
 from benchmark.tables.cells import counted
 
@@ -51,7 +51,8 @@ def _loops(plan: Plan, measurement: Measurement, teacher: str, student: str) -> 
     for name in plan.config.methods:
         key = (teacher, student, name)
         if key not in plan.unsupported:
-            loops[None if plan.needs_no_teacher(key) else teacher, student, name] = (measurement, name)
+            at_size = measurement.at_batch_size(plan.batch_size(key))
+            loops[None if plan.needs_no_teacher(key) else teacher, student, name] = (at_size, name)
     return loops
 
 

@@ -65,6 +65,10 @@ class Measurement:
         precisions = self.precisions[0], self.precisions[0]
         return replace(self, student=self.teacher, precisions=precisions, other_precision=None)
 
+    def at_batch_size(self, size: int) -> "Measurement":
+        """The same with other batches."""
+        return replace(self, config=replace(self.config, recipe=replace(self.config.recipe, batch_size=size)))
+
 
 def random_dataset(config: DatasetConfig) -> Dataset:
     """Return random images, as many as CIFAR-100 has for training, and of more than 64 pixels a side as many as take

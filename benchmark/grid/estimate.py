@@ -17,14 +17,12 @@ from benchmark import networks
 from benchmark.data.augmentation import count_outcomes
 from benchmark.grid.build import output_shapes
 from benchmark.grid.identity import TRAINING_SPLIT
-from benchmark.grid.plan import MethodKey, Plan
+from benchmark.grid.plan import MethodKey, Plan, TimeKey
 from benchmark.runs.folder import RunFolder, folder_name, location, read_json
 from benchmark.runs.record import TEACHERS, number
 from benchmark.runs.students import is_student_alone
 from benchmark.tables.cells import counted
 from benchmark.teacher.cache import GIGABYTE, CacheHeader, cacheable_kinds
-
-TimeKey = tuple[str | None, str, str]  # teacher, network, method
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,7 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
         return None
     recorded = folder.config
     data = recorded.dataset
-    conditions = (
-        _comparable(plan, record.hardware),
-        record.precision,
-        recorded.recipe.get("batch_size"),
-        data.get("size"),
-    )
+    conditions = _comparable(plan, record.hardware), record.precision, data.get("size")
     _, pair, method, *_ = location(folder.path)
     role = "teacher" if pair == TEACHERS else "student"
     if conditions != _conditions(plan, role, record.network):
@@ -72,13 +65,15 @@ def _of_run(plan: Plan, folder: RunFolder) -> tuple[TimeKey, float] | None:
         key = (None, record.network, str(recorded.method.get("name")))
     else:
         key = (None if is_student_alone(pair, method) else record.teacher, record.network, method)
+    if recorded.recipe.get("batch_size") != plan.batch_size(key):
+        return None
     sizes = ("train_size", "test_size", "validation")
     seconds = steady_epoch_seconds(folder.metrics())
     if seconds is None or any(data.get(size) != getattr(config.dataset, size) for size in sizes):
         return key, record.step_ms / 1000
     split = recorded.tree.get(TRAINING_SPLIT)
     images = split.get("size") if isinstance(split, Mapping) else None
-    return key, seconds / steps_per_epoch(plan, images)
+    return key, seconds / steps_per_epoch(plan, key, images)
 
 
 def steady_epoch_seconds(lines: Sequence[Mapping[str, Any]]) -> float | None:
@@ -103,6 +98,7 @@ def of_speed(plan: Plan) -> StepTimes:
             content = read_json(root / "speed" / folder_name(f"{teacher}-{student}.json")) or {}
             if _is_like(plan, content, student):
                 times = dict(_of_pair(content, teacher, student))
+                times = {k: time for k, time in times.items() if plan.batch_size(k) == content.get("batch_size")}
                 # older files have one precision for both networks
                 if content.get("teacher_precision", content["precision"]) != plan.precision("teacher", teacher):
                     times.pop((None, teacher, "ce"), None)
@@ -115,16 +111,15 @@ def of_speed(plan: Plan) -> StepTimes:
 def _is_like(plan: Plan, content: Mapping[str, Any], student: str) -> bool:
     hardware = content.get("hardware")
     comparable = _comparable(plan, hardware if isinstance(hardware, Mapping) else None)
-    conditions = (comparable, *(content.get(key) for key in ("precision", "batch_size", "image_size")))
+    conditions = (comparable, content.get("precision"), content.get("image_size"))
     return conditions == _conditions(plan, "student", student)
 
 
 def _conditions(plan: Plan, role: str, network: str) -> tuple[Any, ...]:
-    """Hardware, precision, batch size and image size of a plan's runs of a network, which a time must have been
-    measured under."""
+    """Hardware, precision and image size of a plan's runs of a network, which a time must have been measured under."""
     hardware, config = plan.settings.hardware, plan.config
     described = _comparable(plan, hardware.describe())
-    return described, plan.precision(role, network), config.recipe.batch_size, config.dataset.size
+    return described, plan.precision(role, network), config.dataset.size
 
 
 def _comparable(plan: Plan, hardware: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -150,18 +145,21 @@ def _of_pair(content: Mapping[str, Any], teacher: str, student: str) -> Iterator
 # ---------------------------------------------------------------- hours
 
 
-def steps_per_epoch(plan: Plan, images: int | None = None) -> int:
-    """Return the training steps of an epoch; a last batch of one image is left out. images: number of training images,
-    by default that of the students."""
-    full, rest = divmod(images or len(plan.dataset.train.labels), plan.config.recipe.batch_size)
+def steps_per_epoch(plan: Plan, key: TimeKey, images: int | None = None) -> int:
+    """Return the training steps of an epoch of what a key names; a last batch of one image is left out.
+
+    images: number of training images, by default that of the students.
+    """
+    full, rest = divmod(images or len(plan.dataset.train.labels), plan.batch_size(key))
     return full + (rest > 1)
 
 
 def teacher_hours(plan: Plan, times: StepTimes, network: str, trained_epochs: int = 0) -> float | None:
     """Return the hours of a teacher's remaining epochs; None where no time is known."""
-    seconds = times.seconds.get((None, network, plan.config.teacher.method))
+    key = (None, network, plan.config.teacher.method)
+    seconds = times.seconds.get(key)
     epochs = plan.config.recipe.epochs - max(trained_epochs, 0)
-    steps = steps_per_epoch(plan, len(plan.dataset.of_teacher.train.labels))
+    steps = steps_per_epoch(plan, key, len(plan.dataset.of_teacher.train.labels))
     return None if seconds is None else epochs * steps * seconds / 3600
 
 
@@ -173,7 +171,7 @@ def student_hours(plan: Plan, times: StepTimes, key: MethodKey, trained_epochs: 
     if seconds is None:
         return None
     first = 1 - plan.requirements(key).init_epochs if trained_epochs is None else trained_epochs + 1
-    return (plan.config.recipe.epochs + 1 - first) * steps_per_epoch(plan) * seconds / 3600
+    return (plan.config.recipe.epochs + 1 - first) * steps_per_epoch(plan, key) * seconds / 3600
 
 
 # ---------------------------------------------------------------- gigabytes

@@ -1,7 +1,7 @@
 """The plan of many runs, made from a config. `benchmark.grid.execution` runs it."""
 
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,7 @@ from benchmark.training.hardware import Hardware, nvidia_mps_is_running
 from methods.contract import Requirements, UnsupportedPair
 
 MethodKey = tuple[str, str, str]  # teacher, student, method
+TimeKey = tuple[str | None, str, str]  # the same of what is timed: a network's training without a teacher has none
 NetworkKey = tuple[str, str]  # role, network; a network may be a teacher of one pair and the student of another
 
 
@@ -111,6 +112,19 @@ class Plan:
             supported = key not in self.unsupported
             self._without_teacher[key] = supported and not reads_teacher(method, self.requirements(key))
         return self._without_teacher[key]
+
+    def batch_size(self, key: TimeKey) -> int:
+        """Return the batch size of runs, which is that of their method's publication with `recipe.per_method`."""
+        return self._published_batch_sizes.get(key, self.config.recipe.batch_size)
+
+    @functools.cached_property
+    def _published_batch_sizes(self) -> dict[TimeKey, int]:
+        sizes: dict[TimeKey, int] = {}
+        if self.config.recipe.per_method:
+            for (teacher, student, name), method in self.methods.items():
+                size = network_recipe(self.config, student, method)["batch_size"]
+                sizes[teacher, student, name] = sizes[None, student, name] = size
+        return sizes
 
     def _student(self, key: MethodKey, sha256: str | None, seed: int) -> TrainingRun:
         (teacher, student, _), method = key, self.methods[key]
@@ -203,6 +217,13 @@ class Plan:
             return "to be trained"
         return f"epoch {max(epochs)} of {self.config.recipe.epochs} is trained (in progress or interrupted)"
 
+    def _batches(self) -> str:
+        usual, names = self.config.recipe.batch_size, defaultdict[int, set[str]](set)
+        for (*_, method), size in self._published_batch_sizes.items():
+            names[size].add(method)
+        others = [f"{size} ({', '.join(sorted(names[size]))})" for size in sorted(names.keys() - {usual})]
+        return ", ".join([str(usual), *others])
+
     def _teacher_images(self) -> str:
         teacher = self.dataset.teacher
         return "" if teacher is None else f"; teachers are trained on {len(teacher.train.labels):,} images"
@@ -212,7 +233,7 @@ class Plan:
         lines = [
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
-            f"{config.recipe.epochs} epochs at batch {config.recipe.batch_size}{self._teacher_images()}",
+            f"{config.recipe.epochs} epochs at batch {self._batches()}{self._teacher_images()}",
             *resources.describe(config, hardware),
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]

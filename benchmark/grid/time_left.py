@@ -91,7 +91,7 @@ def times_of_plan(plan: Plan, kinds: Iterable[RunKind]) -> RunTimes:
     finished, earlier = estimate.of_finished_runs(plan).seconds, {}
     for kind in set(kinds):
         if (seconds := finished.get(kind.time_key)) is not None:
-            earlier[kind] = estimate.steps_per_epoch(plan, _images(plan, kind)) * seconds
+            earlier[kind] = estimate.steps_per_epoch(plan, kind.time_key, _images(plan, kind)) * seconds
     return RunTimes(functools.partial(epochs_of, plan), functools.partial(work_of_epoch, plan), earlier)
 
 

@@ -1,5 +1,6 @@
 """`plan` through the command line: its table, its list, and what it needs no data for."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,7 +10,8 @@ import sys
 import pytest
 
 from benchmark.__main__ import main
-from benchmark.commands import speed_harness
+from benchmark.commands import probe, speed_harness
+from benchmark.grid.estimate import StepTimes
 from benchmark.grid.run import execute
 from tests.conftest import ROOT
 from tests.helpers import Killed, KilledAt, bench, plan_of, student_runs, tracking_of
@@ -200,6 +202,24 @@ def test_a_probe_times_what_no_run_has_timed(finished, tmp_path, capsys, monkeyp
     assert "Hours: by 3 finished runs, a probe of 1 loop on this hardware" in out and "No step time" not in out
     assert row(out, "resnet14-resnet8")[2] not in ("–", "0.00")
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["npz"]  # its caches are gone
+
+
+def test_a_probe_times_each_method_with_its_batches(tiny, monkeypatch):
+    monkeypatch.setattr(speed_harness, "IMAGES", 600)
+    words = [*tiny, "methods=ce,kd", "recipe.per_method=true"]
+    plan = plan_of(words)
+    kd = ("resnet14", "resnet8", "kd")
+    plan.methods[kd] = dataclasses.replace(plan.methods[kd], recipe={"batch_size": 24})
+    sizes = []
+
+    def noted(harness, name, caches):
+        sizes.append((name, harness.student, harness.loader.batch_size))
+        return 1.0
+
+    monkeypatch.setattr(probe, "_seconds_per_step", noted)
+    times = probe.probe(plan, words, StepTimes({}, ""))
+    assert sizes == [("ce", "resnet14", 16), ("ce", "resnet8", 16), ("kd", "resnet8", 24)]
+    assert set(times.seconds) == {(None, "resnet14", "ce"), (None, "resnet8", "ce"), kd}
 
 
 def test_a_plan_imports_no_training_loop(tmp_path):

@@ -1,5 +1,6 @@
 """Tests of a plan's hours and gigabytes: which times count, and sums by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def write_epochs(folder: Path, *seconds: float, **more: float) -> None:
     lines = [{"epoch": i, "step_s": 0.7 * s, "data_s": 0.2 * s, "eval_s": 0.1 * s} for i, s in enumerate(seconds, 1)]
     lines[0] |= more
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def with_published_batches(words: list[str], size: int) -> Plan:
+    """Return a plan in which KD has the batch size of its publication."""
+    plan = plan_of([*words, "recipe.per_method=true"])
+    plan.methods[KD] = dataclasses.replace(plan.methods[KD], recipe={"batch_size": size})
+    return plan
 
 
 def speed_file(plan: Plan, folder: Path, **changes: Any) -> None:
@@ -78,6 +86,19 @@ def test_runs_of_other_hardware_precision_or_sizes_do_not_count(finished, other)
     assert estimate.of_finished_runs(plan_of([*finished, other])).seconds == {}
 
 
+def test_a_time_is_that_of_the_batches_of_its_method(finished, tmp_path):
+    """Neither finished runs nor `speed` time batches of 24 images, nor KD's with 16 images where it has 24."""
+    plan = with_published_batches(finished, 24)
+    speed_file(plan, tmp_path / "reports" / "speed")
+    for times in (estimate.of_finished_runs(plan), estimate.of_speed(plan)):
+        assert KD not in times.seconds and {CE, (None, "resnet14", "ce")} <= set(times.seconds)
+    config = student_runs(plan_of(finished))["kd"].folder.path / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 16", "batch_size: 24"))
+    write_epochs(config.parent, 6.0)
+    assert estimate.of_finished_runs(plan).seconds[KD] == pytest.approx(3.0)  # 48 images in two steps
+    assert KD not in estimate.of_finished_runs(plan_of(finished)).seconds
+
+
 def test_an_older_run_of_the_student_alone_counts_for_every_pair(finished, tmp_path):
     run = student_runs(plan_of(finished))["ce"]
     older = tmp_path / "runs" / "npz" / "resnet14-resnet8" / "ce" / run.identity
@@ -121,7 +142,7 @@ def test_hours_are_those_of_the_epochs_that_are_left(tiny):
     plan = plan_of([*tiny, "methods=ce,kd,ab", "recipe.epochs=8"])
     ab = ("resnet14", "resnet8", "ab")
     times = StepTimes({KD: 1200.0, CE: 600.0, ab: 1200.0, (None, "resnet14", "ce"): 2400.0}, "")
-    assert estimate.steps_per_epoch(plan) == 3
+    assert estimate.steps_per_epoch(plan, KD) == 3
     assert estimate.student_hours(plan, times, KD) == pytest.approx(8)
     assert estimate.student_hours(plan, times, KD, trained_epochs=5) == pytest.approx(3)
     assert estimate.student_hours(plan, times, ("resnet14", "resnet8", "ce")) == pytest.approx(4)
@@ -134,7 +155,13 @@ def test_hours_are_those_of_the_epochs_that_are_left(tiny):
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(16, 3), (10, 5), (47, 1), (20, 3)])
 def test_a_last_batch_of_one_image_is_no_step(tiny, batch_size, steps):
-    assert estimate.steps_per_epoch(plan_of([*tiny, f"recipe.batch_size={batch_size}"])) == steps
+    assert estimate.steps_per_epoch(plan_of([*tiny, f"recipe.batch_size={batch_size}"]), KD) == steps
+    published = with_published_batches([*tiny, "methods=ce,kd"], batch_size)
+    assert estimate.steps_per_epoch(published, KD) == steps and estimate.steps_per_epoch(published, CE) == 3
+    hours = estimate.student_hours(published, StepTimes({KD: 1800.0}, ""), KD)  # two epochs
+    assert hours == pytest.approx(steps)
+    others = "" if batch_size == 16 else f", {batch_size} (kd)"
+    assert f"2 epochs at batch 16{others}\n" in published.text()
 
 
 # ------------------------------------------------------------ gigabytes
