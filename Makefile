@@ -99,7 +99,7 @@ docs: $(BIN)/installed ## build the documentation in site/, to be opened from di
 test: types ## lint, types and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 fuzz: $(BIN)/installed ## give the commands damaged input and check how they refuse it: ARGS="--cases 600 --kind data --first 0"
 	@$(BIN)/python -m tests.fuzz $(ARGS)

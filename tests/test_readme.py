@@ -140,7 +140,8 @@ def test_the_targets_run(tiny, tmp_path):
     listed = make("help")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert all(f"make {target} " in listed for target in targets)
-    assert all(f"  {pair} " in make("help", "PAIRS=1") for pair in pairs.lists()["classic"])
+    named = make("help", "PAIRS=1")
+    assert all(f"  {pair} " in named for pair in pairs.lists()["classic"])
     runs = f"RUNS={tmp_path / 'runs'}"
     more = " ".join(w for w in tiny if not w.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
     chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]

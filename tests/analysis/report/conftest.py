@@ -137,7 +137,7 @@ def chromium() -> Iterator:
 
 
 @pytest.fixture
-def opened(page, chromium) -> Iterator:
+def opened(chromium, page) -> Iterator:  # in this order: without a browser no page is made
     """The page, open; afterwards nothing may stand in the console, and nothing may have been asked of a network."""
     chromium.get_log("browser")
     chromium.get_log("performance")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.__main__ import main
 from benchmark.runs import folder as files
 from benchmark.runs.folder import RunFolder
 from benchmark.teacher.cache import (
@@ -31,6 +30,7 @@ from benchmark.teacher.cache import (
 )
 from methods.contract import Needs, Outputs
 from tests.conftest import ROOT
+from tests.helpers import bench
 
 HEADER = CacheHeader("a" * 64, "b" * 64, "cpu", "fp32", "crops", "", samples=20, columns=18, classes=5, pooled=7)
 NEEDS = Needs(logits=True, pooled=True, class_maps=[2])
@@ -338,7 +338,7 @@ def test_a_run_with_a_cache_equals_one_with_a_live_teacher(tiny, tmp_path, capsy
         for folder in runs.glob("npz/resnet14-resnet8/*/*/seed=0"):
             (folder / "result.json").unlink()
         overrides = [*tiny, f"methods={method}", f"runs={runs}", f"teacher.cache_gb={limit}"]
-        assert main([*overrides, "crd.negatives=8"] if method == "crd" else overrides) == 0
+        bench([*overrides, "crd.negatives=8"] if method == "crd" else overrides)
         (folder,) = runs.glob(f"npz/resnet14-resnet8/{method}/*/seed=0")
         lines.append([{k: v for k, v in m.items() if not k.endswith("_s")} for m in RunFolder(folder).metrics()])
         output = capsys.readouterr().out

@@ -6,10 +6,7 @@ import math
 import pytest
 import torch
 
-import methods
 from benchmark import networks
-from benchmark.config.compose import load_method
-from benchmark.config.files import group_names
 from benchmark.data import randaugment
 from benchmark.data.datasets import normalize
 from benchmark.data.loader import STRONG, WEAK, Loader
@@ -309,16 +306,6 @@ def test_strong_views_of_an_initialization_stage_are_live(dataset, tmp_path):
 
 
 # ---------------------------------------------------------------- whole runs
-
-
-def two_view_methods():
-    names = group_names("method")
-    kinds = {n: methods.load(load_method(n, "", []).implementation) for n in names}
-    return [n for n, kind in kinds.items() if kind.views == 2]
-
-
-def test_there_are_two_view_methods():
-    assert {"mlld", "mlld_ls", "cskd"} <= set(two_view_methods())
 
 
 @pytest.mark.parametrize("cache_gb", ["20", "0"])

@@ -1,5 +1,6 @@
 """Trainers of any method on small networks and images, as a run builds them."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import networks
-from benchmark.config.compose import load_config, load_method
+from benchmark.config.compose import MethodComposer, load_config
 from benchmark.config.files import group_names
 from benchmark.data import datasets
 from benchmark.data.datasets import Dataset
@@ -32,6 +33,12 @@ def tiny_dataset(folder: Path, train: int) -> Dataset:
     return datasets.load(load_config(words).dataset, folder)
 
 
+@functools.cache
+def composer(*words: str) -> MethodComposer:
+    """Return the composer of some overrides, which composes the shared config once for all tests."""
+    return MethodComposer(words)
+
+
 def build_trainer(
     dataset: Dataset, name: str, pair: str = PAIRS[0], *, precision: str = "fp32", batch_size: int = 8,
     schedule: Schedule = SCHEDULE, seed: int = 0, device: str = "cpu", parallel: Parallel = ALONE,
@@ -39,7 +46,7 @@ def build_trainer(
 ) -> Trainer:  # fmt: skip
     """Build the trainer of a method on a pair; skip the test where the method does not support the pair."""
     teacher_name, student_name = networks.split_pair(pair)
-    config = load_method(name, pair, ["crd.negatives=16"] if name == "crd" else []).resolved()
+    config = composer(*(["crd.negatives=16"] if name == "crd" else [])).method(name, pair).resolved()
     with seeded("teacher", 0):
         teacher = networks.build(teacher_name, dataset.classes).eval().requires_grad_(False).to(device)
     with seeded("network", seed):
