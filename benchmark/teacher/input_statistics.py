@@ -5,6 +5,7 @@ or stronger augmentation move them, which test accuracy shows little or not at a
 """
 
 import contextlib
+import math
 from itertools import islice
 from typing import NamedTuple
 
@@ -56,17 +57,18 @@ class _FirstInputs:
         raise _Reached
 
     def drift(self) -> InputDrift | None:
-        """Compare them with the statistics that the layer keeps; None where a network runs no batch norm."""
+        """Compare them with the statistics that the layer keeps; None without any, or with infinite ones."""
         layer = self._layer
         if layer is None or layer.running_mean is None or layer.running_var is None:
             return None
         values, total, squares = torch.stack(self._sums).sum(0)
         mean = total / values
         variance, kept = squares / values - mean.square(), layer.running_var + layer.eps
-        return InputDrift(
+        drift = InputDrift(
             ((mean - layer.running_mean).abs() / kept.sqrt()).mean().item(),
             ((variance - layer.running_var).abs() / kept).mean().item(),
         )
+        return drift if math.isfinite(sum(drift)) else None
 
 
 @torch.no_grad()

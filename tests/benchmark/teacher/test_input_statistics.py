@@ -71,10 +71,13 @@ def test_only_a_network_of_other_images_is_far(dataset):
     assert not network.training and network(torch.zeros(2, 3, 16, 16)).logits.shape == (2, 6)  # hooks are gone
 
 
-def test_nothing_is_said_of_few_images_or_without_batch_norm(dataset, tmp_path):
+def test_nothing_is_said_of_few_images_or_without_statistics(dataset, tmp_path):
     assert input_drift(trained_on(dataset), tiny_dataset(tmp_path, train=FEWEST_IMAGES - 1)) is None
     without = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     assert input_drift(without, dataset) is None
+    infinite = nn.BatchNorm2d(3)
+    infinite.running_var = torch.full((3,), torch.inf)
+    assert input_drift(nn.Sequential(infinite), dataset) is None
 
 
 @pytest.mark.parametrize("factor, is_far", [(1.0, False), (1.2, True)], ids=["equal", "another normalization"])
