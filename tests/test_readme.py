@@ -140,8 +140,8 @@ def test_the_targets_run(tiny, tmp_path):
     listed = make("help")
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert all(f"make {target} " in listed for target in targets)
-    named = make("help", "PAIRS=1")
-    assert all(f"  {pair} " in named for pair in pairs.lists()["classic"])
+    listed_pairs = make("help", "PAIRS=1")
+    assert all(f"  {pair} " in listed_pairs for pair in pairs.lists()["classic"])
     runs = f"RUNS={tmp_path / 'runs'}"
     more = " ".join(w for w in tiny if not w.startswith(("runs=", "pair=", "dataset=", "data=", "seeds=")))
     chosen = ["PAIR=resnet14-resnet8", "METHODS=ce,kd", "SEEDS=0,1", "DATASET=npz", f"DATA={tmp_path}", runs]

@@ -51,8 +51,8 @@ def _loops(plan: Plan, measurement: Measurement, teacher: str, student: str) -> 
     for name in plan.config.methods:
         key = (teacher, student, name)
         if key not in plan.unsupported:
-            at_size = measurement.at_batch_size(plan.batch_size(key))
-            loops[None if plan.needs_no_teacher(key) else teacher, student, name] = (at_size, name)
+            measured_teacher = None if plan.needs_no_teacher(key) else teacher
+            loops[measured_teacher, student, name] = (measurement.at_batch_size(plan.batch_size(key)), name)
     return loops
 
 

@@ -66,7 +66,7 @@ class Measurement:
         return replace(self, student=self.teacher, precisions=precisions, other_precision=None)
 
     def at_batch_size(self, size: int) -> "Measurement":
-        """The same with other batches."""
+        """Return the same measurement with batches of `size` images."""
         return replace(self, config=replace(self.config, recipe=replace(self.config.recipe, batch_size=size)))
 
 

@@ -38,7 +38,7 @@ from benchmark.training.hardware import Hardware, nvidia_mps_is_running
 from methods.contract import Requirements, UnsupportedPair
 
 MethodKey = tuple[str, str, str]  # teacher, student, method
-TimeKey = tuple[str | None, str, str]  # the same of what is timed: a network's training without a teacher has none
+TimeKey = tuple[str | None, str, str]  # teacher, network, method; None for training without a teacher
 NetworkKey = tuple[str, str]  # role, network; a network may be a teacher of one pair and the student of another
 
 
@@ -114,7 +114,7 @@ class Plan:
         return self._without_teacher[key]
 
     def batch_size(self, key: TimeKey) -> int:
-        """Return the batch size of runs, which is that of their method's publication with `recipe.per_method`."""
+        """Return the batch size of runs: with `recipe.per_method` that of their method's publication."""
         return self._published_batch_sizes.get(key, self.config.recipe.batch_size)
 
     @functools.cached_property
@@ -217,7 +217,7 @@ class Plan:
             return "to be trained"
         return f"epoch {max(epochs)} of {self.config.recipe.epochs} is trained (in progress or interrupted)"
 
-    def _batches(self) -> str:
+    def _batch_sizes(self) -> str:
         usual, names = self.config.recipe.batch_size, defaultdict[int, set[str]](set)
         for (*_, method), size in self._published_batch_sizes.items():
             names[size].add(method)
@@ -233,7 +233,7 @@ class Plan:
         lines = [
             f"{config.profile}: {self.dataset.name}, {len(self.dataset.train.labels):,} training and "
             f"{len(self.dataset.test.labels):,} test images of {self.dataset.classes} classes, "
-            f"{config.recipe.epochs} epochs at batch {self._batches()}{self._teacher_images()}",
+            f"{config.recipe.epochs} epochs at batch {self._batch_sizes()}{self._teacher_images()}",
             *resources.describe(config, hardware),
             f"seeds {', '.join(map(str, config.seeds))}" if len(config.seeds) > 1 else _one_seed(*config.seeds),
         ]

@@ -92,8 +92,8 @@ class RunRecord:
     epochs: int | None = None  # training epochs, without those of the initialization stage
     evaluated_epochs: int | None = None  # epochs that were evaluated, those of the initialization stage included
     imported_from: str | None = None  # file name of an imported teacher's checkpoint
-    input_mean_drift: float | None = None  # of an imported teacher's images from the recipe's, standard deviations
-    input_variance_drift: float | None = None  # likewise of the variances, as a share; see the protocol
+    input_mean_drift: float | None = None  # imported teacher's first batch norm: distance of means, standard deviations
+    input_variance_drift: float | None = None  # likewise: difference of variances, as a share of its own
 
     top1_last: float | None = None  # test accuracy after the last epoch: the headline
     top1_best: float | None = None  # best test accuracy of all evaluated epochs; never a headline

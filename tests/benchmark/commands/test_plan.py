@@ -212,11 +212,11 @@ def test_a_probe_times_each_method_with_its_batches(tiny, monkeypatch):
     plan.methods[kd] = dataclasses.replace(plan.methods[kd], recipe={"batch_size": 24})
     sizes = []
 
-    def noted(harness, name, caches):
+    def record_size(harness, name, caches):
         sizes.append((name, harness.student, harness.loader.batch_size))
         return 1.0
 
-    monkeypatch.setattr(probe, "_seconds_per_step", noted)
+    monkeypatch.setattr(probe, "_seconds_per_step", record_size)
     times = probe.probe(plan, words, StepTimes({}, ""))
     assert sizes == [("ce", "resnet14", 16), ("ce", "resnet8", 16), ("kd", "resnet8", 24)]
     assert set(times.seconds) == {(None, "resnet14", "ce"), (None, "resnet8", "ce"), kd}

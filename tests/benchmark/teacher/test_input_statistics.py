@@ -20,7 +20,7 @@ from tests.helpers import plan_of
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Dataset:
-    return tiny_dataset(tmp_path_factory.mktemp("data"), train=600)
+    return tiny_dataset(tmp_path_factory.mktemp("data"), train=FEWEST_IMAGES)
 
 
 def changed(dataset: Dataset, **values: object) -> Dataset:
@@ -29,19 +29,19 @@ def changed(dataset: Dataset, **values: object) -> Dataset:
 
 
 def trained_on(dataset: Dataset) -> Network:
-    """Return an untrained network that has kept the statistics of six epochs of augmented images."""
+    """Return an untrained network that has kept the statistics of two epochs of augmented images."""
     with seeded("network", 0):
         network = networks.build("resnet8", dataset.classes).train()
     loader = Loader(dataset.train, dataset.config, 64, 5, "cpu")
     with torch.no_grad():
-        for epoch in range(1, 7):  # 60 batches: what it began with has a weight of 0.9^60
+        for epoch in (1, 2):  # 64 batches: the initial statistics keep a weight of 0.9^64
             for batch in loader.epoch(epoch):
                 network(batch.images[0])
     return network
 
 
 def test_drift_is_the_mean_over_channels_of_what_numpy_finds(tmp_path):
-    data = changed(tiny_dataset(tmp_path, train=600), padding=0, flip=False)
+    data = changed(tiny_dataset(tmp_path, train=FEWEST_IMAGES), padding=0, flip=False)
     layer = nn.BatchNorm2d(3, eps=1e-3)
     layer.running_mean, layer.running_var = torch.tensor([0.5, -0.25, 0.0]), torch.tensor([1.5, 0.5, 1.0])
     drift = input_drift(nn.Sequential(layer), data)
@@ -82,7 +82,7 @@ def test_nothing_is_said_of_few_images_or_without_statistics(dataset, tmp_path):
 
 @pytest.mark.parametrize("factor, is_far", [(1.0, False), (1.2, True)], ids=["equal", "another normalization"])
 def test_an_import_says_and_records_it(factor, is_far, dataset, tiny, tmp_path, capsys):
-    write_tiny(tmp_path / "tiny.npz", train=600)
+    write_tiny(tmp_path / "tiny.npz", train=FEWEST_IMAGES)
     checkpoint = tmp_path / "foreign.pth"
     torch.save(trained_on(dataset).state_dict(), checkpoint)
     std = [round(factor * value, 4) for value in dataset.config.std]
